@@ -1,0 +1,83 @@
+# One static library per folder of src/. Arrows point downwards only: tests/tidy checks the includes against
+# the same list that is linked here.
+
+find_package(Threads REQUIRED)
+
+add_library(pare_options INTERFACE)
+target_include_directories(pare_options INTERFACE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+target_compile_options(pare_options INTERFACE -Wall -Wextra -Wshadow -Wno-missing-field-initializers -Werror
+  # An fp32 result must not depend on which expressions the compiler chose to contract: every fused
+  # multiply-add in a kernel is written as one.
+  -ffp-contract=off -fno-math-errno)
+target_link_libraries(pare_options INTERFACE Threads::Threads)
+if(PARE_SANITIZE)
+  target_compile_options(pare_options INTERFACE -fsanitize=${PARE_SANITIZE} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all)
+  target_link_options(pare_options INTERFACE -fsanitize=${PARE_SANITIZE})
+endif()
+if(PARE_FUZZ)
+  target_compile_options(pare_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+if(PARE_FAULT)
+  target_compile_definitions(pare_options INTERFACE PARE_FAULT_${PARE_FAULT}=1)
+endif()
+
+# Sources are compiled for the x86-64 baseline. A file named *_<level>.cc gets the flags of that CPU level
+# and is entered only through a table that the run-time check guards.
+set(PARE_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt -mpopcnt)
+set(PARE_FLAGS_avx512 ${PARE_FLAGS_avx2} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx512vnni
+  -mavx512vbmi -mprefer-vector-width=512)
+set(PARE_FLAGS_amx ${PARE_FLAGS_avx512} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
+
+function(pare_set_isa_flags)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    return()
+  endif()
+  foreach(source ${ARGN})
+    foreach(level avx2 avx512 amx)
+      if(source MATCHES "_${level}\\.cc$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${PARE_FLAGS_${level}}")
+      endif()
+    endforeach()
+  endforeach()
+endfunction()
+
+# pare_module(NAME [DEPS module...] [LIBS system targets...] [PRIVATE_LIBS ...])
+# Compiles every *.cc below the calling folder, programs (main.cc) excepted.
+function(pare_module name)
+  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;PRIVATE_LIBS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(FILTER sources EXCLUDE REGEX "_(avx2|avx512|amx)\\.cc$")
+  endif()
+  set(deps ${ARG_DEPS})
+  list(TRANSFORM deps PREPEND pare_)
+  if(sources)
+    pare_set_isa_flags(${sources})
+    add_library(pare_${name} STATIC ${sources})
+    target_link_libraries(pare_${name} PUBLIC pare_options ${deps} ${ARG_LIBS} PRIVATE ${ARG_PRIVATE_LIBS})
+  else()
+    add_library(pare_${name} INTERFACE)
+    target_link_libraries(pare_${name} INTERFACE pare_options ${deps} ${ARG_LIBS})
+  endif()
+endfunction()
+
+# pare_test(NAME LABELS label... DEPS module...): every *_test.cc of the calling folder in one program.
+function(pare_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  if(NOT sources)
+    return()
+  endif()
+  set(deps ${ARG_DEPS})
+  list(TRANSFORM deps PREPEND pare_)
+  add_executable(test_${name} ${sources})
+  target_link_libraries(test_${name} PRIVATE ${deps} ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_definitions(test_${name} PRIVATE PARE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND test_${name})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77)
+endfunction()
