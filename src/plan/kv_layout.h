@@ -1,0 +1,73 @@
+// How key and value rows lie in memory: the vocabulary shared by the store (which owns the bytes), the plans (which
+// name rows by index) and the kernels (which read them). contracts.md §1.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pare {
+
+inline constexpr int32_t kPageRows = 64;  // P: positions in a page of the full zone
+inline constexpr int32_t kGranuleKeys = 16;  // keys in the smallest unit a prefill plan can name
+inline constexpr int32_t kBlockKeys = 64;    // keys that share one max update in the merge order (§4)
+inline constexpr int32_t kSpanRows = 256;    // rows folded into one partial result (§4)
+inline constexpr int32_t kOctetSpans = 8;
+inline constexpr int32_t kMaxClasses = 8;  // layer classes with equal row bookkeeping
+inline constexpr uint64_t kNoPlane = ~uint64_t{0};
+inline constexpr uint32_t kHostPageBit = 1u << 31;
+
+enum class Codec : uint8_t { F32, F16, Bf16, I8, I4, I2 };
+
+// Rows: [row][channel]. Tiles (CPU): K [row/16][channel][16], V [row][channel]; with Bf16 the AMX order
+// K [row/16][channel/2][16][2], V [channel/16][row/2][16][2].
+enum class Order : uint8_t { Rows, Tiles };
+
+// Placement of one (zone, kv_layer, KV head) inside a page. Fixed at start; the same on host and device.
+// Address of a plane = pool.base + plane offset + page * page_bytes.
+struct RowFormat {
+  uint64_t k = kNoPlane, v = kNoPlane;    // byte offset of this head's K and V plane in a page's layout
+  uint64_t ks = kNoPlane, vs = kNoPlane;  // quantization scales
+  uint64_t lw = kNoPlane;                 // fp32 log weights of estimated rows
+  uint32_t page_bytes = 0;                // stride from a page to the next in this plane
+  int32_t chan = -1;                      // into the channel table; -1 = all D in order
+  uint16_t k_width = 0, v_width = 0;      // channels kept, multiples of 16; v_width 0: head absent, skipped
+  uint16_t k_group = 0, v_group = 0;      // rows per K scale; channels per V scale
+  Codec k_codec = Codec::F16, v_codec = Codec::F16;
+  Order order = Order::Tiles;
+  uint8_t pool = 0;
+};
+static_assert(sizeof(RowFormat) == 64);
+
+struct Channel {  // a kept K channel: q'_c = alpha * q[id]
+  uint16_t id;
+  float alpha;
+};
+
+enum class Tier : uint8_t { kDevice, kMapped, kCached };
+
+// A family of pages with one row format per (layer, head): full, mid, leaf, meta, sum. Kernels branch on the fields,
+// never on which zone it is.
+struct Zone {
+  uint32_t page_rows = kPageRows;
+  uint32_t span = kSpanRows;  // merge unit (§4) in rows or picks
+  int32_t layer_pitch = 0;    // page_ids stride per layer; 0 = one list serves all layers
+  uint8_t tier = 0, picked = 0, line = 0, flags = 0;
+};
+inline constexpr int kMaxZones = 8;
+enum : uint8_t { kZoneFull = 0, kZoneMid = 1, kZoneSum = 2, kZoneLeaf = 3, kZoneMeta = 4 };
+
+// What a kernel needs to turn plan indices into addresses; built once, refreshed when pools move (never in a step).
+struct KvView {
+  const std::byte* pools[8] = {};
+  const RowFormat* formats = nullptr;  // [zone][kv_layer][K]
+  const Zone* zones = nullptr;
+  const Channel* channels = nullptr;
+  const int32_t* page_ids = nullptr;  // flat; plans hold offsets into it
+  int32_t n_kv_layers = 0, n_kv_heads = 0, head_dim = 0;
+
+  const RowFormat& format(int zone, int kv_layer, int head) const {
+    return formats[(static_cast<int64_t>(zone) * n_kv_layers + kv_layer) * n_kv_heads + head];
+  }
+};
+
+}  // namespace pare
