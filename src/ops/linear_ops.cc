@@ -1,0 +1,109 @@
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "ops/ops.h"
+
+namespace pare::ops {
+namespace {
+
+// Rows of activations that one task multiplies with its tiles: large enough to amortize unpacking a weight block,
+// small enough that [rows, K] int8 stays in a core's L2 (128 x 8,960 = 1.1 MiB at the widest real layer).
+constexpr int64_t kRowsPerTask = 128;
+// Tasks a thread should find on average: balances unequal cores without paying for many claims.
+constexpr int64_t kTasksPerThread = 8;
+
+struct Grid {
+  int64_t tiles_per_task, tile_tasks, row_tasks;
+};
+
+// How to cut [rows] x [tiles] of one weight. Cuts never change results: outputs are independent.
+Grid make_grid(int threads, int64_t rows, int64_t tiles, int64_t total_tiles) {
+  Grid grid;
+  grid.row_tasks = ceil_div(rows, kRowsPerTask);
+  const int64_t wanted = std::max<int64_t>(1, threads == 1 ? 1 : threads * kTasksPerThread / grid.row_tasks);
+  grid.tiles_per_task = std::clamp<int64_t>(ceil_div(total_tiles, wanted), 1, std::max<int64_t>(1, tiles));
+  grid.tile_tasks = ceil_div(tiles, grid.tiles_per_task);
+  return grid;
+}
+
+int64_t tiles_of(const Weight& w) { return ceil_div(w.n, kRowTile); }
+
+void count(ExecContext& ctx, const Weight& w, int64_t rows) {
+  ctx.counters.weight_bytes += packed_weight_bytes(w.dtype, w.n, w.k);
+  ctx.counters.macs += static_cast<uint64_t>(rows) * w.n * w.k;
+}
+
+}  // namespace
+
+void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput> outputs) {
+  constexpr size_t kMaxOutputs = 4;
+  PARE_CHECK(outputs.size() <= kMaxOutputs);
+  const int64_t rows = x.rows.t;
+  if (rows == 0) return;
+  int64_t total_tiles = 0;
+  for (const LinearOutput& o : outputs) {
+    PARE_CHECK(o.weight->k == x.rows.k && o.y->items() == rows * o.weight->n);
+    total_tiles += tiles_of(*o.weight);
+    count(ctx, *o.weight, rows);
+  }
+  Grid grids[kMaxOutputs];
+  int64_t tasks = 0;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    grids[i] = make_grid(ctx.pool.threads(), rows, tiles_of(*outputs[i].weight), total_tiles);
+    tasks += grids[i].tile_tasks * grids[i].row_tasks;
+  }
+  ctx.pool.run(tasks, [&](int64_t task, int) {
+    size_t i = 0;
+    while (task >= grids[i].tile_tasks * grids[i].row_tasks) {
+      task -= grids[i].tile_tasks * grids[i].row_tasks;
+      ++i;
+    }
+    const LinearOutput& o = outputs[i];
+    const int64_t t0 = task / grids[i].tile_tasks * kRowsPerTask;
+    const int64_t tile0 = task % grids[i].tile_tasks * grids[i].tiles_per_task;
+    const LinearEpilogue epilogue{o.bias, o.accumulate};
+    ctx.linear.linear(*o.weight, x.rows, t0, std::min(rows, t0 + kRowsPerTask), tile0,
+                      std::min(tiles_of(*o.weight), tile0 + grids[i].tiles_per_task), epilogue, o.y->as<float>(),
+                      o.weight->n);
+  });
+}
+
+void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
+                LinearInput& out) {
+  const int64_t rows = x.rows.t, n = gate.n;
+  PARE_CHECK(gate.k == x.rows.k && up.k == x.rows.k && up.n == n && out.rows.t == rows && out.rows.k == n);
+  if (rows == 0) return;
+  count(ctx, gate, rows);
+  count(ctx, up, rows);
+  const size_t mark = ctx.arena.mark();
+  Tensor up_rows = make_f32(ctx, {rows, n});
+  float* g = out.values.as<float>();
+  float* u = up_rows.as<float>();
+  const int64_t tiles = tiles_of(gate);
+  const Grid grid = make_grid(ctx.pool.threads(), rows, tiles, tiles);
+  ctx.pool.run(grid.tile_tasks * grid.row_tasks, [&](int64_t task, int) {
+    const int64_t t0 = task / grid.tile_tasks * kRowsPerTask, t1 = std::min(rows, t0 + kRowsPerTask);
+    const int64_t tile0 = task % grid.tile_tasks * grid.tiles_per_task;
+    const int64_t tile1 = std::min(tiles, tile0 + grid.tiles_per_task);
+    ctx.linear.linear(gate, x.rows, t0, t1, tile0, tile1, {}, g, n);
+    ctx.linear.linear(up, x.rows, t0, t1, tile0, tile1, {}, u, n);
+    // The tiles just written are still in this core's cache.
+    const int64_t c0 = tile0 * kRowTile, c1 = std::min(n, tile1 * kRowTile);
+    for (int64_t t = t0; t < t1; ++t) ctx.elementwise.glu(act, g + t * n + c0, u + t * n + c0, c1 - c0, g + t * n + c0);
+  });
+  ctx.arena.release(mark);
+  quantize(ctx, out);
+}
+
+void linear_activate(ExecContext& ctx, const LinearInput& x, const Weight& w, const float* bias, Activation act,
+                     LinearInput& out) {
+  const int64_t rows = x.rows.t;
+  const LinearOutput output{&w, bias, &out.values, false};
+  linear(ctx, x, std::span(&output, 1));
+  float* y = out.values.as<float>();
+  ctx.pool.run(rows, [&](int64_t t, int) { ctx.elementwise.activate(act, y + t * w.n, w.n); });
+  quantize(ctx, out);
+}
+
+}  // namespace pare::ops

@@ -1,0 +1,89 @@
+// Typed operations over tensors: the only way the layers above touch device memory. Each op takes the execution
+// context, reads tensors where they live, and never looks at an element on the host, so that another backend changes
+// nothing above this folder.
+//
+// Shapes: T packed token rows, E model dim, F feed-forward dim, H query heads, K KV heads, D head dim, V vocabulary.
+// All activations are fp32 and contiguous on the CPU. Shape mismatches are programmers' errors (PARE_CHECK).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/exec.h"
+#include "plan/block_plan.h"
+#include "plan/segment_plan.h"
+#include "tensor/tensor.h"
+
+namespace pare::ops {
+
+// Rows that a matrix product will read: fp32 values, with the quantized form beside them when it is there.
+struct LinearInput {
+  Tensor values;         // [T, K] fp32
+  ActRows rows;          // the same rows; q/scale/sums set when `quantized`
+  bool quantized = false;
+};
+
+// Space for [T, K] fp32 plus, when asked, its quantized form, from the context's arena.
+LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized);
+Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape);
+
+// A dense weight as ops see it: [n, k], packed.
+using Weight = PackedWeight;
+
+// out[t] = scale * table[ids[t]]. ids [T] i32 in [0, V).
+void embed(ExecContext& ctx, const Weight& table, const Tensor& ids, float scale, Tensor& out);
+
+// out = rms_norm(x) * weight, quantized when out asks for it.
+void rms_norm(ExecContext& ctx, const Tensor& x, const float* weight, float eps, LinearInput& out);
+// y = rms_norm(x) * weight + y_residual: the post-norms of gemma. x [T, E] is overwritten.
+void rms_norm_add(ExecContext& ctx, Tensor& x, const float* weight, float eps, Tensor& residual);
+void layer_norm(ExecContext& ctx, const Tensor& x, const float* weight, const float* bias, float eps, LinearInput& out);
+
+// Fills out.q from out.values (when `quantized`).
+void quantize(ExecContext& ctx, LinearInput& rows);
+
+struct LinearOutput {
+  const Weight* weight = nullptr;
+  const float* bias = nullptr;  // [N] or null
+  Tensor* y = nullptr;          // [T, N]
+  bool accumulate = false;      // y += x W^T: the residual
+};
+// All outputs read the same input: one pass over the threads.
+void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput> outputs);
+
+// out = act(x gate^T) * (x up^T), quantized when out asks for it.
+void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
+                LinearInput& out);
+// out = act(x w^T + bias).
+void linear_activate(ExecContext& ctx, const LinearInput& x, const Weight& w, const float* bias, Activation act,
+                     LinearInput& out);
+
+// Angles of this step's rows for one RoPE base: cos and sin [T, rot/2] times `magnitude`.
+// positions [T] i32; inv_freq[rot/2] in double: angles are exact to fp32 at any position.
+struct RopeTable {
+  Tensor cos, sin;
+  int64_t rot = 0;
+};
+RopeTable make_rope_table(ExecContext& ctx, const Tensor& positions, std::span<const double> inv_freq, float magnitude);
+
+// In place on x [T, heads, D]: optional per-head RMS norm with weight [D], then half-split RoPE.
+void head_norm_rope(ExecContext& ctx, Tensor& x, const float* norm_weight, float eps, const RopeTable& rope);
+
+// Stores k, v [T, K, D] into the full zone at rows dst [T].
+void append_kv(ExecContext& ctx, const KvView& kv, std::byte* const* pools, int32_t kv_layer, const Tensor& k,
+               const Tensor& v, const Tensor& dst);
+
+// out [T, H*D]: prefill tiles of `block`, then decode items of `segment` (either may be null), disjoint rows.
+void attend(ExecContext& ctx, const AttentionLayer& layer, const BlockPlan* block, const SegmentPlan* segment,
+            int32_t n_seqs, LinearInput& out);
+
+// out[i] = x[rows[i]]: the rows whose logits are wanted. rows [n] i32.
+void gather_rows(ExecContext& ctx, const Tensor& x, const Tensor& rows, Tensor& out);
+void add(ExecContext& ctx, const Tensor& x, Tensor& y);  // y += x
+void scale(ExecContext& ctx, float factor, Tensor& x);
+// x = cap * tanh(x / cap)
+void softcap(ExecContext& ctx, float cap, Tensor& x);
+// out[s] = mean over rows [begin[s], begin[s+1]) of x, then divided by its Euclidean norm when `normalize`.
+void mean_pool(ExecContext& ctx, const Tensor& x, const Tensor& begin, bool normalize, Tensor& out);
+
+}  // namespace pare::ops
