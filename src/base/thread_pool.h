@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <type_traits>
 
 namespace pare {
@@ -55,5 +56,9 @@ Share share_of(int64_t n, int part, int parts, int64_t unit = 1);
 
 // What the machine allows this process: affinity mask and cgroup quota considered. At least 1.
 int usable_cpus();
+
+// Whole CPUs, rounded up, of a cgroup v2 cpu.max line ("150000 100000" is 2); 0: no quota ("max 100000") or no such
+// line.
+int cpus_of_quota(std::string_view cpu_max);
 
 }  // namespace pare
