@@ -19,7 +19,8 @@ inline constexpr uint32_t kHostPageBit = 1u << 31;
 enum class Codec : uint8_t { F32, F16, Bf16, I8, I4, I2 };
 
 // Rows: [row][channel]. Tiles (CPU): K [row/16][channel][16], V [row][channel]; with Bf16 the AMX order
-// K [row/16][channel/2][16][2], V [channel/16][row/2][16][2].
+// K [row/16][channel/2][16][2], V [channel/16][row/2][16][2]. Rows that no plan names hold old bytes, possibly not
+// finite: a kernel selects them away, it never multiplies them by zero.
 enum class Order : uint8_t { Rows, Tiles };
 
 // Placement of one (zone, kv_layer, KV head) inside a page. Fixed at start; the same on host and device.

@@ -1,0 +1,93 @@
+// AttentionSelector: which keys prefill rows attend. A selector fills a BlockPlan; it never sees bytes, pages or
+// models. SelectorSet is a whole `attn` spec: its terms partition the layers, and each distinct (layer class, term)
+// pair gets one BlockPlan a step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/arena.h"
+#include "pare/status.h"
+#include "plan/block_plan.h"
+#include "plan/caps.h"
+#include "plan/layer_map.h"
+#include "plan/reach.h"
+#include "plan/registry.h"
+#include "plan/step.h"
+
+namespace pare {
+
+// The rows to plan for. Sequences with kSeqDecode or n_q = 0 are skipped.
+struct PrefillRows {
+  std::span<const SeqStep> seqs;
+  const int32_t* limit = nullptr;  // [T] exclusive key bound of each row; null = causal. Encoders: the length
+  int32_t n_heads = 0;             // tiles name heads [0, SeqStep::heads), or n_heads where that is 0
+  uint16_t tile_rows = 0;          // the kernel's preference, a power of two in [1, 1024]
+};
+
+class AttentionSelector {
+ public:
+  virtual ~AttentionSelector() = default;
+  virtual const Caps& caps() const = 0;
+
+  // The smallest reach that covers every key any row sees, before a layer's own window: decides which pages may die
+  // while a prompt is still being read.
+  virtual Reach reach() const = 0;
+  // True iff every row sees exactly reach() (so that a decode row with that reach equals a prefill row).
+  virtual bool reach_is_exact() const = 0;
+
+  // Fills `out` (arrays from `arena`) for layers whose model attends the last `layer_window` keys only.
+  // kResourceExhausted when the arena is full. Cost O(tiles + sequences); no allocation outside the arena.
+  virtual Status build(const PrefillRows& rows, int32_t layer_window, Arena& arena, BlockPlan& out) const = 0;
+
+  // Arena bytes that build takes at most for a step of max_rows rows in max_seqs sequences.
+  virtual size_t max_bytes(int32_t max_rows, int32_t max_seqs, uint16_t tile_rows) const = 0;
+};
+
+using SelectorEntry = RegistryEntry<AttentionSelector>;
+std::span<const SelectorEntry> selector_registry();
+
+// An `attn` spec bound to a model's layers. Immutable after make; any thread may build from it.
+class SelectorSet {
+ public:
+  // Terms with layers= take those; the one without takes the rest; with none, the rest is dense. Errors: unknown
+  // term or parameter, a layer named twice or not in the model, two terms without layers=, more plans than
+  // kMaxBlockPlans.
+  static Expected<SelectorSet> make(const Spec& spec, const LayerMap& map);
+
+  // Canonical spec: terms with layers= by first layer, then the rest.
+  const std::string& canonical() const { return canonical_; }
+  std::vector<const Caps*> caps() const;
+
+  // Union over the terms in layer class `cls`, the class's own window applied.
+  Reach class_reach(int32_t cls) const { return class_reach_[cls]; }
+  // Whether every layer of the class shows prefill rows exactly `reach` (see AttentionSelector::reach_is_exact).
+  bool class_is_exactly(int32_t cls, Reach reach) const;
+  Horizon horizon() const;  // the strongest of the terms
+  int32_t horizon_arg() const;
+  int32_t chunk_grid() const;  // prefill chunks end at multiples of it, or with the prompt
+
+  // Sets plans.blocks, n_blocks, layers and n_layers, arrays from `arena`.
+  Status build(const PrefillRows& rows, Arena& arena, StepPlans& plans) const;
+  size_t max_bytes(int32_t max_rows, int32_t max_seqs, uint16_t tile_rows) const;
+
+ private:
+  struct Term {
+    BoundTerm bound;
+    std::unique_ptr<AttentionSelector> selector;
+  };
+  struct Plan {
+    int32_t cls, term, window;
+  };
+  std::vector<Term> terms_;
+  std::vector<Plan> plans_;  // index = LayerPlan::block
+  std::vector<LayerPlan> layers_;
+  std::vector<Reach> class_reach_;
+  std::string canonical_;
+};
+inline constexpr int kMaxBlockPlans = 64;
+
+}  // namespace pare
