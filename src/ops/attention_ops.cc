@@ -1,78 +1,107 @@
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/checked.h"
 #include "ops/ops.h"
 
 namespace pare::ops {
+namespace {
 
-void append_kv(ExecContext& ctx, const KvView& kv, std::byte* const* pools, int32_t kv_layer, const Tensor& k,
-               const Tensor& v, const Tensor& dst) {
-  const int64_t rows = dst.items();
+// Query rows of one sequence that a decode item may carry (contracts.md §3: drafts up to 16).
+constexpr int32_t kMaxDecodeRows = 16;
+
+void append(ExecContext& ctx, const StepPlans& plans, const LayerPlan& where, const ClassStep& cls, const Tensor& k,
+            const Tensor& v) {
   AppendArgs args;
-  args.pools = pools;
-  args.formats = &kv.format(kZoneFull, kv_layer, 0);
+  args.pools = plans.pools;
+  args.formats = &plans.kv.format(kZoneFull, where.kv_layer, 0);
   args.k = k.as<float>();
   args.v = v.as<float>();
-  args.dst = dst.as<int32_t>();
-  args.n_kv_heads = kv.n_kv_heads;
-  args.head_dim = kv.head_dim;
-  if (rows <= 2) {
-    ctx.attention.append_rows(args, 0, rows);
+  args.dst = cls.dst;
+  args.n_kv_heads = plans.kv.n_kv_heads;
+  args.head_dim = plans.kv.head_dim;
+  if (plans.n_rows <= 2) {
+    ctx.attention.append_rows(args, 0, plans.n_rows);
     return;
   }
-  ctx.pool.run(ctx.pool.threads(), [&](int64_t task, int) {
-    const Share share = share_of(rows, static_cast<int>(task), ctx.pool.threads());
+  ctx.pool.run_on_all([&](int thread) {
+    const Share share = share_of(plans.n_rows, thread, ctx.pool.threads());
     ctx.attention.append_rows(args, share.begin, share.end);
   });
 }
 
-void attend(ExecContext& ctx, const AttentionLayer& layer, const BlockPlan* block, const SegmentPlan* segment,
-            int32_t n_seqs, LinearInput& out) {
-  const int threads = ctx.pool.threads();
+std::span<std::byte> thread_workspaces(ExecContext& ctx, size_t bytes) {
+  const auto workspace = ctx.arena.take<std::byte>(bytes * ctx.pool.threads());
+  PARE_CHECK(bytes == 0 || !workspace.empty());
+  return workspace;
+}
+
+void prefill(ExecContext& ctx, const AttentionLayer& layer, const BlockPlan& plan, AttentionCounters* counters) {
+  const int32_t kv_heads = layer.kv.n_kv_heads;
+  const int64_t tiles = *plan.n_tiles;
+  const size_t bytes = round_up<size_t>(
+      ctx.attention.prefill_workspace_bytes(plan.tile_rows, layer.n_heads / kv_heads, layer.head_dim), 64);
+  const auto workspace = thread_workspaces(ctx, bytes);
+  // Late tiles see the most keys: starting with them leaves short tasks to fill the end.
+  ctx.pool.run(tiles * kv_heads, [&](int64_t task, int thread) {
+    const int64_t tile = tiles - 1 - task / kv_heads;
+    ctx.attention.prefill_tile(layer, plan, static_cast<int32_t>(tile), static_cast<int32_t>(task % kv_heads),
+                               workspace.data() + bytes * thread, &counters[thread]);
+  });
+}
+
+void decode(ExecContext& ctx, const AttentionLayer& layer, const SegmentPlan& plan, int32_t n_seqs,
+            AttentionCounters* counters) {
+  const int32_t kv_heads = layer.kv.n_kv_heads;
+  const int64_t items = plan.item_prefix[*plan.n_runs];
+  const size_t bytes = round_up<size_t>(
+      ctx.attention.decode_workspace_bytes(kMaxDecodeRows * layer.n_heads / kv_heads, layer.head_dim), 64);
+  const auto workspace = thread_workspaces(ctx, bytes);
+  ctx.pool.run(items * kv_heads, [&](int64_t task, int thread) {
+    ctx.attention.decode_item(layer, plan, static_cast<int32_t>(task / kv_heads), static_cast<int32_t>(task % kv_heads),
+                              workspace.data() + bytes * thread, &counters[thread]);
+  });
+  const int64_t folds = static_cast<int64_t>(n_seqs) * kv_heads;
+  const auto fold = [&](int64_t task, int) {
+    const int32_t seq = static_cast<int32_t>(task / kv_heads);
+    if (layer.seqs[seq].n_folds > 0) ctx.attention.decode_fold(layer, plan, seq, static_cast<int32_t>(task % kv_heads));
+  };
+  // A handful of folds costs less than waking the pool.
+  if (folds <= 4) {
+    for (int64_t task = 0; task < folds; ++task) fold(task, 0);
+  } else {
+    ctx.pool.run(folds, fold);
+  }
+}
+
+}  // namespace
+
+void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float logit_scale, const Tensor& q,
+                  const Tensor& k, const Tensor& v, LinearInput& out) {
+  const LayerPlan& where = plans.layer(l);
+  const ClassStep& cls = plans.classes[where.cls];
+  PARE_CHECK(q.shape[0] == plans.n_rows && out.rows.t == plans.n_rows);
+  if (where.writes_kv) append(ctx, plans, where, cls, k, v);
+
+  AttentionLayer layer;
+  layer.kv = plans.kv;
+  layer.kv_layer = where.kv_layer;
+  layer.n_heads = static_cast<int32_t>(q.shape[1]);
+  layer.head_dim = static_cast<int32_t>(q.shape[2]);
+  layer.qa = layer.n_heads / plans.kv.n_kv_heads;
+  layer.qb = 1;
+  layer.scale = logit_scale;
+  layer.seqs = cls.seqs;
+  layer.q = q.as<float>();
+  layer.out = out.values.as<float>();
+
   const size_t mark = ctx.arena.mark();
-  const int32_t kv_heads = layer.kv.n_kv_heads, group = layer.n_heads / kv_heads;
-  const auto counters = ctx.arena.take<AttentionCounters>(threads);
+  const auto counters = ctx.arena.take<AttentionCounters>(ctx.pool.threads());
   PARE_CHECK(!counters.empty());
   std::fill(counters.begin(), counters.end(), AttentionCounters{});
-
-  if (block && *block->n_tiles > 0) {
-    const int64_t tiles = *block->n_tiles;
-    const size_t bytes = round_up<size_t>(
-        ctx.attention.prefill_workspace_bytes(block->tile_rows, group, layer.head_dim), 64);
-    const auto workspace = ctx.arena.take<std::byte>(bytes * threads);
-    PARE_CHECK(!workspace.empty());
-    // Late tiles see the most keys: starting with them leaves short tasks to fill the end.
-    ctx.pool.run(tiles * kv_heads, [&](int64_t task, int thread) {
-      const int64_t tile = tiles - 1 - task / kv_heads;
-      ctx.attention.prefill_tile(layer, *block, static_cast<int32_t>(tile), static_cast<int32_t>(task % kv_heads),
-                                 workspace.data() + bytes * thread, &counters[thread]);
-    });
-  }
-  if (segment && *segment->n_runs > 0) {
-    const int64_t items = segment->item_prefix[*segment->n_runs];
-    constexpr int32_t kMaxQueryRows = 16;
-    const size_t bytes = round_up<size_t>(
-        ctx.attention.decode_workspace_bytes(kMaxQueryRows * group, layer.head_dim), 64);
-    const auto workspace = ctx.arena.take<std::byte>(bytes * threads);
-    PARE_CHECK(!workspace.empty());
-    ctx.pool.run(items * kv_heads, [&](int64_t task, int thread) {
-      ctx.attention.decode_item(layer, *segment, static_cast<int32_t>(task / kv_heads),
-                                static_cast<int32_t>(task % kv_heads), workspace.data() + bytes * thread,
-                                &counters[thread]);
-    });
-    const int64_t folds = static_cast<int64_t>(n_seqs) * kv_heads;
-    const auto fold = [&](int64_t task) {
-      const int32_t seq = static_cast<int32_t>(task / kv_heads);
-      if (layer.seqs[seq].n_folds == 0) return;
-      ctx.attention.decode_fold(layer, *segment, seq, static_cast<int32_t>(task % kv_heads));
-    };
-    if (folds <= 4) {
-      for (int64_t task = 0; task < folds; ++task) fold(task);
-    } else {
-      ctx.pool.run(folds, [&](int64_t task, int) { fold(task); });
-    }
-  }
+  if (plans.n_prefill_rows > 0) prefill(ctx, layer, plans.blocks[where.block], counters.data());
+  if (plans.n_decode_rows > 0) decode(ctx, layer, cls.segment, plans.n_seqs, counters.data());
   for (const AttentionCounters& c : counters) {
     ctx.counters.kv_bytes += c.bytes_read;
     ctx.counters.kv_rows += c.rows_read;
@@ -80,6 +109,31 @@ void attend(ExecContext& ctx, const AttentionLayer& layer, const BlockPlan* bloc
   }
   ctx.arena.release(mark);
   quantize(ctx, out);
+}
+
+void copy_pages(ExecContext& ctx, const StepPlans& plans) {
+  if (plans.n_copies == 0) return;
+  // Every plane of every layer of the class that lies in the full zone.
+  ctx.pool.run(plans.n_layers, [&](int64_t l, int) {
+    const LayerPlan& where = plans.layer(static_cast<int>(l));
+    if (!where.writes_kv) return;
+    for (int32_t i = 0; i < plans.n_copies; ++i) {
+      const PageCopy& copy = plans.copies[i];
+      if (copy.cls != where.cls) continue;
+      for (int32_t g = 0; g < plans.kv.n_kv_heads; ++g) {
+        const RowFormat& format = plans.kv.format(kZoneFull, where.kv_layer, g);
+        std::byte* pool = plans.pools[format.pool];
+        const auto copy_plane = [&](uint64_t plane, size_t bytes) {
+          if (plane == kNoPlane) return;
+          std::memcpy(pool + plane + static_cast<size_t>(copy.dst) * format.page_bytes,
+                      pool + plane + static_cast<size_t>(copy.src) * format.page_bytes, bytes);
+        };
+        const size_t k_item = format.k_codec == Codec::F32 ? 4 : 2, v_item = format.v_codec == Codec::F32 ? 4 : 2;
+        copy_plane(format.k, size_t{kPageRows} * format.k_width * k_item);
+        copy_plane(format.v, size_t{kPageRows} * format.v_width * v_item);
+      }
+    }
+  });
 }
 
 }  // namespace pare::ops

@@ -10,8 +10,7 @@
 #include <span>
 
 #include "ops/exec.h"
-#include "plan/block_plan.h"
-#include "plan/segment_plan.h"
+#include "plan/step.h"
 #include "tensor/tensor.h"
 
 namespace pare::ops {
@@ -69,17 +68,19 @@ RopeTable make_rope_table(ExecContext& ctx, const Tensor& positions, std::span<c
 // In place on x [T, heads, D]: optional per-head RMS norm with weight [D], then half-split RoPE.
 void head_norm_rope(ExecContext& ctx, Tensor& x, const float* norm_weight, float eps, const RopeTable& rope);
 
-// Stores k, v [T, K, D] into the full zone at rows dst [T].
-void append_kv(ExecContext& ctx, const KvView& kv, std::byte* const* pools, int32_t kv_layer, const Tensor& k,
-               const Tensor& v, const Tensor& dst);
+// Attention of model layer l: stores k, v [T, K, D] where the step says, then fills out [T, H*D] for q [T, H, D] by the
+// layer's BlockPlan and its class's SegmentPlan. Quantizes out when it asks for it.
+void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float logit_scale, const Tensor& q,
+                  const Tensor& k, const Tensor& v, LinearInput& out);
 
-// out [T, H*D]: prefill tiles of `block`, then decode items of `segment` (either may be null), disjoint rows.
-void attend(ExecContext& ctx, const AttentionLayer& layer, const BlockPlan* block, const SegmentPlan* segment,
-            int32_t n_seqs, LinearInput& out);
+// Copies of shared pages that a step's writers need; once, before the first layer.
+void copy_pages(ExecContext& ctx, const StepPlans& plans);
 
 // out[i] = x[rows[i]]: the rows whose logits are wanted. rows [n] i32.
 void gather_rows(ExecContext& ctx, const Tensor& x, const Tensor& rows, Tensor& out);
 void add(ExecContext& ctx, const Tensor& x, Tensor& y);  // y += x
+void add_row(ExecContext& ctx, const float* row, Tensor& y);  // y[t] += row [E]
+void copy(ExecContext& ctx, const Tensor& x, Tensor& y);
 void scale(ExecContext& ctx, float factor, Tensor& x);
 // x = cap * tanh(x / cap)
 void softcap(ExecContext& ctx, float cap, Tensor& x);

@@ -157,6 +157,20 @@ void add(ExecContext& ctx, const Tensor& x, Tensor& y) {
   for_rows(ctx, rows, [&](int64_t t) { ctx.elementwise.add(in + t * n, n, out + t * n); });
 }
 
+void add_row(ExecContext& ctx, const float* row, Tensor& y) {
+  const int64_t n = y.row_items();
+  float* out = y.as<float>();
+  for_rows(ctx, y.rows(), [&](int64_t t) { ctx.elementwise.add(row, n, out + t * n); });
+}
+
+void copy(ExecContext& ctx, const Tensor& x, Tensor& y) {
+  const int64_t rows = x.rows(), n = x.row_items();
+  PARE_CHECK(x.items() == y.items());
+  const float* in = x.as<float>();
+  float* out = y.as<float>();
+  for_rows(ctx, rows, [&](int64_t t) { std::copy_n(in + t * n, n, out + t * n); });
+}
+
 void scale(ExecContext& ctx, float factor, Tensor& x) {
   const int64_t rows = x.rows(), n = x.row_items();
   float* data = x.as<float>();
