@@ -1,0 +1,74 @@
+// Engine: continuous batching over one loaded model. Single-threaded control: submit, step and cancel are called by one
+// thread; a step itself runs on the engine's pool.
+//
+// Determinism: the fp32 logits of a row depend on its token, position, visible KV and policy alone: not on batch mates,
+// threads, chunk sizes, pre-emption or cache hits (one binary, one CPU level).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "pare/request.h"
+#include "pare/status.h"
+
+namespace pare {
+
+struct LoadedModel;  // runtime/loaded_model.h
+
+struct EngineOptions {
+  int32_t threads = 0;           // 0: what the machine allows
+  int32_t max_sequences = 8;     // branches running at once
+  int32_t max_context = 0;       // tokens of one sequence; 0: the model's
+  int64_t kv_rows = 0;           // tokens held over all sequences, shared ones once; 0: one full context
+  int32_t step_rows = 512;       // rows of one step: decode rows first, then prompt chunks
+  int32_t logit_rows = 64;       // of those, rows whose logits may be wanted at once
+  bool share_prefixes = true;
+  int32_t steps_in_flight = 0;   // 0: tokens are looked at after each step; 1: one step late, as on a GPU
+  std::string attn = "dense";    // selector spec (docs/formats/spec.md)
+  std::string kv = "dense";      // policy spec
+};
+
+struct EngineStats {
+  uint64_t steps = 0, prefill_rows = 0, decode_rows = 0, preemptions = 0;
+  double prefill_ms = 0, decode_ms = 0;  // steps with prompt rows; steps of decode rows alone
+  uint64_t decode_steps = 0;             // steps of decode rows alone
+  // Bytes that had to be read by decode-only steps: weights and stored rows.
+  uint64_t decode_weight_bytes = 0, decode_kv_bytes = 0;
+  uint64_t keys_visited = 0;  // query-key pairs computed
+  int64_t weight_bytes = 0, workspace_bytes = 0;
+  int64_t kv_bytes_allocated = 0, kv_bytes_used = 0, kv_bytes_per_token = 0;
+  int64_t kv_pages = 0, kv_pages_used = 0, kv_pages_cached = 0, kv_pages_freed = 0;
+  int64_t prefix_hit_rows = 0, sequences = 0;
+};
+
+class Engine {
+ public:
+  // Errors: option out of range, spec (with its place), illegal pair of policies, memory.
+  static Expected<std::unique_ptr<Engine>> create(std::shared_ptr<const LoadedModel> model, const EngineOptions& options);
+  ~Engine();
+
+  // Queues a request. Refused at once when it could never run: invalid field, prompt beyond the context, KV beyond the
+  // pool.
+  Expected<RequestId> submit(Request request, EventSink sink);
+  // Runs one step and delivers its events. False when nothing is queued or running.
+  Expected<bool> step();
+  // Steps until idle.
+  Status run();
+  // Ends every branch of the request before the next step; others are not touched. Unknown ids are ignored.
+  void cancel(RequestId id);
+
+  // Stats of a request that is alive or finished within the last 256; kNotFound otherwise.
+  Expected<RequestStats> request_stats(RequestId id) const;
+  EngineStats stats() const;
+  const std::string& attn_spec() const;  // canonical
+  const std::string& kv_spec() const;
+  int32_t threads() const;
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pare

@@ -1,0 +1,58 @@
+// Sampling as an op: logits in, token ids and log-probabilities out, both where the model lives.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/exec.h"
+
+namespace pare::ops {
+
+struct LogitBias {
+  int32_t id;
+  float bias;
+};
+
+// How often an id stands in what the penalties look at.
+struct TokenCount {
+  int32_t id, count;
+};
+
+// What one row's next token is drawn with. Order of application, each step on the result of the one before:
+// bias -> repetition penalty -> frequency and presence penalties -> top-k -> typical -> top-p -> min-p -> temperature -> draw.
+// Candidates are ordered by logit, ties by the lower id. temperature 0 takes the first candidate.
+struct SampleRow {
+  float temperature = 0.0f;   // >= 0
+  float top_p = 1.0f;         // (0, 1]
+  float min_p = 0.0f;         // [0, 1]: keeps p >= min_p * p_max
+  float typical_p = 1.0f;     // (0, 1]
+  float repetition = 1.0f;    // > 0: positive logits divided, negative multiplied, for counted ids
+  float frequency = 0.0f, presence = 0.0f;  // subtracted: count * frequency + presence
+  int32_t top_k = 0;          // 0 = all
+  int32_t n_top = 0;          // log-probabilities wanted for the most likely ids
+  uint64_t seed = 0;
+  int32_t branch = 0, position = 0;  // with seed: the counter of the generator, so batch mates change nothing
+  const TokenCount* counts = nullptr;  // [n_counts] distinct ids
+  int32_t n_counts = 0;
+  const LogitBias* bias = nullptr;  // [n_bias]
+  int32_t n_bias = 0;
+  bool wants_logprob = false;
+};
+
+struct TopLogprob {
+  int32_t id;
+  float logprob;
+};
+
+struct SampleOutput {
+  int32_t* ids = nullptr;       // [n]
+  float* logprobs = nullptr;    // [n] of the drawn id, natural log of softmax(raw logits); 0 unless wanted
+  TopLogprob* top = nullptr;    // [n][top_cap], descending; unused entries id -1
+  int32_t top_cap = 0;
+};
+
+// logits [n, V] fp32 are read for the log-probabilities, then overwritten. Workspace: 20 bytes * V per thread from the
+// arena. NaN logits never win; if no finite candidate is left the id is -1 and the caller reports the model's failure.
+void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, float* logits, const SampleOutput& out);
+size_t sample_workspace_bytes(int threads, int64_t vocab);
+
+}  // namespace pare::ops
