@@ -1,5 +1,5 @@
-// Tokenizers: text <-> ids. One class per family behind this interface; immutable after construction, so every
-// method may be called from any thread.
+// Tokenizers: text <-> ids. One class per family behind this interface; immutable after construction, so
+// every method may be called from any thread.
 #pragma once
 
 #include <cstdint>
@@ -28,13 +28,14 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Ids of `text`. Invalid UTF-8 never fails: bytes outside a code point are encoded as the family encodes raw
-  // bytes (byte-level BPE: the byte; SentencePiece: byte fallback; WordPiece: U+FFFD). Work is O(n log n) in
-  // bytes whatever the text. kInvalidArgument above kMaxPromptBytes.
-  virtual Expected<std::vector<TokenId>> encode(std::string_view text, const EncodeOptions& options) const = 0;
+  // Ids of `text`. Invalid UTF-8 never fails: bytes outside a code point are encoded as the family encodes
+  // raw bytes (byte-level BPE: the byte; SentencePiece: byte fallback; WordPiece: U+FFFD). Work is O(n log n)
+  // in bytes whatever the text. kInvalidArgument above kMaxPromptBytes.
+  virtual Expected<std::vector<TokenId>> encode(std::string_view text,
+                                                const EncodeOptions& options) const = 0;
 
-  // Bytes of one token as they appear in running text (may be part of a code point). Control tokens give ""
-  // unless `special`; ids out of range give "".
+  // Bytes of one token as they appear in running text (may be part of a code point). Control and unknown
+  // tokens give "" unless `special`; ids out of range give "".
   virtual std::string token_bytes(TokenId id, bool special = false) const = 0;
 
   // Text of a sequence: token_bytes joined, with the family's leading-space rule applied at the start.
@@ -42,34 +43,38 @@ class Tokenizer {
 
   virtual int32_t vocab_size() const = 0;
   virtual TokenKind kind(TokenId id) const = 0;
-  virtual std::string_view token_text(TokenId id) const = 0;   // as the vocabulary spells it
+  virtual std::string_view token_text(TokenId id) const = 0;    // as the vocabulary spells it
   virtual TokenId find_token(std::string_view text) const = 0;  // exact vocabulary entry, or kNoToken
-  virtual TokenId bos() const = 0;  // kNoToken when the model has none
+  virtual TokenId bos() const = 0;                              // kNoToken when the model has none
   virtual TokenId eos() const = 0;
   virtual TokenId pad() const = 0;
   // Every id that ends a turn (eos, <|im_end|>, <end_of_turn>, <|eot_id|> ...), ascending.
   virtual std::span<const TokenId> end_of_generation() const = 0;
   virtual std::string_view family() const = 0;         // "bpe", "spm", "wordpiece"
   virtual std::string_view pre_tokenizer() const = 0;  // "qwen2", "" where the family has none
-  // Work units of the last stage for `text` (merges tried plus queue operations): lets tests show that adversarial
-  // input costs O(n log n) without asserting seconds.
+  // Work units of the last stage for `text` (merges tried plus queue operations): lets tests show that
+  // adversarial input costs O(n log n) without asserting seconds.
   virtual uint64_t count_steps(std::string_view text) const = 0;
 };
 
-// From GGUF metadata ("tokenizer.ggml.*"). Errors name the key: holes, duplicates, merges out of range, unknown
-// model or pre-tokenizer.
+// From GGUF metadata ("tokenizer.ggml.*"). Errors name the key: holes, duplicates, merges out of range,
+// unknown model or pre-tokenizer.
 Expected<std::unique_ptr<Tokenizer>> make_tokenizer_from_gguf(const Metadata& metadata);
 
-// From the text of Hugging Face's tokenizer.json, with tokenizer_config.json (may be empty) for the special tokens.
+// From the text of Hugging Face's tokenizer.json, with tokenizer_config.json (may be empty) for the special
+// tokens.
 Expected<std::unique_ptr<Tokenizer>> make_tokenizer_from_json(std::string_view tokenizer_json,
                                                               std::string_view tokenizer_config_json);
 
 // Turns a stream of tokens into text that is always whole code points.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
-  // Text that became complete with this token; holds back at most 3 bytes of an unfinished code point. Bytes that
-  // can never become valid are replaced by U+FFFD.
+  // at_start: the stream is a whole sequence, so that the family's leading-space rule applies; false when it
+  // continues a prompt. The tokenizer outlives the decoder.
+  explicit StreamDecoder(const Tokenizer* tokenizer, bool at_start = true)
+      : tokenizer_(tokenizer), at_start_(at_start) {}
+  // Text that became complete with this token; holds back at most 3 bytes of an unfinished code point. Bytes
+  // that can never become valid are replaced by U+FFFD.
   std::string push(TokenId id);
   // What is held back, as U+FFFD if unfinished.
   std::string finish();
@@ -77,7 +82,7 @@ class StreamDecoder {
  private:
   const Tokenizer* tokenizer_;
   std::string pending_;
-  bool at_start_ = true;
+  bool at_start_;
 };
 
 }  // namespace pare
