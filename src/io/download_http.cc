@@ -146,6 +146,12 @@ class Exchange {
 
   bool body(std::string_view bytes) {
     read_answer();
+    if (answer_.status / 100 == 3) {
+      // curl knows a redirect's target only when the answer ended well, so its short text is let pass.
+      discarded_bytes_ += static_cast<int64_t>(bytes.size());
+      body_refused_ = discarded_bytes_ > kMaxHttpHeaderBytes;
+      return !body_refused_;
+    }
     if (!sink_.accepts(answer_.status)) {
       body_refused_ = true;
       return false;
@@ -206,11 +212,21 @@ class Exchange {
   HttpAnswer answer_;
   std::string redirect_;
   Status stopped_;  // why a callback ended the transfer
-  int64_t header_bytes_ = 0;
+  int64_t header_bytes_ = 0, discarded_bytes_ = 0;
   bool begun_ = false, body_refused_ = false;
 };
 
 }  // namespace
+
+Status check_redirect(const std::string& first_url, const std::string& next_url) {
+  PARE_ASSIGN_OR_RETURN(const Origin first, origin_of(first_url));
+  const auto next = origin_of(next_url);
+  if (!next.ok()) return next.status().with_context("redirect");
+  if (first.scheme == "https" && next->scheme != "https") {
+    return io_error("redirect from https to " + without_query(next_url) + " refused");
+  }
+  return ok_status();
+}
 
 // Redirects are followed here and not by curl so that the token and the scheme are decided
 // anew at every hop.
@@ -224,11 +240,9 @@ HttpOutcome http_fetch(const std::string& first_url, const std::vector<std::stri
   if (!first.ok()) return {first.status()};
   std::string url = first_url;
   for (int hop = 0; hop <= kMaxHttpRedirects; ++hop) {
+    if (Status allowed = check_redirect(first_url, url); !allowed.ok()) return {std::move(allowed)};
     const auto here = origin_of(url);
-    if (!here.ok()) return {here.status().with_context("redirect")};
-    if (first->scheme == "https" && here->scheme != "https") {
-      return {io_error("redirect from https to " + without_query(url) + " refused")};
-    }
+    if (!here.ok()) return {here.status()};
     std::vector<std::string> sent = headers;
     if (!options.bearer_token.empty() && *here == *first) {
       sent.push_back("Authorization: Bearer " + options.bearer_token);

@@ -33,6 +33,10 @@ struct HttpOutcome {
   bool transient = false;
 };
 
+// Whether a chain that began at `first_url` may go on to `next_url`: http or https, and never down from
+// https.
+Status check_redirect(const std::string& first_url, const std::string& next_url);
+
 // GETs `url`, following at most kMaxHttpRedirects redirects, and passes the answer to `sink`. A status that
 // the sink does not accept is an error. Every message begins with the URL of the hop that failed.
 HttpOutcome http_fetch(const std::string& url, const std::vector<std::string>& headers,

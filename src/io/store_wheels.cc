@@ -133,7 +133,7 @@ class WheelPull {
 
   Status join(const StoreFile& file) const {
     const fs::path joined = staging_ / "joined";
-    const std::string label = "joining " + file.name;
+    const std::string label = "writing " + file.name;
     Sha256 hash;
     int64_t done = 0;
     {
