@@ -30,10 +30,10 @@ void apply_penalties(const SampleRow& row, int64_t vocab, float* logits) {
   }
   for (int32_t i = 0; i < row.n_counts; ++i) {
     const TokenCount seen = row.counts[i];
-    if (seen.id < 0 || seen.id >= vocab || seen.count <= 0) continue;
+    if (seen.id < 0 || seen.id >= vocab) continue;
     float& logit = logits[seen.id];
     logit = logit > 0.0f ? logit / row.repetition : logit * row.repetition;
-    logit -= static_cast<float>(seen.count) * row.frequency + row.presence;
+    if (seen.count > 0) logit -= static_cast<float>(seen.count) * row.frequency + row.presence;
   }
 }
 
@@ -177,6 +177,16 @@ void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, f
     ctx.pool.run(n, one);
   }
   ctx.arena.release(mark);
+}
+
+void select_tokens(ExecContext&, const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out) {
+  const int32_t *value = known.as<int32_t>(), *slot = slots.as<int32_t>(), *last = last_tokens.as<int32_t>();
+  int32_t* id = out.as<int32_t>();
+  for (int64_t t = 0; t < out.items(); ++t) id[t] = slot[t] < 0 ? value[t] : last[slot[t]];
+}
+
+void store_token(ExecContext&, const int32_t* ids, int64_t row, int32_t slot, Tensor& last_tokens) {
+  last_tokens.as<int32_t>()[slot] = ids[row];
 }
 
 }  // namespace pare::ops

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "ops/exec.h"
+#include "tensor/tensor.h"
 
 namespace pare::ops {
 
@@ -12,7 +13,7 @@ struct LogitBias {
   float bias;
 };
 
-// How often an id stands in what the penalties look at.
+// How often an id stands in the answer; 0: in the prompt alone, where only the repetition penalty sees it.
 struct TokenCount {
   int32_t id, count;
 };
@@ -54,5 +55,11 @@ struct SampleOutput {
 // arena. NaN logits never win; if no finite candidate is left the id is -1 and the caller reports the model's failure.
 void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, float* logits, const SampleOutput& out);
 size_t sample_workspace_bytes(int threads, int64_t vocab);
+
+// out[t] = slots[t] < 0 ? known[t] : last_tokens[slots[t]]: a step may run before the host has seen the tokens that the
+// step before drew. All i32.
+void select_tokens(ExecContext& ctx, const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out);
+// last_tokens[slot] = ids[row].
+void store_token(ExecContext& ctx, const int32_t* ids, int64_t row, int32_t slot, Tensor& last_tokens);
 
 }  // namespace pare::ops

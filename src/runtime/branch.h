@@ -43,6 +43,7 @@ struct Branch {
   int32_t in_flight = 0;     // tokens drawn by a step whose results have not been looked at
   TextOutput text;
   std::vector<ops::TokenCount> counts;  // ids that penalties look at, ascending by id
+  bool counting = false;
 
   Branch(std::shared_ptr<ActiveRequest> request, int32_t branch_index, const Tokenizer* tokenizer)
       : owner(std::move(request)), index(branch_index), tokens(owner->request.tokens),
@@ -51,6 +52,13 @@ struct Branch {
   // Tokens that have a value somewhere, on the host or in the last-token table.
   int32_t drawn() const { return static_cast<int32_t>(tokens.size()) + in_flight; }
   bool in_prompt() const { return computed < prompt_len; }
+
+  // Penalties look at this branch's tokens: the prompt's ids with a count of zero (repetition alone), the answer's with
+  // their frequency. Reserves for the whole answer, so that counting never allocates.
+  void start_counts();
+  void count_token(int32_t id);
+  // How the token at `position` is drawn. Views into this branch.
+  ops::SampleRow sample_row(int32_t position) const;
 };
 
 }  // namespace pare

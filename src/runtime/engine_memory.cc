@@ -1,0 +1,156 @@
+#include "runtime/engine_memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/checked.h"
+#include "base/limits.h"
+
+namespace pare {
+namespace {
+
+Status bounded(std::string_view option, int64_t value, int64_t min, int64_t max) {
+  if (value >= min && value <= max) return ok_status();
+  return invalid_argument(fmt::format("{} is {}, allowed {} to {}", option, value, min, max));
+}
+
+// FNV-1a: joins what a cached row depends on into one tag.
+uint64_t mix(uint64_t hash, std::string_view text) {
+  for (char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+LayerMap layer_map(const ModelConfig& c) {
+  std::vector<LayerInfo> layers(c.n_layers);
+  for (int32_t l = 0; l < c.n_layers; ++l) {
+    layers[l].window = c.is_sliding(l) ? c.window : kNoWindow;
+    layers[l].kv_layer = l;
+  }
+  return *make_layer_map(layers);
+}
+
+}  // namespace
+
+Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& model, const EngineOptions& options) {
+  std::unique_ptr<EngineMemory> memory(new EngineMemory());
+  const ModelConfig& config = model.model->config();
+  if (config.encoder) return unsupported(fmt::format("'{}' is an encoder: it embeds, it does not generate", config.arch));
+  EngineOptions& o = memory->options_;
+  o = options;
+  if (o.threads == 0) o.threads = usable_cpus();
+  if (o.max_context == 0) o.max_context = config.context_max;
+  PARE_RETURN_IF_ERROR(bounded("threads", o.threads, 1, kMaxThreads));
+  PARE_RETURN_IF_ERROR(bounded("max_sequences", o.max_sequences, 1, kMaxSequences));
+  PARE_RETURN_IF_ERROR(bounded("max_context", o.max_context, 1, config.context_max));
+  if (o.kv_rows == 0) o.kv_rows = o.max_context;
+  o.kv_rows = round_up<int64_t>(o.kv_rows, kPageRows);
+  PARE_RETURN_IF_ERROR(bounded("kv_rows", o.kv_rows, kPageRows, int64_t{kMaxContext} * kMaxSequences));
+  PARE_RETURN_IF_ERROR(bounded("step_rows", o.step_rows, 1, 65'536));
+  o.logit_rows = std::max(std::min(o.logit_rows, o.step_rows), 1);
+  PARE_RETURN_IF_ERROR(bounded("steps_in_flight", o.steps_in_flight, 0, 1));
+  PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
+  memory->pool_ = std::make_unique<ThreadPool>(o.threads);
+  memory->context_ = std::make_unique<ExecContext>(memory->pool_.get(), level, Arena());
+  memory->layers_ = layer_map(config);
+  memory->shape_ = {config.n_heads, config.n_kv_heads, config.head_dim, memory->pool_->threads()};
+  memory->tile_rows_ = static_cast<uint16_t>(
+      preferred_tile_rows(level, config.n_heads / config.n_kv_heads, config.head_dim));
+  PARE_RETURN_IF_ERROR(memory->make_policies(config));
+  PARE_RETURN_IF_ERROR(memory->make_store(model));
+  PARE_RETURN_IF_ERROR(memory->make_arena(*model.model));
+  return memory;
+}
+
+Status EngineMemory::make_policies(const ModelConfig&) {
+  PARE_ASSIGN_OR_RETURN(const Spec attn, parse_spec(options_.attn, "attn"));
+  PARE_ASSIGN_OR_RETURN(SelectorSet selectors, SelectorSet::make(attn, layers_));
+  selectors_ = std::make_unique<SelectorSet>(std::move(selectors));
+  PARE_ASSIGN_OR_RETURN(const Spec kv, parse_spec(options_.kv, "kv"));
+  PARE_ASSIGN_OR_RETURN(policy_, make_kv_policy(kv));
+
+  const std::vector<const Caps*> selector_caps = selectors_->caps();
+  const Caps* const kv_caps[] = {&policy_.policy->caps()};
+  std::vector<const Caps*> features;
+  for (const char* name : {"chunked_prefill", "fork", "preemption"}) features.push_back(find_feature(name));
+  return check_legal(selector_caps, kv_caps, features);
+}
+
+Status EngineMemory::make_store(const LoadedModel& model) {
+  const ModelConfig& config = model.model->config();
+  KvStoreConfig c;
+  c.layers = &layers_;
+  c.n_kv_heads = config.n_kv_heads;
+  c.head_dim = config.head_dim;
+  c.max_sequences = options_.max_sequences;
+  c.max_context = options_.max_context;
+  c.max_step_rows = options_.step_rows;
+  c.total_rows = options_.kv_rows;
+  bool exact = true;
+  for (size_t cls = 0; cls < layers_.classes.size(); ++cls) {
+    c.prompt_reach[cls] = selectors_->class_reach(static_cast<int32_t>(cls));
+    c.decode_reach[cls] = within_layer_window(policy_.policy->decode_reach(), layers_.classes[cls].window);
+    exact &= selectors_->class_is_exactly(static_cast<int32_t>(cls), c.decode_reach[cls]);
+  }
+  c.share_prefixes = options_.share_prefixes && selectors_->horizon() == Horizon::kRow;
+  if (options_.share_prefixes && selectors_->horizon() == Horizon::kTail) {
+    c.share_prefixes = true;
+    c.share_tail_rows = selectors_->horizon_arg();
+  }
+  // Decode rows may stand in for prompt rows when both see the same keys; a token still in flight has no id to index.
+  c.share_decoded = exact && options_.steps_in_flight == 0;
+  c.tag = mix(mix(model.content_hash, attn_spec()), kv_spec());
+  PARE_ASSIGN_OR_RETURN(store_, KvStore::create(c));
+  return ok_status();
+}
+
+Status EngineMemory::make_arena(const Model& model) {
+  const EngineOptions& o = options_;
+  const int64_t vocab = model.config().vocab;
+  const size_t plans = step_max_bytes(o.step_rows, o.max_sequences, o.max_context, layers_, *policy_.policy, shape_) +
+                       selectors_->max_bytes(o.step_rows, o.max_sequences, tile_rows_);
+  const size_t inputs = static_cast<size_t>(3 * o.step_rows + o.logit_rows) * sizeof(int32_t);
+  const size_t logits = static_cast<size_t>(o.logit_rows) * vocab * sizeof(float);
+  const size_t forward = model.workspace_bytes(*context_, o.step_rows, o.logit_rows, tile_rows_);
+  const size_t sampling = ops::sample_workspace_bytes(o.threads, vocab);
+  constexpr size_t kAlignment = 64 * 64;  // a cache line for each block that is alive at once
+  PARE_ASSIGN_OR_RETURN(AlignedBuffer buffer,
+                        AlignedBuffer::allocate(plans + inputs + logits + std::max(forward, sampling) + kAlignment));
+  context_->arena = Arena(std::move(buffer));
+
+  sample_rows_.resize(o.logit_rows);
+  for (Outputs& out : outputs_) {
+    out.ids.resize(o.logit_rows);
+    out.logprobs.resize(o.logit_rows);
+    out.top.resize(static_cast<size_t>(o.logit_rows) * kMaxTopLogprobs);
+    out.view = {out.ids.data(), out.logprobs.data(), out.top.data(), static_cast<int32_t>(kMaxTopLogprobs)};
+  }
+  top_view_.resize(kMaxTopLogprobs);
+  last_tokens_.resize(o.max_sequences);
+  last_tokens_tensor_ = Tensor(last_tokens_.data(), DType::I32, {o.max_sequences});
+  return ok_status();
+}
+
+Status EngineMemory::build_plans(std::span<const StepSeq> seqs, StepPlans* plans) {
+  PARE_RETURN_IF_ERROR(build_step(seqs, layers_, *policy_.policy, shape_, *store_, context_->arena, *plans));
+  PrefillRows rows;
+  rows.seqs = std::span(plans->classes[0].seqs, plans->n_seqs);
+  rows.n_heads = shape_.n_heads;
+  rows.tile_rows = tile_rows_;
+  if (Status status = selectors_->build(rows, context_->arena, *plans); !status.ok()) {
+    store_->abort_step();
+    return status;
+  }
+  return ok_status();
+}
+
+std::span<const TokenLogprob> EngineMemory::top_logprobs(int parity, int32_t row, int32_t n) const {
+  const Outputs& out = outputs_[parity];
+  for (int32_t i = 0; i < n; ++i) {
+    const ops::TopLogprob& top = out.top[static_cast<size_t>(row) * kMaxTopLogprobs + i];
+    top_view_[i] = {top.id, top.logprob};
+  }
+  return std::span(top_view_).first(n);
+}
+
+}  // namespace pare

@@ -1,0 +1,70 @@
+// EngineMemory: everything an engine allocates, sized once from its options: threads, step arena, KV store, policies,
+// sampler outputs. A step allocates nothing.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "attention/selector.h"
+#include "kv/policy.h"
+#include "kv/step_builder.h"
+#include "kv/store.h"
+#include "ops/sample.h"
+#include "pare/engine.h"
+#include "runtime/loaded_model.h"
+
+namespace pare {
+
+class EngineMemory {
+ public:
+  // Fills in the options' zeros, checks them, checks that the policies may stand together, allocates.
+  static Expected<std::unique_ptr<EngineMemory>> create(const LoadedModel& model, const EngineOptions& options);
+
+  const EngineOptions& options() const { return options_; }  // zeros replaced
+  int64_t kv_rows() const { return options_.kv_rows; }
+  ExecContext& context() { return *context_; }
+  KvStore& store() { return *store_; }
+  const SelectorSet& selectors() const { return *selectors_; }
+  const std::string& attn_spec() const { return selectors_->canonical(); }
+  const std::string& kv_spec() const { return policy_.canonical; }
+
+  // Plans of a step whose rows are reserved. Arrays from the context's arena.
+  Status build_plans(std::span<const StepSeq> seqs, StepPlans* plans);
+
+  std::span<ops::SampleRow> sample_rows() { return sample_rows_; }
+  const ops::SampleOutput& sample_output(int parity) const { return outputs_[parity].view; }
+  std::span<const TokenLogprob> top_logprobs(int parity, int32_t row, int32_t n) const;
+  Tensor& last_tokens() { return last_tokens_tensor_; }
+
+ private:
+  struct Outputs {
+    std::vector<int32_t> ids;
+    std::vector<float> logprobs;
+    std::vector<ops::TopLogprob> top;
+    ops::SampleOutput view;
+  };
+
+  EngineMemory() = default;
+  Status make_policies(const ModelConfig& config);
+  Status make_store(const LoadedModel& model);
+  Status make_arena(const Model& model);
+
+  EngineOptions options_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<ExecContext> context_;
+  LayerMap layers_;
+  std::unique_ptr<SelectorSet> selectors_;
+  KvPolicyChoice policy_;
+  std::unique_ptr<KvStore> store_;
+  SegmentShape shape_;
+  uint16_t tile_rows_ = 0;
+  std::vector<ops::SampleRow> sample_rows_;
+  Outputs outputs_[2];
+  mutable std::vector<TokenLogprob> top_view_;
+  std::vector<int32_t> last_tokens_;
+  Tensor last_tokens_tensor_;
+};
+
+}  // namespace pare
