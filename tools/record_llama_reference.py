@@ -20,10 +20,10 @@ sequences one at a time. logprobs are natural logarithms, normalised in float64,
 
 `--tiny FOLDER` instead runs the models of tests/data/tiny and prints how far llama.cpp's logits are from
 the recorded ones (KV in fp32): the check that those GGUF files mean what their Hugging Face twins mean.
+`--compare A.json B.json` prints how far two recordings of one model are apart.
 """
 
 import argparse
-import ctypes
 import hashlib
 import importlib
 import json
@@ -48,37 +48,47 @@ STRINGS = [
     "", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n ", "\t\tx", "a", " a", "a ", "Hello world",
     " Hello  World", "Hello, world! How are you?", "don't can't I'll we've you're he'd I'm it's",
     "DON'T CAN'T I'LL", "3", "33", "333", "3333", "1234567890", "3.14159", "1,000,000.50", "x=1;y=22;z=333",
-    "2024-02-29T12:34:56Z", "camelCaseIdentifier snake_case_name SCREAMING_CASE", "http://example.org/a?b=c&d=%20#e",
+    "2024-02-29T12:34:56Z", "camelCaseIdentifier snake_case_name SCREAMING_CASE",
+    "http://example.org/a?b=c&d=%20#e",
     "user.name+tag@example.co.uk", "C:\\Users\\me\\file.txt", "for (int i = 0; i < n; ++i) { sum += a[i]; }",
     "def f(x):\n    if x > 0:\n        return x\n    return -x\n", "\tif (a)\n\t\treturn b;\n",
     "#include <vector>\nint main() { return 0; }\n", "SELECT * FROM t WHERE a = 'b' AND c <> 1;",
     "{\"key\": [1, 2.5, null, true], \"s\": \"\\u00e9\\n\"}", "<p class=\"x\">A &amp; B</p>",
-    "naïve café façade Ångström", "Straße Übermut ñandú", "e\u0301 versus \u00e9", "Привет, мир!", "Γειά σου Κόσμε",
+    "naïve café façade Ångström", "Straße Übermut ñandú", "e\u0301 versus \u00e9", "Привет, мир!",
+    "Γειά σου Κόσμε",
     "שלום עולם", "مرحبا بالعالم", "नमस्ते दुनिया", "สวัสดีชาวโลก", "你好，世界！", "日本語のテキストとカタカナ",
-    "안녕하세요 세계", "👍", "👩‍👩‍👧‍👦 family", "🇩🇪🇯🇵 flags 🏳️‍🌈", "a\u00a0b\u2003c\u3000d", "zero\u200bwidth\u200djoin",
-    "\ufeffbom", "𝕊𝕡𝕖𝕔𝕚𝕒𝕝 𝔐𝔞𝔱𝔥", "…—–‘’“”«»", "¼ ½ ² ³ ⅷ ①", "     leading and trailing     ", "a\n\n\n\nb", "word\n   \n  word",
-    "!!!???...,,,;;;:::", "=====-----*****", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "\u0001\u0002\u001f\u007f", "x" * 100,
-    "The quick brown fox jumps over the lazy dog. " * 3, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "안녕하세요 세계", "👍", "👩‍👩‍👧‍👦 family", "🇩🇪🇯🇵 flags 🏳️‍🌈", "a\u00a0b\u2003c\u3000d",
+    "zero\u200bwidth\u200djoin",
+    "\ufeffbom", "𝕊𝕡𝕖𝕔𝕚𝕒𝕝 𝔐𝔞𝔱𝔥", "…—–‘’“”«»", "¼ ½ ² ³ ⅷ ①", "     leading and trailing     ",
+    "a\n\n\n\nb", "word\n   \n  word",
+    "!!!???...,,,;;;:::", "=====-----*****", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "\u0001\u0002\u001f\u007f", "x" * 100,
+    "The quick brown fox jumps over the lazy dog. " * 3,
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
     "<|endoftext|>", "a<|endoftext|>b", "<|im_start|>", "<s>[INST] hi [/INST]</s>",
-    "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<eos>", "<pad><unk>", " <|im_end|> ",
+    "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<eos>", "<pad><unk>",
+    " <|im_end|> ",
     "<|im_end", "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>", "<tool_call>\n{}\n</tool_call>",
     "<0x41><0x0A>", "▁under▁lines", "[multimodal]", "<unused0> <unused99>",
 ]
 
 PROMPTS = [
-    "The capital of France is", "Once upon a time, in a village by the sea,", "Water boils at a temperature of",
+    "The capital of France is", "Once upon a time, in a village by the sea,",
+    "Water boils at a temperature of",
     "The three laws of motion are", "My grandmother's recipe for apple pie begins with",
     "In 1969, the first human being", "The difference between a virus and a bacterium is that",
     "Dear Sir or Madam,\n\nI am writing to", "Q: What is the largest planet in the solar system?\nA:",
     "A list of five fruits:\n1. Apple\n2.", "It was a dark and stormy night;", "The opposite of hot is",
     "To be, or not to be, that is", "Photosynthesis is the process by which",
     "If a train travels 60 miles in one hour, then in three hours it travels",
-    "2 + 2 = 4\n3 + 5 = 8\n7 + 6 =", "The chemical formula of table salt is", "Yesterday I went to the market and bought",
+    "2 + 2 = 4\n3 + 5 = 8\n7 + 6 =", "The chemical formula of table salt is",
+    "Yesterday I went to the market and bought",
     "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number.\"\"\"\n",
     "#include <stdio.h>\n\nint main(void) {\n    printf(", "import numpy as np\n\ndef softmax(x):\n",
     "SELECT name, age FROM users WHERE", "function add(a, b) {\n", "class Stack:\n    def __init__(self):\n",
     "// Returns true if the string is a palindrome.\nbool is_palindrome(const std::string& s) {\n",
-    "{\"name\": \"Alice\", \"age\": 30, \"city\":", "#!/bin/bash\n# Count the lines of every text file.\nfor f in",
+    "{\"name\": \"Alice\", \"age\": 30, \"city\":",
+    "#!/bin/bash\n# Count the lines of every text file.\nfor f in",
     "La capitale de l'Italie est", "Die Hauptstadt von Deutschland ist", "El perro corre por el parque y",
     "中国的首都是", "Сегодня хорошая погода, и мы",
 ]
@@ -259,8 +269,9 @@ def describe_build(peer, level):
     version = subprocess.run([peer / level / "bin" / "llama-perplexity", "--version"],
                              capture_output=True, text=True, check=True)
     flags = dict(line.split(": ", 1) for line in (peer / level / "FLAGS").read_text().splitlines())
-    return {"level": level, "version": (version.stdout + version.stderr).splitlines()[0].removeprefix("version: "),
-            "package": flags["source"], "flags": flags["flags"], "compiler": flags["compiler"]}
+    first_line = (version.stdout + version.stderr).splitlines()[0]
+    return {"level": level, "version": first_line.removeprefix("version: "), "package": flags["source"],
+            "flags": flags["flags"], "compiler": flags["compiler"]}
 
 
 def compact_json(value, indent=0):
@@ -296,6 +307,29 @@ def check_tiny(bindings, folder):
     return 1 if failures else 0
 
 
+def compare(path_a, path_b):
+    """Prints how far two recordings of one model are apart: the noise between two builds of one engine."""
+    a, b = (json.loads(path.read_text()) for path in (path_a, path_b))
+    same_prompts, equal, reached, gaps = 0, 0, 0, []
+    for one, other in zip(a["greedy"], b["greedy"]):
+        pairs = list(zip(one["tokens"], other["tokens"]))
+        split = next((i for i, (x, y) in enumerate(pairs) if x != y), None)
+        same_prompts += split is None
+        equal += len(pairs) if split is None else split
+        reached += len(pairs)
+        if split is not None:
+            gaps.append(one["top"][split][0][1] - one["top"][split][1][1])
+    scores = np.abs(np.array(a["score"]["logprobs"]) - np.array(b["score"]["logprobs"]))
+    likeliest = np.mean(np.array(a["score"]["likeliest"]) == np.array(b["score"]["likeliest"]))
+    print(f"greedy: {same_prompts} of {len(a['greedy'])} prompts equal, {equal} of {reached} tokens before "
+          f"the first difference, largest gap there {max(gaps, default=0.0):.3f}")
+    print(f"score: mean difference {scores.mean():.4f}, largest {scores.max():.3f}, "
+          f"same likeliest token {likeliest:.1%}")
+    for one, other in zip(a["perplexity"], b["perplexity"]):
+        print(f"perplexity of {one['file']}: {one['perplexity']} and {other['perplexity']} "
+              f"({other['perplexity'] / one['perplexity'] - 1:+.2%})")
+
+
 def main():
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -308,8 +342,13 @@ def main():
                         help="another text to measure perplexity on")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--tiny", type=pathlib.Path, help="check the models of this folder instead")
+    parser.add_argument("--compare", type=pathlib.Path, nargs=2, metavar="JSON",
+                        help="print how far two recordings are apart instead")
     arguments = parser.parse_args()
 
+    if arguments.compare:
+        compare(*arguments.compare)
+        return 0
     bindings = load_bindings(arguments.peer, arguments.level)
     if arguments.tiny:
         return check_tiny(bindings, arguments.tiny)

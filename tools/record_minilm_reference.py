@@ -81,8 +81,8 @@ def main():
         f'   "embedding": {row(e, 7)}}}' for r, e in zip(records, embeddings))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(
-        f'{{\n "model": "all-minilm-l6-v2",\n "source": {json.dumps(source)},\n "sentences": [\n{sentences}\n ],\n'
-        ' "cosine": [\n' + ",\n".join("  " + row(r, 6) for r in cosine) + "\n ]\n}\n")
+        f'{{\n "model": "all-minilm-l6-v2",\n "source": {json.dumps(source)},\n'
+        f' "sentences": [\n{sentences}\n ],\n "cosine": [\n' + ",\n".join("  " + row(r, 6) for r in cosine) + "\n ]\n}\n")
     return 0
 
 
