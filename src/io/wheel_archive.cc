@@ -84,7 +84,7 @@ Expected<int64_t> read_wheel_member(const std::filesystem::path& wheel, const st
 
   const Member file(zip_fopen_index(archive.get(), index, 0));
   if (!file) return data_loss("member " + in_quotes(member) + ": " + zip_strerror(archive.get()));
-  std::vector<char> block(1 << 20);
+  std::vector<char> block(1 << 18);
   int64_t done = 0;
   for (;;) {
     const zip_int64_t got = zip_fread(file.get(), block.data(), block.size());
