@@ -1,10 +1,10 @@
 // y = x * W^T on the CPU: packed weights, quantized activations, one arithmetic for every level and every T.
 //
-// Weights are packed once into tiles of 16 output rows (docs/formats/packed.md), the same bytes for every CPU level.
-// Block formats multiply in int8: activations are quantized per row in blocks of 32 (int8 value, fp32 scale, sums),
-// integer products are exact, and the fp32 accumulation is one ascending fused multiply-add chain per output:
-// so every level, tile shape and T gives the same bits as kernels/ref. F32/F16/BF16 weights multiply in fp32 with
-// one ascending chain over K per output, likewise.
+// Weights are packed once into tiles of 16 output rows (docs/formats/packed.md), the same bytes for every CPU
+// level. Block formats multiply in int8: activations are quantized per row in blocks of 32 (int8 value, fp32
+// scale, sums), integer products are exact, and the fp32 accumulation is one ascending fused multiply-add
+// chain per output: so every level, tile shape and T gives the same bits as kernels/ref. F32/F16/BF16 weights
+// multiply in fp32 with one ascending chain over K per output, likewise.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +15,11 @@
 
 namespace pare {
 
-inline constexpr int64_t kRowTile = 16;   // output rows in a packed tile
-inline constexpr int64_t kActBlock = 32;  // activations that share a scale
+inline constexpr int64_t kRowTile = 16;           // output rows in a packed tile
+inline constexpr int64_t kActBlock = 32;          // activations that share a scale
+inline constexpr float kActBlockMin = 0x1p-100f;  // 127 / max|x| stays finite above it
 
-// A packed weight [N, K]; the bytes belong to the weight store.
+// A packed weight [N, K]; the bytes (64-byte aligned) belong to the weight store.
 struct PackedWeight {
   DType dtype = DType::F32;  // the source format; the packed format follows from it
   int64_t n = 0, k = 0;      // output rows, input columns
@@ -28,27 +29,37 @@ struct PackedWeight {
 // Bytes of the packed form; 0 when the format cannot be packed or K does not fit its block.
 size_t packed_weight_bytes(DType dtype, int64_t n, int64_t k);
 
-// Packs row tiles [tile_begin, tile_end) of `rows`, the source bytes of the whole weight (row-major, N rows). Rows
-// beyond N in the last tile become zeros. Tiles are independent: any thread, any order.
-void pack_weight_tiles(DType dtype, const std::byte* rows, int64_t n, int64_t k, int64_t tile_begin, int64_t tile_end,
-                       std::byte* packed);
+// Packs row tiles [tile_begin, tile_end) of `rows`, the source bytes of the whole weight (row-major, N rows).
+// Rows beyond N in the last tile become zeros. Tiles are independent: any thread, any order.
+void pack_weight_tiles(DType dtype, const std::byte* rows, int64_t n, int64_t k, int64_t tile_begin,
+                       int64_t tile_end, std::byte* packed);
 
-// Unpacks row `row` to fp32, bit-equal to de-quantizing the source row (tests; embedding lookup of tied weights).
+// Unpacks row `row` to fp32, bit-equal to de-quantizing the source row (tests; embedding lookup of tied
+// weights).
 void unpack_weight_row(const PackedWeight& w, int64_t row, float* out);
 
 // Whether this weight wants quantized activations (block formats) or fp32 rows.
 bool wants_quantized_input(DType dtype);
 
-// Activations of T rows, K columns. `q` etc. are null when only fp32 is wanted.
+// 32 quantized activations of one row with all that a kernel needs beside them: one cache line.
+struct alignas(64) ActBlock {
+  int8_t q[kActBlock];  // x = scale * q, q in [-127, 127]
+  float scale;
+  float scaled_sum;      // scale * sum of q, rounded once; for formats with a minimum
+  int32_t neg_sum;       // -(sum of q); for symmetric formats, whose offset is folded into the integer sum
+  int32_t neg_sum16[2];  // the same of each half
+  int32_t unused[3];
+};
+static_assert(sizeof(ActBlock) == 64);
+
+// Activations of T rows, K columns. `blocks` is null when only fp32 is wanted.
 struct ActRows {
   int64_t t = 0, k = 0;
   const float* f32 = nullptr;  // [T][ld]
   int64_t ld = 0;
-  int8_t* q = nullptr;      // [T][K] K padded to 32
-  float* scale = nullptr;   // [T][K/32]
-  int16_t* sums = nullptr;  // [T][K/16] sums of q over each 16, for weights with an offset
+  ActBlock* blocks = nullptr;  // [K/32][T]: the rows of one block side by side, as a GEMM reads them
 };
-// Bytes for q, scale and sums of T rows, and the function that places them into one 64-byte aligned block.
+// Bytes of the blocks of T rows, and the function that places them into one 64-byte aligned block.
 size_t act_rows_bytes(int64_t t, int64_t k);
 void place_act_rows(std::byte* block, int64_t t, int64_t k, ActRows* rows);
 
@@ -59,13 +70,14 @@ struct LinearEpilogue {
 };
 
 struct LinearKernels {
-  // Quantizes rows [t0, t1) of x.f32 into x.q/scale/sums: scale = max|x| / 127, q = round-to-nearest-even(x / scale);
-  // a zero block has scale 0. Non-finite inputs saturate deterministically.
+  // Quantizes rows [t0, t1) of x.f32 into x.blocks: scale = max|x| / 127, q = round-to-nearest-even(x * (127
+  // / max|x|)). A block whose max|x| is below kActBlockMin counts as zero (scale 0). Infinities count as the
+  // largest finite number, NaN as zero.
   void (*quantize_rows)(const ActRows& x, int64_t t0, int64_t t1);
-  // Rows [t0, t1) of y for output tiles [tile0, tile1): y [T][ld_y] fp32. Any t1-t0 >= 1: the kernel blocks over T
-  // itself. Disjoint (t, tile) ranges may run on different threads.
-  void (*linear)(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
-                 const LinearEpilogue& epilogue, float* y, int64_t ld_y);
+  // Rows [t0, t1) of y for output tiles [tile0, tile1): y [T][ld_y] fp32. Any t1-t0 >= 1: the kernel blocks
+  // over T itself. Disjoint (t, tile) ranges may run on different threads.
+  void (*linear)(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0,
+                 int64_t tile1, const LinearEpilogue& epilogue, float* y, int64_t ld_y);
 };
 const LinearKernels& linear_kernels(CpuLevel level);
 
