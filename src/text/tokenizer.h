@@ -66,6 +66,10 @@ Expected<std::unique_ptr<Tokenizer>> make_tokenizer_from_gguf(const Metadata& me
 Expected<std::unique_ptr<Tokenizer>> make_tokenizer_from_json(std::string_view tokenizer_json,
                                                               std::string_view tokenizer_config_json);
 
+// From BERT's vocab.txt (one token a line, the id is the line), for folders without a tokenizer.json.
+Expected<std::unique_ptr<Tokenizer>> make_tokenizer_from_vocab_txt(std::string_view vocab_txt,
+                                                                   std::string_view tokenizer_config_json);
+
 // Turns a stream of tokens into text that is always whole code points.
 class StreamDecoder {
  public:

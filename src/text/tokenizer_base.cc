@@ -27,12 +27,24 @@ constexpr std::string_view kEndSpellings[] = {"<|eot_id|>",
                                               "<end_of_utterance>",
                                               "<｜end▁of▁sentence｜>"};
 
+constexpr std::string_view kFillSpellings[] = {
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>",    "<｜fim▁begin｜>", "<PRE>",          "▁<PRE>",
+    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>",    "<｜fim▁hole｜>",  "<SUF>",          "▁<SUF>",
+    "<|fim_middle|>", "<fim-middle>", "<fim_middle>",    "<｜fim▁end｜>",   "<MID>",          "▁<MID>",
+    "<|fim_pad|>",    "<fim-pad>",    "<fim_pad>",       "<PAD>",           "[PAD]",          "<|fim_repo|>",
+    "<|repo_name|>",  "<fim-repo>",   "<REPO>",          "<reponame>",      "<|file_sep|>",   "<|prefix|>",
+    "<|suffix|>",     "<|middle|>",   "<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"};
+
 // The white space that strip_left and strip_right swallow.
 bool is_ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 bool hidden_in_text(TokenKind kind) { return kind == TokenKind::kControl || kind == TokenKind::kUnknown; }
 
 }  // namespace
+
+bool is_control_spelling(std::string_view text) {
+  return std::ranges::count(kEndSpellings, text) > 0 || std::ranges::count(kFillSpellings, text) > 0;
+}
 
 void collect_end_of_generation(const std::vector<TokenId>& ids, TokenizerParts* parts) {
   std::vector<TokenId>& out = parts->end_of_generation;
@@ -41,8 +53,12 @@ void collect_end_of_generation(const std::vector<TokenId>& ids, TokenizerParts* 
   }
   for (const std::string_view spelling : kEndSpellings) {
     const TokenId id = parts->vocab.find(spelling);
-    // As an ordinary token it is just text that the merges happened to build.
-    if (id != kNoToken && parts->vocab.kind(id) != TokenKind::kNormal) out.push_back(id);
+    if (id == kNoToken) continue;
+    // As an ordinary token it is text that merges happened to build; Gemma's "</s>" is HTML's end of struck
+    // text.
+    const TokenKind kind = parts->vocab.kind(id);
+    if (kind == TokenKind::kControl || (kind == TokenKind::kUserDefined && spelling != "</s>"))
+      out.push_back(id);
   }
   std::ranges::sort(out);
   out.erase(std::unique(out.begin(), out.end()), out.end());

@@ -27,6 +27,10 @@ struct TokenizerParts {
   std::vector<AddedToken> added;  // control tokens among them are found only with parse_special
 };
 
+// Whether a token spelled so controls the model whatever type its file gives it: ends of turns, and the markers of
+// fill-in-the-middle. Converters lose that flag, so llama.cpp goes by the spelling, and so does the GGUF reader.
+bool is_control_spelling(std::string_view text);
+
 // Adds to parts->end_of_generation the ids given, and the tokens that by their spelling end a turn
 // ("<|im_end|>").
 void collect_end_of_generation(const std::vector<TokenId>& ids, TokenizerParts* parts);

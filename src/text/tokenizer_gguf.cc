@@ -46,6 +46,7 @@ Status read_vocab(const Metadata& metadata, TokenizerParts* parts) {
     if (!types.empty()) {
       PARE_ASSIGN_OR_RETURN(kind, kind_of(types[i], i));
     }
+    if (is_control_spelling((*tokens)[i])) kind = TokenKind::kControl;
     const Status added = parts->vocab.add((*tokens)[i], kind);
     if (!added.ok()) return added.with_context(item("tokens", i));
   }
