@@ -1,0 +1,80 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/attention_cpu.h"
+#include "kernels/cpu/attention_impl.h"
+
+namespace pare::avx2 {
+namespace {
+
+struct Isa {
+  struct V {
+    __m256 lo, hi;
+  };
+  static constexpr int kAccumulators = 6;  // of 16 registers: 6 rows x 2, 2 operands, 2 to spare
+
+  static V set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static V load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static V load(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static void store(float* p, V x) {
+    _mm256_storeu_ps(p, x.lo);
+    _mm256_storeu_ps(p + 8, x.hi);
+  }
+  static void store_half(uint16_t* p, V x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.lo, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(x.hi, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static float half(uint16_t h) { return _cvtsh_ss(h); }
+  static V fma(V a, V b, V c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+  static V add(V a, V b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+  static V sub(V a, V b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+  static V mul(V a, V b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+  static V div(V a, V b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+  static V max(V a, V b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+  static V min(V a, V b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+  static float first(V x) { return _mm256_cvtss_f32(x.lo); }
+  // x where the mask's bit is set, -inf elsewhere.
+  static V keep(V x, uint16_t mask) {
+    const __m256i bits = _mm256_set1_epi32(mask), low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i high = _mm256_slli_epi32(low, 8);
+    const __m256 off = _mm256_set1_ps(attn::kNegInf);
+    return {_mm256_blendv_ps(off, x.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
+            _mm256_blendv_ps(off, x.hi, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
+  }
+  // p, or 0 where x < bound.
+  static V zero_below(V p, V x, V bound) {
+    return {_mm256_and_ps(p.lo, _mm256_cmp_ps(x.lo, bound.lo, _CMP_NLT_UQ)),
+            _mm256_and_ps(p.hi, _mm256_cmp_ps(x.hi, bound.hi, _CMP_NLT_UQ))};
+  }
+  // p * 2^n, n in the low bits of `shifted`.
+  static V add_exponent(V p, V shifted) { return {add_exponent(p.lo, shifted.lo), add_exponent(p.hi, shifted.hi)}; }
+  static float sum(V x) {
+    const __m256 eight = _mm256_add_ps(x.lo, x.hi);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static float highest(V x) {
+    const __m256 eight = _mm256_max_ps(x.lo, x.hi);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+
+ private:
+  static __m256 add_exponent(__m256 p, __m256 shifted) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
+  }
+};
+
+}  // namespace
+
+const AttentionKernels& attention_kernels() {
+  static constexpr AttentionKernels kTable = attn::Attention<Isa>::table();
+  return kTable;
+}
+
+}  // namespace pare::avx2

@@ -1,0 +1,714 @@
+// The attention kernels of the vector levels, written once over an instruction set `Isa` (attention.h has the
+// arithmetic). Isa::V is 16 fp32 lanes; every operation on it rounds as its scalar counterpart does. Each including
+// file instantiates the template with a type of its own, so no code is shared between levels by the linker.
+//
+// A pass holds M query rows (tile rows or decode rows, times the heads of the group) against one KV head. Row groups
+// of up to 6 rows keep their accumulators in registers: logits as rows x 16 keys x kWide granules, values as
+// rows x 16 channels x kWide. With several row groups a block's fp16 rows are converted once into scratch.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/attention_math.h"
+#include "kernels/attention_walk.h"
+#include "kernels/ref/attention_ref.h"
+
+#if defined(__clang__)
+#define PARE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PARE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace pare::attn {
+
+template <class Isa>
+struct Attention {
+  using V = typename Isa::V;
+  static constexpr int kRows = 6;  // rows of a register tile
+  static constexpr int kGranules = kBlockKeys / kGranuleKeys;
+  // Vectors side by side in a register tile of `rows` rows.
+  static constexpr int wide(int rows) {
+    const int n = Isa::kAccumulators / rows;
+    return n > kGranules ? kGranules : n < 1 ? 1 : n;
+  }
+
+  struct State {
+    float *m, *l, *o;  // [M], [M], [M][D]
+  };
+
+  struct Pass {
+    const AttentionLayer* layer;
+    const RowFormat* format;
+    const Zone* zone;
+    const int32_t* pages;
+    Visibility vis;
+    RowBounds bounds;
+    QueryRow* rows;
+    const float** scores;  // per row, of zone row 0; used when scored
+    bool scored;
+    int32_t m_rows, d, kw;
+    float* q;  // [M][kw]
+    State span, octet, section, total;
+    float *k_scratch, *v_scratch;  // [4][kw][16], [4][16][D]
+    uint16_t* masks;               // [4][M]
+    AttentionCounters* counters;
+  };
+
+  // The granules of one block, by slot (place in the aligned block).
+  struct Block {
+    int32_t n = 0;
+    int32_t slot[kGranules];
+    const std::byte *k[kGranules], *v[kGranules];
+    const float* lw[kGranules];
+    int32_t j0[kGranules];       // key coordinate of the first key
+    uint16_t seen[kGranules];    // keys that some row sees
+    bool cut[kGranules];         // rows differ: Pass::masks applies
+  };
+
+  // ---- arithmetic -------------------------------------------------------------------------------------------------
+
+  static inline V exp2(V x) {
+    const V bounded = Isa::max(Isa::set1(kExp2Min), x);
+    const V shifted = Isa::add(bounded, Isa::set1(kRoundToInt));
+    const V f = Isa::sub(bounded, Isa::sub(shifted, Isa::set1(kRoundToInt)));
+    V p = Isa::set1(kExp2Poly[5]);
+    PARE_UNROLL
+    for (int i = 4; i >= 0; --i) p = Isa::fma(p, f, Isa::set1(kExp2Poly[i]));
+    p = Isa::fma(p, f, Isa::set1(1.0f));
+    return Isa::zero_below(Isa::add_exponent(p, shifted), x, Isa::set1(kExp2Min));
+  }
+  static inline float exp2(float x) { return Isa::first(exp2(Isa::set1(x))); }
+
+  static inline V soft_cap(V s, float cap) {
+    const V bounded = Isa::max(Isa::set1(kExp2Min), Isa::min(Isa::set1(-kExp2Min), s));
+    const V tanh = Isa::sub(Isa::set1(1.0f), Isa::div(Isa::set1(2.0f), Isa::add(exp2(bounded), Isa::set1(1.0f))));
+    return Isa::mul(Isa::set1(cap * kLog2e), tanh);
+  }
+
+  static void merge(float* dm, float* dl, float* dst, float sm, float sl, const float* src, int32_t d) {
+    if (sl == 0.0f) return;
+    if (*dl == 0.0f) {
+      *dm = sm;
+      *dl = sl;
+      std::memcpy(dst, src, sizeof(float) * static_cast<size_t>(d));
+      return;
+    }
+    const float m = *dm > sm ? *dm : sm;
+    const V a = exp2(Isa::set1(*dm - m)), b = exp2(Isa::set1(sm - m));
+    *dm = m;
+    *dl = Isa::first(Isa::fma(Isa::set1(sl), b, Isa::mul(Isa::set1(*dl), a)));
+    for (int32_t c = 0; c < d; c += 16) {
+      Isa::store(dst + c, Isa::fma(Isa::load(src + c), b, Isa::mul(Isa::load(dst + c), a)));
+    }
+  }
+  static void merge_state(float* dst, const float* src, int32_t d) {
+    merge(dst, dst + 1, dst + 2, src[0], src[1], src + 2, d);
+  }
+
+  static void finish(float l, const float* o, float* out, int32_t d) {
+    if (l == 0.0f) {
+      std::memset(out, 0, sizeof(float) * static_cast<size_t>(d));
+      return;
+    }
+    const V inverse = Isa::set1(1.0f / l);
+    for (int32_t c = 0; c < d; c += 16) Isa::store(out + c, Isa::mul(Isa::load(o + c), inverse));
+  }
+  static void finish_state(const float* state, float* out, int32_t d) { finish(state[1], state + 2, out, d); }
+
+  // s[r][slot * 16 ..] for NR rows and NG granules of block b from its g-th on.
+  template <class T, int NR, int NG>
+  static inline void logits(const float* q, int32_t kw, const Block& b, const int32_t* use, float* s) {
+    V acc[NR][NG];
+    const T* k[NG];
+    PARE_UNROLL
+    for (int g = 0; g < NG; ++g) {
+      k[g] = reinterpret_cast<const T*>(b.k[use[g]]);
+      PARE_UNROLL
+      for (int r = 0; r < NR; ++r) acc[r][g] = Isa::set1(0.0f);
+    }
+    for (int32_t c = 0; c < kw; ++c) {
+      V key[NG];
+      PARE_UNROLL
+      for (int g = 0; g < NG; ++g) key[g] = Isa::load(k[g] + c * 16);
+      PARE_UNROLL
+      for (int r = 0; r < NR; ++r) {
+        const V x = Isa::set1(q[r * kw + c]);
+        PARE_UNROLL
+        for (int g = 0; g < NG; ++g) acc[r][g] = Isa::fma(x, key[g], acc[r][g]);
+      }
+    }
+    PARE_UNROLL
+    for (int r = 0; r < NR; ++r) {
+      PARE_UNROLL
+      for (int g = 0; g < NG; ++g) Isa::store(s + r * kBlockKeys + b.slot[use[g]] * 16, acc[r][g]);
+    }
+  }
+
+  // O[r][c ..] of NR rows and NC vectors of channels: rescaled by a, then the chain over the block's keys.
+  template <class T, int NR, int NC>
+  static inline void values(const float* p, const Block& b, const int32_t* use, int32_t n_use, const float* a,
+                            bool rescale, float* o, int32_t d, int32_t c) {
+    V acc[NR][NC];
+    PARE_UNROLL
+    for (int r = 0; r < NR; ++r) {
+      PARE_UNROLL
+      for (int x = 0; x < NC; ++x) acc[r][x] = Isa::load(o + r * d + c + x * 16);
+    }
+    if (rescale) {
+      PARE_UNROLL
+      for (int r = 0; r < NR; ++r) {
+        PARE_UNROLL
+        for (int x = 0; x < NC; ++x) acc[r][x] = Isa::add(Isa::mul(acc[r][x], Isa::set1(a[r])), Isa::set1(0.0f));
+      }
+    }
+    for (int32_t i = 0; i < n_use; ++i) {
+      const T* v = reinterpret_cast<const T*>(b.v[use[i]]) + c;
+      const float* weight = p + b.slot[use[i]] * 16;
+      for (int32_t k = 0; k < kGranuleKeys; ++k) {
+        V value[NC];
+        PARE_UNROLL
+        for (int x = 0; x < NC; ++x) value[x] = Isa::load(v + k * d + x * 16);
+        PARE_UNROLL
+        for (int r = 0; r < NR; ++r) {
+          const V w = Isa::set1(weight[r * kBlockKeys + k]);
+          PARE_UNROLL
+          for (int x = 0; x < NC; ++x) acc[r][x] = Isa::fma(w, value[x], acc[r][x]);
+        }
+      }
+    }
+    PARE_UNROLL
+    for (int r = 0; r < NR; ++r) {
+      PARE_UNROLL
+      for (int x = 0; x < NC; ++x) Isa::store(o + r * d + c + x * 16, acc[r][x]);
+    }
+  }
+
+  // One row's logits to weights in place; returns the factor for its sums.
+  static inline float weights(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t row, float* s) {
+    V logit[kGranules], highest = Isa::set1(kNegInf);
+    for (int32_t i = 0; i < n_use; ++i) {
+      const int32_t g = use[i];
+      V x = Isa::load(s + b.slot[g] * 16);
+      if (!p.scored) {
+        if (p.layer->softcap != 0.0f) x = soft_cap(x, p.layer->softcap);
+        if (b.lw[g] != nullptr) x = Isa::fma(Isa::load(b.lw[g]), Isa::set1(kLog2e), x);
+      }
+      if (b.cut[g]) x = Isa::keep(x, p.masks[b.slot[g] * p.m_rows + row]);
+      logit[i] = x;
+      highest = Isa::max(x, highest);
+    }
+    const float before = p.span.m[row], block_max = Isa::highest(highest);
+    const float m = block_max > before ? block_max : before;
+#ifdef PARE_FAULT_ATTENTION_SKIP_RESCALE
+    const float a = 1.0f;
+#else
+    const float a = m == before ? 1.0f : exp2(before - m);
+#endif
+    const V base = Isa::set1(m == kNegInf ? 0.0f : m);
+    V sum = Isa::set1(0.0f);
+    for (int32_t i = 0; i < n_use; ++i) {
+      const V w = exp2(Isa::sub(logit[i], base));
+      Isa::store(s + b.slot[use[i]] * 16, w);
+      sum = Isa::add(sum, w);
+    }
+    p.span.m[row] = m;
+    p.span.l[row] = Isa::first(Isa::fma(Isa::set1(p.span.l[row]), Isa::set1(a), Isa::set1(Isa::sum(sum))));
+    return a;
+  }
+
+  template <class T, int NR>
+  static void attend_rows(const Pass& p, const Block& b, int32_t r0) {
+    alignas(64) float s[NR * kBlockKeys];
+    int32_t use[kGranules], n_use = 0;
+    for (int32_t g = 0; g < b.n; ++g) {
+      uint32_t any = 0xffff;
+      if (b.cut[g]) {
+        any = 0;
+        for (int r = 0; r < NR; ++r) any |= p.masks[b.slot[g] * p.m_rows + r0 + r];
+      }
+      if (any != 0) use[n_use++] = g;
+    }
+    if (n_use == 0) return;
+
+    constexpr int kWide = wide(NR);
+    if (p.scored) {
+      load_scores<NR>(p, b, use, n_use, r0, s);
+    } else {
+      const float* q = p.q + static_cast<int64_t>(r0) * p.kw;
+      int32_t i = 0;
+      for (; i + kWide <= n_use; i += kWide) logits<T, NR, kWide>(q, p.kw, b, use + i, s);
+      if constexpr (kWide > 1) {
+        for (; i < n_use; ++i) logits<T, NR, 1>(q, p.kw, b, use + i, s);
+      }
+    }
+    float a[NR];
+    bool rescale = false;
+    for (int r = 0; r < NR; ++r) {
+      a[r] = weights(p, b, use, n_use, r0 + r, s + r * kBlockKeys);
+      rescale |= a[r] != 1.0f;
+    }
+    float* o = p.span.o + static_cast<int64_t>(r0) * p.d;
+    int32_t c = 0;
+    for (; c + kWide * 16 <= p.d; c += kWide * 16) values<T, NR, kWide>(s, b, use, n_use, a, rescale, o, p.d, c);
+    if constexpr (kWide > 1) {
+      for (; c < p.d; c += 16) values<T, NR, 1>(s, b, use, n_use, a, rescale, o, p.d, c);
+    }
+  }
+
+  template <int NR>
+  static void load_scores(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t r0, float* s) {
+    for (int r = 0; r < NR; ++r) {
+      for (int32_t i = 0; i < n_use; ++i) {
+        for (int32_t k = 0; k < kGranuleKeys; ++k) {
+          const bool seen = (b.seen[use[i]] >> k) & 1u;
+          s[r * kBlockKeys + b.slot[use[i]] * 16 + k] = seen ? p.scores[r0 + r][b.j0[use[i]] + k] : kNegInf;
+        }
+      }
+    }
+  }
+
+  template <class T>
+  static void attend(const Pass& p, const Block& b) {
+    int32_t r = 0;
+    for (; r + kRows <= p.m_rows; r += kRows) attend_rows<T, kRows>(p, b, r);
+    switch (p.m_rows - r) {
+      case 5: return attend_rows<T, 5>(p, b, r);
+      case 4: return attend_rows<T, 4>(p, b, r);
+      case 3: return attend_rows<T, 3>(p, b, r);
+      case 2: return attend_rows<T, 2>(p, b, r);
+      case 1: return attend_rows<T, 1>(p, b, r);
+      default: return;
+    }
+  }
+
+  // ---- blocks -----------------------------------------------------------------------------------------------------
+
+  // Adds the granule of keys [j0, j0 + 16), of which `valid` exist, unless no row sees any of them.
+  static bool add_granule(const Pass& p, Block& b, int32_t slot, int32_t j0, uint32_t valid) {
+    const int32_t g = b.n;
+    uint32_t seen = 0xffff;
+    b.cut[g] = valid != 0xffff || !p.bounds.all_see(p.vis, j0, static_cast<int64_t>(j0) + kGranuleKeys);
+    if (b.cut[g]) {
+      seen = 0;
+      for (int32_t r = 0; r < p.m_rows; ++r) {
+        const uint32_t mask = sees_mask(p.vis, p.rows[r], j0) & valid;
+        p.masks[slot * p.m_rows + r] = static_cast<uint16_t>(mask);
+        p.counters->keys_visited += static_cast<uint64_t>(__builtin_popcount(mask));
+        seen |= mask;
+      }
+      if (seen == 0) return false;
+    } else {
+      p.counters->keys_visited += static_cast<uint64_t>(kGranuleKeys) * p.m_rows;
+    }
+    b.slot[g] = slot;
+    b.j0[g] = j0;
+    b.seen[g] = static_cast<uint16_t>(seen);
+    b.lw[g] = nullptr;
+    ++b.n;
+    return true;
+  }
+
+  // Adds the granule that starts at zone row `row` (a multiple of 16).
+  static void add_stored(const Pass& p, Block& b, int32_t row, uint32_t valid) {
+    if (!add_granule(p, b, row / kGranuleKeys % kGranules, row, valid)) return;
+    const RowFormat& f = *p.format;
+    const auto page_rows = static_cast<int32_t>(p.zone->page_rows);
+    const std::byte* base = page_base(p.layer->kv, f, p.pages[row / page_rows]);
+    const int64_t in_page = row % page_rows, bytes = codec_bytes(f.k_codec);
+    const int32_t g = b.n - 1;
+    b.k[g] = base + f.k + in_page * f.k_width * bytes;
+    b.v[g] = base + f.v + in_page * f.v_width * bytes;
+    if (f.lw != kNoPlane) b.lw[g] = reinterpret_cast<const float*>(base + f.lw) + in_page;
+    const auto rows = static_cast<uint64_t>(__builtin_popcount(b.seen[g]));
+    p.counters->rows_read += rows;
+    p.counters->bytes_read += rows * static_cast<uint64_t>((f.k_width + f.v_width) * bytes);
+  }
+
+  template <class T>
+  static void widen(const T* src, float* dst, int32_t n) {
+    for (int32_t i = 0; i < n; i += 16) Isa::store(dst + i, Isa::load(src + i));
+  }
+
+  // Value rows that no query sees may hold anything: they become zeros.
+  template <class T>
+  static void widen_values(const Pass& p, Block& b, int32_t g) {
+    const T* src = reinterpret_cast<const T*>(b.v[g]);
+    float* dst = p.v_scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
+    for (int32_t k = 0; k < kGranuleKeys; ++k) {
+      if ((b.seen[g] >> k) & 1u) {
+        widen(src + static_cast<int64_t>(k) * p.d, dst + static_cast<int64_t>(k) * p.d, p.d);
+      } else {
+        std::memset(dst + static_cast<int64_t>(k) * p.d, 0, sizeof(float) * static_cast<size_t>(p.d));
+      }
+    }
+    b.v[g] = reinterpret_cast<const std::byte*>(dst);
+  }
+
+  static void attend_stored(const Pass& p, Block& b) {
+    if (b.n == 0) return;
+    bool clean = true;
+    for (int32_t g = 0; g < b.n; ++g) clean &= b.seen[g] == 0xffff;
+    if (p.format->k_codec == Codec::F32) {
+      for (int32_t g = 0; g < b.n; ++g) {
+        if (b.seen[g] != 0xffff) widen_values<float>(p, b, g);
+      }
+      return attend<float>(p, b);
+    }
+    if (clean && p.m_rows <= kRows) return attend<uint16_t>(p, b);
+    for (int32_t g = 0; g < b.n; ++g) {
+      float* k = p.k_scratch + static_cast<int64_t>(b.slot[g]) * 16 * p.kw;
+      widen(reinterpret_cast<const uint16_t*>(b.k[g]), k, 16 * p.kw);
+      b.k[g] = reinterpret_cast<const std::byte*>(k);
+      widen_values<uint16_t>(p, b, g);
+    }
+    attend<float>(p, b);
+  }
+
+  static void clear(const State& s, int32_t rows, int32_t d) {
+    for (int32_t r = 0; r < rows; ++r) s.m[r] = kNegInf;
+    std::memset(s.l, 0, sizeof(float) * static_cast<size_t>(rows));
+    std::memset(s.o, 0, sizeof(float) * static_cast<size_t>(rows) * d);
+  }
+  // Folds src into dst and clears src.
+  static void fold(const Pass& p, const State& dst, const State& src) {
+    for (int32_t r = 0; r < p.m_rows; ++r) {
+      const int64_t at = static_cast<int64_t>(r) * p.d;
+      merge(dst.m + r, dst.l + r, dst.o + at, src.m[r], src.l[r], src.o + at, p.d);
+    }
+    clear(src, p.m_rows, p.d);
+  }
+
+  // Ends spans, octets and sections as the walk passes them.
+  struct SectionWalk {
+    const Pass& p;
+    int64_t at = -1;
+    void move_to(int64_t span) {
+      if (span == at) return;
+      if (at >= 0) fold(p, p.octet, p.span);
+      if (at >= 0 && span / kOctetSpans != at / kOctetSpans) fold(p, p.section, p.octet);
+      at = span;
+    }
+    void end() {
+      fold(p, p.octet, p.span);
+      fold(p, p.section, p.octet);
+      fold(p, p.total, p.section);
+    }
+  };
+
+  // ---- workspace --------------------------------------------------------------------------------------------------
+
+  static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+  static size_t workspace_bytes(int32_t rows, int32_t d) {
+    const auto m = static_cast<size_t>(rows), dim = static_cast<size_t>(d);
+    return padded(m * sizeof(QueryRow)) + padded(m * sizeof(float*)) + padded(kGranules * m * sizeof(uint16_t)) +
+           padded(m * dim * 4) + 4 * (2 * padded(m * 4) + padded(m * dim * 4)) + 2 * padded(kBlockKeys * dim * 4);
+  }
+  static Pass make_pass(const AttentionLayer& layer, const RowFormat& format, const Zone& zone, const int32_t* pages,
+                        int32_t rows, std::byte* workspace, AttentionCounters* counters) {
+    Pass p{};
+    p.layer = &layer;
+    p.format = &format;
+    p.zone = &zone;
+    p.pages = pages;
+    p.d = layer.head_dim;
+    p.kw = format.k_width;
+    p.counters = counters;
+    const auto take = [&workspace](size_t bytes) {
+      std::byte* out = workspace;
+      workspace += padded(bytes);
+      return out;
+    };
+    const auto m = static_cast<size_t>(rows), dim = static_cast<size_t>(p.d);
+    p.rows = reinterpret_cast<QueryRow*>(take(m * sizeof(QueryRow)));
+    p.scores = reinterpret_cast<const float**>(take(m * sizeof(float*)));
+    p.masks = reinterpret_cast<uint16_t*>(take(kGranules * m * sizeof(uint16_t)));
+    p.q = reinterpret_cast<float*>(take(m * dim * 4));
+    for (State* s : {&p.span, &p.octet, &p.section, &p.total}) {
+      s->m = reinterpret_cast<float*>(take(m * 4));
+      s->l = reinterpret_cast<float*>(take(m * 4));
+      s->o = reinterpret_cast<float*>(take(m * dim * 4));
+    }
+    p.k_scratch = reinterpret_cast<float*>(take(kBlockKeys * dim * 4));
+    p.v_scratch = reinterpret_cast<float*>(take(kBlockKeys * dim * 4));
+    return p;
+  }
+
+  static void load_queries(const Pass& p) {
+    const V factor = Isa::set1(query_factor(*p.layer, kLog2e));
+    for (int32_t r = 0; r < p.m_rows; ++r) {
+      const QueryRow& row = p.rows[r];
+      const float* src = p.layer->q + (static_cast<int64_t>(row.t) * p.layer->n_heads + row.head) * p.d;
+      float* dst = p.q + static_cast<int64_t>(r) * p.kw;
+      if (p.format->chan >= 0) {
+        const Channel* channels = p.layer->kv.channels + p.format->chan;
+        for (int32_t c = 0; c < p.kw; ++c) dst[c] = src[channels[c].id] * channels[c].alpha;
+        src = dst;
+      }
+      for (int32_t c = 0; c < p.kw; c += 16) Isa::store(dst + c, Isa::mul(Isa::load(src + c), factor));
+    }
+  }
+
+  // ---- prefill ----------------------------------------------------------------------------------------------------
+
+  static void add_column(const Pass& p, int32_t key, int32_t slot, int32_t lane) {
+    const RowFormat& f = *p.format;
+    const auto page_rows = static_cast<int32_t>(p.zone->page_rows);
+    const std::byte* base = page_base(p.layer->kv, f, p.pages[key / page_rows]);
+    const int32_t in_page = key % page_rows;
+    float* k = p.k_scratch + static_cast<int64_t>(slot) * 16 * p.kw + lane;
+    float* v = p.v_scratch + (static_cast<int64_t>(slot) * kGranuleKeys + lane) * p.d;
+    const int64_t k_at = static_cast<int64_t>(in_page / 16) * p.kw * 16 + in_page % 16;
+    const int64_t v_at = static_cast<int64_t>(in_page) * p.d;
+    if (f.k_codec == Codec::F32) {
+      const float* src = reinterpret_cast<const float*>(base + f.k) + k_at;
+      for (int32_t c = 0; c < p.kw; ++c) k[c * 16] = src[c * 16];
+      widen(reinterpret_cast<const float*>(base + f.v) + v_at, v, p.d);
+    } else {
+      const uint16_t* src = reinterpret_cast<const uint16_t*>(base + f.k) + k_at;
+      for (int32_t c = 0; c < p.kw; ++c) k[c * 16] = Isa::half(src[c * 16]);
+      widen(reinterpret_cast<const uint16_t*>(base + f.v) + v_at, v, p.d);
+    }
+  }
+
+  // Columns [first, first + 16) of the list as granule `slot` of a block.
+  static void add_columns(const Pass& p, Block& b, const KeyWalk& walk, const int32_t* cols, int32_t n, int32_t slot) {
+    const int32_t g = b.n;
+    uint32_t valid = 0, seen = 0;
+    bool all = true;
+    for (int32_t k = 0; k < n; ++k) {
+      if (cols[k] < p.bounds.max_limit && !walk.visits(cols[k] / kGranuleKeys)) valid |= 1u << k;
+    }
+    if (valid == 0) return;
+    const int64_t low = cols[__builtin_ctz(valid)], high = cols[31 - __builtin_clz(valid)];
+    all = p.bounds.all_see(p.vis, low, high + 1);
+    for (int32_t r = 0; r < p.m_rows; ++r) {
+      uint32_t mask = valid;
+      if (!all) {
+        for (uint32_t rest = valid; rest != 0; rest &= rest - 1) {
+          const int32_t k = __builtin_ctz(rest);
+          if (!sees(p.vis, p.rows[r], cols[k])) mask &= ~(1u << k);
+        }
+      }
+      p.masks[slot * p.m_rows + r] = static_cast<uint16_t>(mask);
+      p.counters->keys_visited += static_cast<uint64_t>(__builtin_popcount(mask));
+      seen |= mask;
+    }
+    if (seen == 0) return;
+    for (int32_t k = 0; k < kGranuleKeys; ++k) {
+      if ((seen >> k) & 1u) {
+        add_column(p, cols[k], slot, k);
+      } else {
+        std::memset(p.v_scratch + (static_cast<int64_t>(slot) * kGranuleKeys + k) * p.d, 0,
+                    sizeof(float) * static_cast<size_t>(p.d));
+      }
+    }
+    const auto rows = static_cast<uint64_t>(__builtin_popcount(seen));
+    p.counters->rows_read += rows;
+    p.counters->bytes_read += rows * static_cast<uint64_t>((p.kw + p.d) * codec_bytes(p.format->k_codec));
+    b.k[g] = reinterpret_cast<const std::byte*>(p.k_scratch + static_cast<int64_t>(slot) * 16 * p.kw);
+    b.v[g] = reinterpret_cast<const std::byte*>(p.v_scratch + static_cast<int64_t>(slot) * kGranuleKeys * p.d);
+    b.lw[g] = nullptr;
+    b.slot[g] = slot;
+    b.cut[g] = true;
+    b.seen[g] = static_cast<uint16_t>(seen);
+    ++b.n;
+  }
+
+  static void prefill_heads(const BlockPlan& plan, const QTile& tile, const KeyList& list, Pass& p) {
+    p.vis = {.lo = 0, .sink = list.sink, .window = list.window, .dense_from = list.dense_from};
+    load_queries(p);
+    for (const State& s : {p.span, p.octet, p.section, p.total}) clear(s, p.m_rows, p.d);
+
+    KeyWalk walk(plan, list, tile, p.bounds.max_limit);
+    SectionWalk full{p};
+    int32_t block;
+    uint32_t granules;
+    while (walk.next(&block, &granules)) {
+      full.move_to(block / (kSpanRows / kBlockKeys));
+      Block b;
+      for (int32_t g = 0; g < kGranules; ++g) {
+        if ((granules >> g) & 1u) add_stored(p, b, block * kBlockKeys + g * kGranuleKeys, 0xffff);
+      }
+      attend_stored(p, b);
+    }
+    full.end();
+    if (list.n_col > 0) {
+      SectionWalk columns{p};
+      for (int32_t first = 0; first < list.n_col; first += kBlockKeys) {
+        columns.move_to(first / kSpanRows);
+        Block b;
+        for (int32_t g = 0; g < kGranules && first + g * 16 < list.n_col; ++g) {
+          const int32_t at = first + g * 16, left = list.n_col - at;
+          add_columns(p, b, walk, plan.cols + list.col0 + at, left < 16 ? left : 16, g);
+        }
+        if (b.n > 0) attend<float>(p, b);
+      }
+      columns.end();
+    }
+    for (int32_t r = 0; r < p.m_rows; ++r) {
+      const QueryRow& row = p.rows[r];
+      finish(p.total.l[r], p.total.o + static_cast<int64_t>(r) * p.d,
+             p.layer->out + (static_cast<int64_t>(row.t) * p.layer->n_heads + row.head) * p.d, p.d);
+    }
+  }
+
+  static void prefill_tile(const AttentionLayer& layer, const BlockPlan& plan, int32_t tile_index, int32_t g,
+                           std::byte* workspace, AttentionCounters* counters) {
+    const QTile& tile = plan.tiles[tile_index];
+    const Zone& zone = layer.kv.zones[kZoneFull];
+    const RowFormat& format = layer.kv.format(kZoneFull, layer.kv_layer, g);
+    if (!supports(format, layer.head_dim)) {
+      ++counters->fallbacks;
+      return ref::attention_kernels().prefill_tile(layer, plan, tile_index, g, workspace, counters);
+    }
+    const int32_t group = layer.n_heads / layer.kv.n_kv_heads;
+    Pass p = make_pass(layer, format, zone, zone_pages(layer.kv, zone, layer.seqs[tile.seq].page0, layer.kv_layer),
+                       tile.rows * group, workspace, counters);
+    HeadRun heads;
+    while (next_head_run(layer, tile, g, heads.r_end, &heads)) {
+      p.bounds = {};
+      p.m_rows = collect_rows(layer, plan, tile, g, heads, p.rows, &p.bounds);
+      if (p.m_rows > 0) prefill_heads(plan, tile, plan.lists[heads.list], p);
+    }
+  }
+
+  static size_t prefill_workspace_bytes(int32_t tile_rows, int32_t group, int32_t d) {
+    return workspace_bytes(tile_rows * group, d);
+  }
+
+  // ---- decode -----------------------------------------------------------------------------------------------------
+
+  // Zone rows [lo, hi), block by block; pieces of aligned blocks are blocks of their own (picks).
+  static void attend_range(const Pass& p, int32_t lo, int32_t hi) {
+    for (int32_t j = lo; j < hi;) {
+      const int32_t end = (j / kBlockKeys + 1) * kBlockKeys < hi ? (j / kBlockKeys + 1) * kBlockKeys : hi;
+      Block b;
+      for (int32_t row = j / kGranuleKeys * kGranuleKeys; row < end; row += kGranuleKeys) {
+        add_stored(p, b, row, low_bits(end - row) & ~low_bits(j - row));
+      }
+      attend_stored(p, b);
+      j = end;
+    }
+  }
+
+  static void decode_pass(const SegmentPlan& plan, const DecodeItem& item, const Range* picks, int32_t n_picks,
+                          Pass& p) {
+    const Run& run = *item.run;
+    p.vis = run_visibility(plan, run);
+    p.scored = (run.flags & kRunScored) != 0;
+    if (p.scored) {
+      for (int32_t r = 0; r < p.m_rows; ++r) {
+        p.scores[r] = plan.scores + (static_cast<int64_t>(p.rows[r].t) * p.layer->n_heads + p.rows[r].head) * run.rows -
+                      run.row0;
+      }
+    } else {
+      load_queries(p);
+    }
+    clear(p.span, p.m_rows, p.d);
+    clear(p.octet, p.m_rows, p.d);
+    const auto size = static_cast<int32_t>(item.zone->span);
+    for (int32_t unit = item.unit_begin; unit < item.unit_end; ++unit) {
+      const int32_t first = unit * item.unit_spans, last = first + item.unit_spans;
+      for (int32_t span = first > item.span_begin ? first : item.span_begin; span < last && span < item.span_end;
+           ++span) {
+        const int32_t lo = span * size, hi = lo + size;
+        if (item.picked) {
+          for (int32_t i = lo; i < hi && i < n_picks; ++i) attend_range(p, picks[i].lo, picks[i].hi);
+        } else {
+          const int32_t end = run.row0 + run.rows;
+          attend_range(p, lo > run.row0 ? lo : run.row0, hi < end ? hi : end);
+        }
+        fold(p, p.octet, p.span);
+      }
+      for (int32_t r = 0; r < p.m_rows; ++r) {
+        float* part = p.rows[r].part + (unit - item.unit0) * p.rows[r].part_stride;
+        part[0] = p.octet.m[r];
+        part[1] = p.octet.l[r];
+        std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d, sizeof(float) * static_cast<size_t>(p.d));
+      }
+      clear(p.octet, p.m_rows, p.d);
+    }
+  }
+
+  static void decode_item(const AttentionLayer& layer, const SegmentPlan& plan, int32_t item_index, int32_t g,
+                          std::byte* workspace, AttentionCounters* counters) {
+    const DecodeItem item = resolve_item(layer, plan, item_index, g);
+    const bool absent = item.format->v_width == 0;
+    if (absent || !supports(*item.format, layer.head_dim)) {
+      counters->fallbacks += absent ? 0 : 1;
+      return ref::attention_kernels().decode_item(layer, plan, item_index, g, workspace, counters);
+    }
+    const int32_t group = layer.n_heads / layer.kv.n_kv_heads;
+    Pass p = make_pass(layer, *item.format, *item.zone, item.pages, kDecodeRowsMax * group, workspace, counters);
+    const int32_t step = item.picked ? 1 : kDecodeRowsMax;  // each query row has its own picks
+    for (int32_t begin = 0; begin < item.n_query_rows; begin += step) {
+      const int32_t end = begin + step < item.n_query_rows ? begin + step : item.n_query_rows;
+      p.bounds = {};
+      p.m_rows = collect_rows(layer, plan, item, g, begin, end, p.rows, &p.bounds);
+      if (p.m_rows == 0) continue;
+      const Range* picks = nullptr;
+      int32_t n_picks = 0;
+      if (item.picked) {
+        const int64_t index = static_cast<int64_t>(p.rows[0].t) * layer.kv.n_kv_heads + g;
+        picks = plan.picks + item.run->pick0 + index * item.run->pick_cap;
+        n_picks = plan.pick_n[index];
+      }
+      decode_pass(plan, item, picks, n_picks, p);
+    }
+  }
+
+  static void decode_fold(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq, int32_t g) {
+    fold_sequence(layer, plan, seq, g, merge_state, finish_state);
+  }
+  static size_t decode_workspace_bytes(int32_t max_query_rows, int32_t d) { return workspace_bytes(max_query_rows, d); }
+
+  // ---- append -----------------------------------------------------------------------------------------------------
+
+  static void append_rows(const AppendArgs& args, int64_t t0, int64_t t1) {
+    const int32_t d = args.head_dim;
+    for (int32_t g = 0; g < args.n_kv_heads; ++g) {
+      const RowFormat& f = args.formats[g];
+      if (!supports(f, d) || f.k_codec != Codec::F16 || d > kMaxStateDim) {
+        return ref::attention_kernels().append_rows(args, t0, t1);
+      }
+    }
+    for (int64_t t = t0; t < t1; ++t) {
+      if (args.dst[t] < 0) continue;
+      const int64_t page = args.dst[t] / kPageRows, row = args.dst[t] % kPageRows;
+      for (int32_t g = 0; g < args.n_kv_heads; ++g) {
+        const RowFormat& f = args.formats[g];
+        std::byte* base = args.pools[f.pool] + static_cast<uint64_t>(page) * f.page_bytes;
+        auto* k_tile = reinterpret_cast<uint16_t*>(base + f.k) + (row / 16) * 16 * f.k_width + row % 16;
+        auto* v_row = reinterpret_cast<uint16_t*>(base + f.v) + row * f.v_width;
+        const float* k = args.k + (t * args.n_kv_heads + g) * d;
+        const float* v = args.v + (t * args.n_kv_heads + g) * d;
+        alignas(64) uint16_t half[16];
+        for (int32_t c = 0; c < f.k_width; c += 16) {
+          Isa::store_half(half, Isa::load(k + c));
+          for (int32_t i = 0; i < 16; ++i) k_tile[(c + i) * 16] = half[i];
+        }
+        for (int32_t c = 0; c < f.v_width; c += 16) Isa::store_half(v_row + c, Isa::load(v + c));
+      }
+    }
+  }
+
+  static bool supports(const RowFormat& f, int32_t head_dim) {
+    return f.order == Order::Tiles && f.k_codec == f.v_codec &&
+           (f.k_codec == Codec::F16 || f.k_codec == Codec::F32) && f.k_width % 16 == 0 && f.k_width <= head_dim &&
+           f.v_width == head_dim && head_dim % 16 == 0 && head_dim <= kMaxStateDim;
+  }
+
+  static constexpr AttentionKernels table() {
+    return {
+        .supports = supports,
+        .append_rows = append_rows,
+        .prefill_tile = prefill_tile,
+        .prefill_workspace_bytes = prefill_workspace_bytes,
+        .decode_item = decode_item,
+        .decode_fold = decode_fold,
+        .decode_workspace_bytes = decode_workspace_bytes,
+    };
+  }
+};
+
+}  // namespace pare::attn
