@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/arena.h"
+#include "base/limits.h"
 #include "pare/status.h"
 #include "plan/block_plan.h"
 #include "plan/caps.h"
@@ -46,6 +47,13 @@ class AttentionSelector {
   // Arena bytes that build takes at most for a step of max_rows rows in max_seqs sequences.
   virtual size_t max_bytes(int32_t max_rows, int32_t max_seqs, uint16_t tile_rows) const = 0;
 };
+
+// Every selector's last parameter: which layers its term takes (SelectorSet).
+inline constexpr ParamSchema kLayersParam = {.name = "layers",
+                                             .kind = ParamKind::kLayers,
+                                             .optional = true,
+                                             .max = kMaxLayers - 1,
+                                             .help = "layers this term takes; without it, those that no other names"};
 
 using SelectorEntry = RegistryEntry<AttentionSelector>;
 std::span<const SelectorEntry> selector_registry();

@@ -56,6 +56,7 @@ struct KvClassStats {
   int64_t page_bytes = 0;   // K and V of every layer and head of the class
   int64_t freed_dead = 0;   // pages given back by live sequences because no row can see them, since create()
   int64_t evicted = 0;      // cached pages reused, since create()
+  int64_t rows_held = 0;    // rows of live sequences whose pages are alive; shared ones counted by each holder
 };
 
 struct KvStats {
@@ -65,7 +66,6 @@ struct KvStats {
   int64_t bytes_per_row = 0;         // K and V of one position, every layer
   int64_t sequences = 0;
   int64_t rows = 0;                  // sum of sequence lengths
-  int64_t rows_held = 0;             // of those, rows whose pages are alive in every class
   int64_t copies = 0, prefix_hit_rows = 0, prefix_lookups = 0;  // since create()
   int32_t n_classes = 0;
   KvClassStats classes[kMaxClasses];

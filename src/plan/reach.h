@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/limits.h"
+
 namespace pare {
 
 inline constexpr int32_t kNoWindow = INT32_MAX;
@@ -16,6 +18,12 @@ struct Reach {
   bool unlimited() const { return window == kNoWindow; }
   bool sees(int32_t i, int32_t j) const { return j <= i && (j < sink || i - j < window); }
 };
+
+// A reach from parameters: a window that no context can exceed is no window.
+inline Reach reach_of(int64_t sink, int64_t window) {
+  if (window >= kMaxContext) return {};
+  return {static_cast<int32_t>(sink), static_cast<int32_t>(window)};
+}
 
 // What either sees, rounded up to one reach.
 inline Reach join(Reach a, Reach b) {

@@ -1,0 +1,389 @@
+#include "kv/store.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kv/store_impl.h"
+
+namespace pare {
+
+// --- creation ---
+
+Expected<int64_t> KvStore::planned_bytes(const KvStoreConfig& config) {
+  PARE_ASSIGN_OR_RETURN(const StoreLayout layout, plan_store_layout(config));
+  return layout.pool_bytes + layout.table_bytes;
+}
+
+Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) {
+  PARE_ASSIGN_OR_RETURN(StoreLayout layout, plan_store_layout(config));
+  const int64_t table_bytes = layout.table_bytes;
+  try {
+    auto impl = std::make_unique<Impl>();
+    impl->config = config;
+    impl->layout = std::move(layout);
+    for (int32_t c = 0; c < impl->n_classes(); ++c) {
+      const ClassLayout& cls = impl->layout.classes[c];
+      auto buffer = AlignedBuffer::allocate(static_cast<size_t>(cls.pool_bytes));
+      if (!buffer.ok()) {
+        return buffer.status().with_context(
+            fmt::format("KV pool of {} pages with {} bytes each", cls.pages, cls.page_bytes));
+      }
+      impl->pools[c] = buffer->data();
+      impl->buffers.push_back(std::move(buffer).value());
+      impl->pages.emplace_back(static_cast<int32_t>(cls.pages));
+    }
+    impl->formats = make_row_formats(config, impl->layout);
+    impl->zones.resize(kMaxZones);
+    impl->prefixes = PrefixIndex(static_cast<int32_t>(impl->layout.prefix_nodes));
+    impl->page_ids.assign(
+        static_cast<size_t>(config.max_sequences) * impl->n_classes() * impl->layout.list_pitch, kNoPage);
+    impl->sequences.resize(config.max_sequences);
+    for (SeqId seq = config.max_sequences - 1; seq >= 0; --seq) impl->free_sequences.push_back(seq);
+    impl->chain.resize(impl->layout.list_pitch);
+    impl->touched.reserve(config.max_sequences);
+    impl->copies.reserve(static_cast<size_t>(config.max_sequences) * impl->n_classes());
+
+    KvView& view = impl->view;
+    std::copy(std::begin(impl->pools), std::end(impl->pools), std::begin(view.pools));
+    view.formats = impl->formats.data();
+    view.zones = impl->zones.data();
+    view.page_ids = impl->page_ids.data();
+    view.n_kv_layers = config.layers->n_kv_layers;
+    view.n_kv_heads = config.n_kv_heads;
+    view.head_dim = config.head_dim;
+    impl->config.layers = nullptr;
+    return std::unique_ptr<KvStore>(new KvStore(std::move(impl)));
+  } catch (const std::bad_alloc&) {
+    return resource_exhausted(fmt::format("KV store: no memory for {} bytes of tables", table_bytes));
+  }
+}
+
+KvStore::KvStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+KvStore::~KvStore() = default;
+
+// --- pages ---
+
+Sequence& KvStore::Impl::at(SeqId seq) {
+  PARE_CHECK(seq >= 0 && seq < static_cast<SeqId>(sequences.size()) && sequences[seq].live);
+  return sequences[seq];
+}
+
+void KvStore::Impl::forget_page(int32_t cls, int32_t page) {
+  const int32_t node = pages[cls].node(page);
+  if (node == PagePool::kNone) return;
+  pages[cls].clear_node(page);
+  prefixes.drop_page(node, cls);
+}
+
+int32_t KvStore::Impl::take_page(int32_t cls) {
+  if (pages[cls].n_free() == 0) {
+    PARE_CHECK(pages[cls].n_cached() > 0);
+    forget_page(cls, pages[cls].oldest_cached());
+    ++evicted[cls];
+  }
+  return pages[cls].take();
+}
+
+void KvStore::Impl::drop_copies_to(int32_t cls, int32_t page) {
+  std::erase_if(copies, [&](const PageCopy& copy) { return copy.cls == cls && copy.dst == page; });
+}
+
+int32_t KvStore::Impl::release_pages(SeqId seq, int32_t cls, int32_t begin, int32_t end) {
+  int32_t* ids = list(seq, cls);
+  int32_t released = 0;
+  for (int32_t i = end - 1; i >= begin; --i) {
+    if (ids[i] == kNoPage) continue;
+    if (pages[cls].unref(ids[i]) && !copies.empty()) drop_copies_to(cls, ids[i]);
+    ids[i] = kNoPage;
+    ++released;
+  }
+  return released;
+}
+
+// --- sequences ---
+
+Expected<SeqId> KvStore::create_sequence(uint64_t tag) {
+  Impl& m = *impl_;
+  if (m.free_sequences.empty()) {
+    return resource_exhausted(fmt::format("KV store: all {} sequences are in use", m.config.max_sequences));
+  }
+  const SeqId seq = m.free_sequences.back();
+  m.free_sequences.pop_back();
+  Sequence& s = m.sequences[seq];
+  s = Sequence();
+  s.live = true;
+  s.tag = tag;
+  s.tail.reset(tag ^ m.config.tag);
+  if (!m.config.share_prefixes) s.tail.break_off();
+  return seq;
+}
+
+Expected<SeqId> KvStore::fork(SeqId parent) {
+  Impl& m = *impl_;
+  Sequence& from = m.at(parent);
+  PARE_CHECK(from.staged == 0);
+  PARE_ASSIGN_OR_RETURN(const SeqId seq, create_sequence(from.tag));
+  Sequence& s = m.sequences[seq];
+  s = from;
+  // Pages reserved but not begun stay with the parent.
+  s.n_pages = ceil_div(from.len, kPageRows);
+  for (int32_t c = 0; c < m.n_classes(); ++c) {
+    const int32_t* ids = m.list(parent, c);
+    std::copy(ids, ids + s.n_pages, m.list(seq, c));
+#ifndef PARE_FAULT_PLAN_FORK_REFS
+    for (int32_t i = 0; i < s.n_pages; ++i) {
+      if (ids[i] != kNoPage) m.pages[c].ref(ids[i]);
+    }
+#endif
+  }
+  return seq;
+}
+
+void KvStore::free_sequence(SeqId seq) {
+  Impl& m = *impl_;
+  Sequence& s = m.at(seq);
+  if (s.staged > 0) m.unstage(seq);
+  for (int32_t c = 0; c < m.n_classes(); ++c) m.release_pages(seq, c, 0, s.n_pages);
+  s.live = false;
+  m.free_sequences.push_back(seq);
+}
+
+Status KvStore::truncate(SeqId seq, int32_t len) {
+  Impl& m = *impl_;
+  Sequence& s = m.at(seq);
+  PARE_CHECK(s.staged == 0);
+  if (len < min_length(seq) || len > s.len) {
+    return invalid_argument(
+        fmt::format("sequence {}: cannot truncate to {} rows, {} to {} is possible", seq, len, min_length(seq), s.len));
+  }
+  const int32_t pages = ceil_div(len, kPageRows);
+  for (int32_t c = 0; c < m.n_classes(); ++c) {
+    m.release_pages(seq, c, pages, s.n_pages);
+    s.dead_end[c] = std::min(s.dead_end[c], pages);
+    s.dead_begin[c] = std::min(s.dead_begin[c], s.dead_end[c]);
+  }
+  s.n_pages = pages;
+  s.len = len;
+  s.tail.truncate(len, s.tag ^ m.config.tag);
+  if (!m.config.share_prefixes) s.tail.break_off();
+  return ok_status();
+}
+
+int32_t KvStore::length(SeqId seq) const { return impl_->at(seq).len; }
+
+bool KvStore::is_live(SeqId seq) const {
+  return seq >= 0 && seq < impl_->config.max_sequences && impl_->sequences[seq].live;
+}
+
+int32_t KvStore::min_length(SeqId seq) const {
+  const Impl& m = *impl_;
+  const Sequence& s = impl_->at(seq);
+  int32_t min = 0;
+  for (int32_t c = 0; c < m.n_classes(); ++c) {
+    if (s.dead_begin[c] == s.dead_end[c]) continue;
+    const ClassLayout& cls = m.layout.classes[c];
+    const int64_t first_kept = int64_t{s.dead_end[c]} * kPageRows;
+    // Back inside the prompt, prompt rows to come need their own window; if that has no end, there is no way back.
+    int64_t needed = first_kept + cls.decode_keep.window - 1;
+    if (needed < s.prompt_len) {
+      needed = cls.prompt_keep.unlimited() ? s.prompt_len
+                                           : std::min<int64_t>(first_kept + cls.prompt_keep.window - 1, s.len);
+    }
+    min = static_cast<int32_t>(std::max<int64_t>(min, needed));
+  }
+  return std::min(min, s.len);
+}
+
+// --- a step ---
+
+Status KvStore::reserve(SeqId seq, int32_t rows) {
+  Impl& m = *impl_;
+  Sequence& s = m.at(seq);
+  PARE_CHECK(s.staged == 0 && rows >= 0);
+  if (rows > m.config.max_context - s.len || rows > m.config.max_step_rows) {
+    return invalid_argument(fmt::format("sequence {}: {} more rows after {}, limits: {} a step, {} in all", seq, rows,
+                                        s.len, m.config.max_step_rows, m.config.max_context));
+  }
+  if (rows == 0) return ok_status();
+  const int32_t end = ceil_div(s.len + rows, kPageRows);
+  const int32_t fresh = std::max(0, end - s.n_pages);
+  const int32_t tail_page = s.len / kPageRows;
+  const bool writes_tail = s.len % kPageRows != 0;
+  const auto is_shared = [&](int32_t c) { return writes_tail && m.pages[c].refs(m.list(seq, c)[tail_page]) > 1; };
+  for (int32_t c = 0; c < m.n_classes(); ++c) {
+    const int64_t needed = int64_t{fresh} + (is_shared(c) ? 1 : 0);
+    if (needed > available_pages(c)) {
+      return resource_exhausted(fmt::format("KV pages: {} needed, {} of {} available (class {})", needed,
+                                            available_pages(c), m.pages[c].pages(), c));
+    }
+  }
+  for (int32_t c = 0; c < m.n_classes(); ++c) {
+    int32_t* ids = m.list(seq, c);
+    if (is_shared(c)) {
+      const int32_t copy = m.take_page(c);
+      m.copies.push_back({c, ids[tail_page], copy});
+      ++m.n_copies;
+      m.pages[c].unref(ids[tail_page]);
+      ids[tail_page] = copy;
+    } else if (writes_tail) {
+      m.forget_page(c, ids[tail_page]);  // its rows change: the index must not name it any longer
+    }
+    for (int32_t i = s.n_pages; i < end; ++i) ids[i] = m.take_page(c);
+  }
+  s.n_pages = std::max(s.n_pages, end);
+  return ok_status();
+}
+
+void KvStore::append(SeqId seq, std::span<const int32_t> tokens, int32_t prompt_len) {
+  Impl& m = *impl_;
+  Sequence& s = m.at(seq);
+  const int64_t begin = int64_t{s.len} + s.staged;
+  PARE_CHECK(begin + static_cast<int64_t>(tokens.size()) <= int64_t{s.n_pages} * kPageRows);
+  if (tokens.empty()) return;
+  if (s.staged == 0) {
+    m.touched.push_back(seq);
+    s.committed = s.tail;
+  }
+  s.prompt_len = prompt_len;
+  for (size_t i = 0; i < tokens.size() && !s.tail.broken(); ++i) {
+    const int32_t row = static_cast<int32_t>(begin + i);
+    s.tail.push(row, tokens[i]);
+    if (row % kPageRows == kPageRows - 1) m.seal_page(seq, row / kPageRows);
+  }
+  s.staged += static_cast<int32_t>(tokens.size());
+}
+
+int32_t KvStore::Impl::shareable_rows(const Sequence& s) const {
+  if (config.share_decoded) return INT32_MAX;
+  return s.prompt_len - config.share_tail_rows;
+}
+
+void KvStore::Impl::seal_page(SeqId seq, int32_t page) {
+  Sequence& s = sequences[seq];
+  if ((page + 1) * kPageRows > shareable_rows(s)) return s.tail.break_off();
+  const uint64_t tag = s.tag ^ config.tag;
+  const std::span<const int32_t> tokens = s.tail.page_tokens(page);
+  int32_t node = prefixes.find(s.tail.before(page), tag, tokens);
+  if (node == PrefixIndex::kNone) {
+    node = prefixes.insert(s.tail.before(page), tag, tokens);
+    if (node == PrefixIndex::kNone) return s.tail.break_off();
+  }
+  // A node that was there may have lost the pages of some classes to eviction.
+  for (int32_t c = 0; c < n_classes(); ++c) {
+    if (prefixes.page(node, c) != PrefixIndex::kNone) continue;
+    const int32_t id = list(seq, c)[page];
+    prefixes.set_pending_page(node, c, id);
+    pages[c].set_node(id, node);
+  }
+  s.tail.seal(page, prefixes.point(node));
+}
+
+void KvStore::Impl::unstage(SeqId seq) {
+  Sequence& s = sequences[seq];
+  // Pages that this step was to fill, and put into the index itself, hold nothing yet.
+  for (int32_t i = s.len / kPageRows; i < s.n_pages; ++i) {
+    for (int32_t c = 0; c < n_classes(); ++c) {
+      const int32_t id = list(seq, c)[i];
+      const int32_t node = id == kNoPage ? PagePool::kNone : pages[c].node(id);
+      if (node != PagePool::kNone && prefixes.pending(node, c)) forget_page(c, id);
+    }
+  }
+  s.tail = s.committed;
+  s.staged = 0;
+  std::erase(touched, seq);
+}
+
+void KvStore::abort_step() {
+  while (!impl_->touched.empty()) impl_->unstage(impl_->touched.back());
+  // Copies stay due: the sequences that asked for them still hold the copies' targets.
+}
+
+void KvStore::commit_step() {
+  Impl& m = *impl_;
+  for (const SeqId seq : m.touched) {
+    Sequence& s = m.sequences[seq];
+    const int32_t first = s.len / kPageRows;
+    s.len += s.staged;
+    s.staged = 0;
+    for (int32_t i = first; i < s.len / kPageRows; ++i) {
+      for (int32_t c = 0; c < m.n_classes(); ++c) {
+        const int32_t node = m.pages[c].node(m.list(seq, c)[i]);
+        if (node != PagePool::kNone) m.prefixes.set_filled(node, c);
+      }
+    }
+    m.free_dead_pages(seq);
+  }
+  m.touched.clear();
+  m.copies.clear();
+}
+
+const Reach& KvStore::Impl::keep(const Sequence& s, int32_t cls, int32_t len) const {
+  const ClassLayout& c = layout.classes[cls];
+  return len < s.prompt_len ? c.prompt_keep : c.decode_keep;
+}
+
+void KvStore::Impl::free_dead_pages(SeqId seq) {
+  Sequence& s = sequences[seq];
+  for (int32_t c = 0; c < n_classes(); ++c) {
+    const Reach& reach = keep(s, c, s.len);
+    if (reach.unlimited()) continue;
+    // The next row, at position len, sees the sinks and positions from len - window + 1 on.
+    const int32_t begin = ceil_div(reach.sink, kPageRows);
+#ifdef PARE_FAULT_PLAN_EARLY_FREE
+    const int32_t end = std::max(0, s.len - reach.window + kPageRows) / kPageRows;
+#else
+    const int32_t end = std::max(0, s.len - reach.window + 1) / kPageRows;
+#endif
+    if (end <= begin) continue;
+    const auto die = [&](int32_t from, int32_t to) { freed_dead[c] += release_pages(seq, c, from, to); };
+    int32_t& dead_begin = s.dead_begin[c];
+    int32_t& dead_end = s.dead_end[c];
+    if (dead_begin == dead_end) dead_begin = dead_end = std::min(begin, end);
+    die(begin, dead_begin);
+    die(dead_end, end);
+    dead_begin = std::min(dead_begin, begin);
+    dead_end = std::max(dead_end, end);
+  }
+}
+
+// --- reading ---
+
+int32_t KvStore::page0(SeqId seq, int32_t cls) const { return impl_->list_base(seq, cls); }
+
+void KvStore::fill_dst(SeqId seq, int32_t cls, std::span<int32_t> dst) const {
+  const Sequence& s = impl_->at(seq);
+  PARE_CHECK(static_cast<int32_t>(dst.size()) == s.staged);
+  const int32_t* ids = impl_->list(seq, cls);
+  for (int32_t i = 0; i < s.staged; ++i) {
+    const int32_t row = s.len + i;
+    dst[i] = ids[row / kPageRows] * kPageRows + row % kPageRows;
+  }
+}
+
+std::span<const PageCopy> KvStore::copies() const { return impl_->copies; }
+
+void KvStore::execute_copies() {
+  for (const PageCopy& copy : impl_->copies) {
+    const ClassLayout& cls = impl_->layout.classes[copy.cls];
+    const int64_t bytes = cls.layer_page_bytes;
+    for (size_t i = 0; i < cls.kv_layers.size(); ++i) {
+      std::byte* layer = impl_->pools[copy.cls] + static_cast<int64_t>(i) * cls.pages * bytes;
+      std::memcpy(layer + copy.dst * bytes, layer + copy.src * bytes, static_cast<size_t>(bytes));
+    }
+  }
+}
+
+const KvView& KvStore::view() const { return impl_->view; }
+std::byte* const* KvStore::pools() const { return impl_->pools; }
+int32_t KvStore::n_classes() const { return impl_->n_classes(); }
+
+int64_t KvStore::available_pages(int32_t cls) const {
+  return int64_t{impl_->pages[cls].n_free()} + impl_->pages[cls].n_cached();
+}
+
+}  // namespace pare

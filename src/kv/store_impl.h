@@ -1,0 +1,64 @@
+// The state of a KvStore; private to src/kv/store*.cc.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "base/arena.h"
+#include "kv/page_pool.h"
+#include "kv/prefix_index.h"
+#include "kv/sequence.h"
+#include "kv/store.h"
+#include "kv/store_layout.h"
+
+namespace pare {
+
+struct KvStore::Impl {
+  // Fixed by create().
+  KvStoreConfig config;
+  StoreLayout layout;
+  std::vector<AlignedBuffer> buffers;  // [class]
+  std::byte* pools[kMaxClasses] = {};
+  std::vector<RowFormat> formats;
+  std::vector<Zone> zones;
+  KvView view;
+
+  // Changing.
+  std::vector<PagePool> pages;  // [class]
+  PrefixIndex prefixes{0};
+  std::vector<int32_t> page_ids;  // [sequence][class][list_pitch]
+  std::vector<Sequence> sequences;
+  std::vector<SeqId> free_sequences;  // a stack
+  std::vector<SeqId> touched;         // sequences with staged rows, in order of their first append
+  std::vector<PageCopy> copies;
+  std::vector<int32_t> chain;  // scratch of adopt_prefix
+  int64_t freed_dead[kMaxClasses] = {}, evicted[kMaxClasses] = {};
+  int64_t n_copies = 0, prefix_hit_rows = 0, prefix_lookups = 0;
+
+  int32_t n_classes() const { return static_cast<int32_t>(layout.classes.size()); }
+  int32_t list_base(SeqId seq, int32_t cls) const {
+    return static_cast<int32_t>((int64_t{seq} * n_classes() + cls) * layout.list_pitch);
+  }
+  int32_t* list(SeqId seq, int32_t cls) { return page_ids.data() + list_base(seq, cls); }
+  const int32_t* list(SeqId seq, int32_t cls) const { return page_ids.data() + list_base(seq, cls); }
+  Sequence& at(SeqId seq);
+
+  // A page with one holder, evicting the oldest cached one if none is free. The caller has checked availability.
+  int32_t take_page(int32_t cls);
+  // The prefix index forgets this page; its node goes when it has no page left.
+  void forget_page(int32_t cls, int32_t page);
+  // Gives back entries [begin, end) of a page list, last first, so that of a prefix its end is evicted first.
+  // Returns how many there were.
+  int32_t release_pages(SeqId seq, int32_t cls, int32_t begin, int32_t end);
+  void drop_copies_to(int32_t cls, int32_t page);
+
+  // Puts a page that this step fills into the prefix index, or finds that an equal one is there.
+  void seal_page(SeqId seq, int32_t page);
+  // Rows of a sequence that may be shared, as far as its prompt and the configuration allow.
+  int32_t shareable_rows(const Sequence& s) const;
+  const Reach& keep(const Sequence& s, int32_t cls, int32_t len) const;
+  void free_dead_pages(SeqId seq);
+  void unstage(SeqId seq);
+};
+
+}  // namespace pare

@@ -1,0 +1,41 @@
+// Sizes of everything the store owns, from its configuration: the one place with this arithmetic, all of it checked.
+//
+// Pool of a class: [kv layer of the class][page][head][K plane, V plane], so that one task (layer, head) walks whole
+// planes and a page of one layer is one copy.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kv/store.h"
+#include "pare/status.h"
+#include "plan/kv_layout.h"
+
+namespace pare {
+
+struct ClassLayout {
+  std::vector<int32_t> kv_layers;
+  Reach prompt_keep, decode_keep;  // what must be kept while the prompt is read, and after
+  int64_t pages = 0;
+  int64_t layer_page_bytes = 0;  // K and V of one page in one layer
+  int64_t page_bytes = 0;        // in every layer of the class
+  int64_t pool_bytes = 0;
+};
+
+struct StoreLayout {
+  std::vector<ClassLayout> classes;
+  int64_t plane_bytes = 0;  // K (or V) of one page of one head
+  int64_t list_pitch = 0;   // page ids of one (sequence, class)
+  int64_t prefix_nodes = 0;
+  int64_t pool_bytes = 0, table_bytes = 0;
+};
+
+Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config);
+
+// [kMaxZones][kv layer][K]; only the full zone is filled in.
+std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout);
+
+int64_t codec_bytes(Codec codec);  // of one F32, F16 or Bf16 element
+
+
+}  // namespace pare
