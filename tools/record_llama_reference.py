@@ -9,7 +9,8 @@
 The JSON written has
   source        llama.cpp's version, build flags and the SHA-256 of the model file
   tokenize      ids of varied strings: `plain` (text only), `special` (special tokens parsed in the text),
-                neither with a BOS; then `adds_bos` and `bos`, the rule for a whole prompt
+                neither with a BOS; `adds_bos` and `bos`, the rule for a whole prompt; `sample_text`, the ids
+                of the whole sample text under that rule
   greedy        32 raw prompts (BOS as the model says), up to 32 greedy tokens each, ending early only at an
                 end-of-generation token: the ids and, for each step, the five likeliest [id, logprob]
   score         for a text of 128 tokens: logprob of each token after the first, and the likeliest id there
@@ -207,6 +208,7 @@ def record_tokens(model):
     return {
         "adds_bos": bool(model.llama.llama_vocab_get_add_bos(model.vocab)),
         "bos": model.llama.llama_vocab_bos(model.vocab),
+        "sample_text": model.tokenize(SAMPLE_TEXT.read_text(), True, False),
         "strings": [{"text": text, "plain": model.tokenize(text, False, False),
                      "special": model.tokenize(text, False, True)} for text in STRINGS],
     }
