@@ -11,8 +11,8 @@
 #   DIR              default ${XDG_CACHE_HOME:-~/.cache}/pare/llama.cpp
 #
 # Result: DIR/LEVEL/bin/{llama-bench,llama-perplexity,llama-simple,libllama.so}, and DIR/LEVEL/FLAGS with
-# the exact configuration. Needs python3 with pip, CMake, Ninja and a C++ compiler; about 10 minutes of
-# four cores. Running it again only builds what is missing.
+# the exact configuration. Needs python3 with pip, CMake, Ninja and a C++ compiler; a few minutes
+# of two cores. Running it again only builds what is missing.
 set -euo pipefail
 
 readonly version=0.3.36
@@ -63,6 +63,7 @@ dir=$(cd "$dir" && pwd)
 matches() { echo "$sdist_sha256  $1" | sha256sum --check --status; }
 
 if ! [[ -f $dir/$sdist ]] || ! matches "$dir/$sdist"; then
+  rm -f "$dir/$sdist"
   # `pip download` asks the package for its metadata, which needs its build backend but compiles nothing.
   python3 -m pip download --quiet --no-deps --no-binary llama-cpp-python \
     --dest "$dir" "llama-cpp-python==$version"
@@ -80,8 +81,8 @@ fi
 build_dir=$dir/$level
 echo "llama.cpp of llama-cpp-python $version, level $level, in $build_dir"
 echo "flags: ${flags[*]}"
-cmake -S "$source_dir/vendor/llama.cpp" -B "$build_dir" -G Ninja "${flags[@]}" > "$dir/configure-$level.log" 2>&1 ||
-  { cat "$dir/configure-$level.log" >&2; exit 1; }
+cmake -S "$source_dir/vendor/llama.cpp" -B "$build_dir" -G Ninja "${flags[@]}" \
+  > "$dir/configure-$level.log" 2>&1 || { cat "$dir/configure-$level.log" >&2; exit 1; }
 cmake --build "$build_dir" --parallel "$jobs" --target "${targets[@]}"
 
 {
