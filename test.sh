@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Builds and runs every test. Usage: ./test.sh [--full]
+#   default  release suite; unit and property tests under ASan+UBSan; each fuzz target for 20 s
+#   --full   adds the whole suite under ASan+UBSan and under TSan
+set -euo pipefail
+cd "$(dirname "$0")"
+full=0
+[ "${1:-}" = --full ] && full=1
+jobs=$(nproc)
+
+tools/install_packages.sh --tests
+
+build() {  # preset
+  cmake --preset "$1" >"build-$1.log" 2>&1 || { cat "build-$1.log"; exit 1; }
+  rm -f "build-$1.log"
+  echo "== building $1"
+  cmake --build --preset "$1" -j "$jobs" -- --quiet
+}
+
+build release
+echo "== fetching the default model"
+build/release/pare pull smollm2-135m-instruct
+if [ "${PARE_TEST_MODELS:-}" = all ]; then
+  for model in qwen2.5-coder-0.5b-instruct qwen2.5-coder-1.5b-instruct gemma-3-270m all-minilm-l6-v2; do
+    build/release/pare pull "$model"
+  done
+fi
+echo "== release suite"
+ctest --test-dir build/release --output-on-failure --no-tests=error
+
+build asan-ubsan
+echo "== ASan+UBSan"
+if [ "$full" = 1 ]; then
+  ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error
+else
+  ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -L 'unit|property'
+fi
+
+build fuzz
+tools/fuzz.sh --seconds 20 --build build/fuzz
+
+if [ "$full" = 1 ]; then
+  build tsan
+  echo "== TSan"
+  ctest --test-dir build/tsan --output-on-failure --no-tests=error
+fi
+echo "== all tests passed"
