@@ -1,6 +1,6 @@
 #include "kernels/linear.h"
 
-#include "kernels/linear_levels.h"
+#include "kernels/level_tables.h"
 
 namespace pare {
 

@@ -3,7 +3,7 @@
 // sign.
 #include <immintrin.h>
 
-#include "kernels/linear_levels.h"
+#include "kernels/level_tables.h"
 #include "kernels/packed_format.h"
 
 #define PARE_UNROLL _Pragma("GCC unroll 16")

@@ -2,7 +2,7 @@
 // four signed activations. Up to 16 rows of activations keep their fp32 sums in registers while a tile
 // streams past once.
 #include "kernels/cpu/linear_avx512-inl.h"
-#include "kernels/linear_levels.h"
+#include "kernels/level_tables.h"
 
 namespace pare {
 namespace {
