@@ -60,7 +60,6 @@ Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map) {
   }
   std::replace(term_of.begin(), term_of.end(), kUnassigned, rest);
 
-  set.class_reach_.assign(map.classes.size(), Reach{0, 1});
   for (int32_t l = 0; l < n_layers; ++l) {
     const int32_t cls = map.class_of[l], term = term_of[l];
     auto plan = std::find_if(set.plans_.begin(), set.plans_.end(),
@@ -71,8 +70,6 @@ Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map) {
       }
       set.plans_.push_back({cls, term, map.classes[cls].window});
       plan = set.plans_.end() - 1;
-      const Reach reach = within_layer_window(set.terms_[term].selector->reach(), plan->window);
-      set.class_reach_[cls] = join(set.class_reach_[cls], reach);
     }
     set.layers_.push_back({.block = static_cast<int16_t>(plan - set.plans_.begin()),
                            .cls = static_cast<int16_t>(cls),
@@ -101,23 +98,23 @@ std::vector<const Caps*> SelectorSet::caps() const {
   return out;
 }
 
-bool SelectorSet::class_is_exactly(int32_t cls, Reach reach) const {
-  return std::all_of(plans_.begin(), plans_.end(), [&](const Plan& p) {
+PrefillFacts SelectorSet::facts() const {
+  PrefillFacts facts;
+  bool seen[kMaxClasses] = {};
+  for (const Plan& p : plans_) {
     const AttentionSelector& selector = *terms_[p.term].selector;
-    return p.cls != cls || (selector.reach_is_exact() && within_layer_window(selector.reach(), p.window) == reach);
-  });
-}
-
-Horizon SelectorSet::horizon() const {
-  Horizon strongest = Horizon::kRow;
-  for (const Term& term : terms_) strongest = std::max(strongest, term.selector->caps().horizon);
-  return strongest;
-}
-
-int32_t SelectorSet::horizon_arg() const {
-  int32_t arg = 0;
-  for (const Term& term : terms_) arg = std::max(arg, term.selector->caps().horizon_arg);
-  return arg;
+    const Reach reach = within_layer_window(selector.reach(), p.window);
+    Reach& all = facts.reach[p.cls];
+    facts.exact[p.cls] = selector.reach_is_exact() && (!seen[p.cls] || (facts.exact[p.cls] && all == reach));
+    all = seen[p.cls] ? join(all, reach) : reach;
+    seen[p.cls] = true;
+  }
+  for (const Term& term : terms_) {
+    const Caps& caps = term.selector->caps();
+    facts.horizon = std::max(facts.horizon, caps.horizon);
+    facts.horizon_arg = std::max(facts.horizon_arg, caps.horizon_arg);
+  }
+  return facts;
 }
 
 int32_t SelectorSet::chunk_grid() const {

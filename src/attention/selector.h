@@ -15,6 +15,7 @@
 #include "plan/block_plan.h"
 #include "plan/caps.h"
 #include "plan/layer_map.h"
+#include "plan/prefill_facts.h"
 #include "plan/reach.h"
 #include "plan/registry.h"
 #include "plan/step.h"
@@ -70,12 +71,9 @@ class SelectorSet {
   const std::string& canonical() const { return canonical_; }
   std::vector<const Caps*> caps() const;
 
-  // Union over the terms in layer class `cls`, the class's own window applied.
-  Reach class_reach(int32_t cls) const { return class_reach_[cls]; }
-  // Whether every layer of the class shows prefill rows exactly `reach` (see AttentionSelector::reach_is_exact).
-  bool class_is_exactly(int32_t cls, Reach reach) const;
-  Horizon horizon() const;  // the strongest of the terms
-  int32_t horizon_arg() const;
+  // What the store needs to know (kv/configure.h). The strongest horizon of the terms; per class the union of the
+  // reaches, exact iff every term in it has exactly that one.
+  PrefillFacts facts() const;
   int32_t chunk_grid() const;  // prefill chunks end at multiples of it, or with the prompt
 
   // Sets plans.blocks, n_blocks, layers and n_layers, arrays from `arena`.
@@ -93,7 +91,6 @@ class SelectorSet {
   std::vector<Term> terms_;
   std::vector<Plan> plans_;  // index = LayerPlan::block
   std::vector<LayerPlan> layers_;
-  std::vector<Reach> class_reach_;
   std::string canonical_;
 };
 inline constexpr int kMaxBlockPlans = 64;

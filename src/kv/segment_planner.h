@@ -10,6 +10,7 @@
 #include "kv/policy.h"
 #include "pare/status.h"
 #include "plan/segment_plan.h"
+#include "plan/step.h"
 
 namespace pare {
 

@@ -187,12 +187,13 @@ int32_t KvStore::min_length(SeqId seq) const {
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     if (s.dead_begin[c] == s.dead_end[c]) continue;
     const ClassLayout& cls = m.layout.classes[c];
-    const int64_t first_kept = int64_t{s.dead_end[c]} * kPageRows;
+    const int64_t first_kept = int64_t{s.dead_end[c]} * kPageRows, grid = m.config.tile_rows;
     // Back inside the prompt, prompt rows to come need their own window; if that has no end, there is no way back.
-    int64_t needed = first_kept + cls.decode_keep.window - 1;
+    int64_t needed = round_up(first_kept + cls.decode_keep.window - 1, grid);
     if (needed < s.prompt_len) {
       needed = cls.prompt_keep.unlimited() ? s.prompt_len
-                                           : std::min<int64_t>(first_kept + cls.prompt_keep.window - 1, s.len);
+                                           : std::min<int64_t>(round_up(first_kept + cls.prompt_keep.window - 1, grid),
+                                                               s.prompt_len);
     }
     min = static_cast<int32_t>(std::max<int64_t>(min, needed));
   }
@@ -332,14 +333,9 @@ void KvStore::Impl::free_dead_pages(SeqId seq) {
   for (int32_t c = 0; c < n_classes(); ++c) {
     const Reach& reach = keep(s, c, s.len);
     if (reach.unlimited()) continue;
-    // The next row, at position len, sees the sinks and positions from len - window + 1 on.
-    const int32_t begin = ceil_div(reach.sink, kPageRows);
-#ifdef PARE_FAULT_PLAN_EARLY_FREE
-    const int32_t end = std::max(0, s.len - reach.window + kPageRows) / kPageRows;
-#else
-    const int32_t end = std::max(0, s.len - reach.window + 1) / kPageRows;
-#endif
+    const auto [begin, end] = dead_pages(reach, std::max(0, s.len - config.rollback_rows), config.tile_rows);
     if (end <= begin) continue;
+    // Neither the sinks nor the window move back, so the dead entries stay one stretch.
     const auto die = [&](int32_t from, int32_t to) { freed_dead[c] += release_pages(seq, c, from, to); };
     int32_t& dead_begin = s.dead_begin[c];
     int32_t& dead_end = s.dead_end[c];

@@ -44,6 +44,11 @@ struct KvStoreConfig {
   // Per class: what prompt rows still to come, and decode rows, may see. Rows out of both die; pages are given back.
   Reach prompt_reach[kMaxClasses], decode_reach[kMaxClasses];
 
+  // Rows stay a little longer than the reaches say: so that the last rollback_rows can be truncated, and because a
+  // prefill tile visits keys for its whole grid cell, of tile_rows positions.
+  int32_t rollback_rows = 16;
+  int32_t tile_rows = 64;
+
   // Prefix sharing: full pages are kept under (parent, 64 token ids, tag) after their sequence is gone.
   bool share_prefixes = true;
   uint64_t tag = 0;                // weights, canonical spec, codec

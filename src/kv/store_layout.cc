@@ -28,6 +28,8 @@ Status check_config(const KvStoreConfig& c) {
   PARE_RETURN_IF_ERROR(check_dim("sequences", c.max_sequences, 1, kMaxSequences));
   PARE_RETURN_IF_ERROR(check_dim("context", c.max_context, 1, kMaxContext));
   PARE_RETURN_IF_ERROR(check_dim("rows of a step", c.max_step_rows, 1, kMaxContext));
+  PARE_RETURN_IF_ERROR(check_dim("rollback rows", c.rollback_rows, 0, 4096));
+  PARE_RETURN_IF_ERROR(check_dim("rows of a query tile", c.tile_rows, 1, 1024));
   PARE_RETURN_IF_ERROR(check_dim("rows in all", c.total_rows, 0, kMaxContext * kMaxSequences));
   if (c.codec != Codec::F32 && c.codec != Codec::F16 && c.codec != Codec::Bf16) {
     return unsupported("KV store: rows of the full zone are F32, F16 or Bf16");
@@ -46,11 +48,22 @@ Status check_config(const KvStoreConfig& c) {
 int64_t pages_of_sequence(const KvStoreConfig& config, Reach keep) {
   const int64_t all = ceil_div<int64_t>(config.max_context, kPageRows);
   if (keep.unlimited()) return all;
-  const int64_t rows = int64_t{keep.window} + config.max_step_rows;
+  const int64_t rows = int64_t{keep.window} + config.max_step_rows + config.rollback_rows + config.tile_rows + kSpanRows;
   return std::min(all, ceil_div<int64_t>(keep.sink, kPageRows) + ceil_div<int64_t>(rows, kPageRows) + 2);
 }
 
 }  // namespace
+
+DeadPages dead_pages(Reach keep, int32_t len, int32_t tile_rows) {
+  if (keep.unlimited()) return {0, 0};
+  const int32_t first_seen = std::max(0, len / tile_rows * tile_rows - keep.window + 1);
+  if (keep.sink > 0 && first_seen / kSpanRows <= (keep.sink - 1) / kSpanRows) return {0, 0};
+#ifdef PARE_FAULT_PLAN_EARLY_FREE
+  return {ceil_div(keep.sink, kPageRows), first_seen / kPageRows + 1};
+#else
+  return {ceil_div(keep.sink, kPageRows), first_seen / kPageRows};
+#endif
+}
 
 int64_t codec_bytes(Codec codec) { return codec == Codec::F32 ? 4 : 2; }
 

@@ -8,19 +8,6 @@
 #include "kv/store_impl.h"
 
 namespace pare {
-namespace {
-
-// Pages [begin, end) that a sequence of `len` rows, all in full pages, no longer needs; empty if begin >= end.
-struct DeadPages {
-  int32_t begin, end;
-};
-DeadPages dead_pages(Reach keep, int32_t len) {
-  if (keep.unlimited()) return {0, 0};
-  return {ceil_div(keep.sink, kPageRows), std::max(0, len - keep.window + 1) / kPageRows};
-}
-
-}  // namespace
-
 int32_t KvStore::adopt_prefix(SeqId seq, std::span<const int32_t> prompt) {
   Impl& m = *impl_;
   Sequence& s = m.at(seq);
@@ -47,9 +34,10 @@ int32_t KvStore::adopt_prefix(SeqId seq, std::span<const int32_t> prompt) {
       const Reach keep = m.layout.classes[c].prompt_keep;
       if (m.prefixes.page(node, c) == PrefixIndex::kNone || m.prefixes.pending(node, c)) {
         last_missing[c] = p;
-        sinks_missing |= p < dead_pages(keep, 0).begin;
+        sinks_missing |= p < ceil_div(keep.sink, kPageRows);
       }
-      const DeadPages dead = dead_pages(keep, (p + 1) * kPageRows);
+      // Pages between the sinks and the window may be missing.
+      const DeadPages dead = dead_pages(keep, (p + 1) * kPageRows, m.config.tile_rows);
       complete &= last_missing[c] < dead.end || last_missing[c] < 0;
     }
     if (complete && !sinks_missing) {
@@ -60,7 +48,7 @@ int32_t KvStore::adopt_prefix(SeqId seq, std::span<const int32_t> prompt) {
   if (best == 0) return 0;
 
   for (int32_t c = 0; c < m.n_classes(); ++c) {
-    DeadPages dead = dead_pages(m.layout.classes[c].prompt_keep, best * kPageRows);
+    DeadPages dead = dead_pages(m.layout.classes[c].prompt_keep, best * kPageRows, m.config.tile_rows);
     dead.end = std::max(dead.begin, dead.end);
     int32_t* ids = m.list(seq, c);
     for (int32_t p = 0; p < best; ++p) {

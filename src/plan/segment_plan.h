@@ -7,14 +7,13 @@
 // kRunWindow keeps only rows with zone row < sink or (pos + q) - position < SegmentPlan::window. A run without these
 // flags holds exactly the rows that each of its query rows attends.
 //
-// Items. Span s = zone rows [256 s, 256 (s + 1)). Run r covers spans [row0 / 256, (row0 + rows - 1) / 256]; its item i
-// covers item_spans of them from item_spans * (row0 / 256 / item_spans + i), clipped to the run: with item_spans = 8n
-// items begin at whole octets. Items of run r are [item_prefix[r], item_prefix[r + 1]).
+// Units. Span s = zone rows [256 s, 256 (s + 1)); octet o = spans [8 o, 8 (o + 1)). The units of a run are its spans
+// when item_spans = 1, else its octets, both clipped to the run. Item i of a run is its units [i m, (i + 1) m), with
+// m = 1 or item_spans / 8. Items of run r are numbered [item_prefix[r], item_prefix[r + 1]).
 //
-// Partials. With item_spans = 1 a run has one partial per span, else one per octet (8 aligned spans, clipped to the
-// run), numbered from 0 at its first. A slot is room for one query row: partial p of a member with n_q rows starts at
-// slot part0 + p * n_q and is laid out [K][n_q * R][m, l, O[D]] (row-major, query rows of head group g as q * R + r):
-// float offset of (p, g, q, r) = (((part0 + p * n_q) * K + g * n_q) * R + q * R + r) * (D + 2).
+// Partials: one per unit, numbered from 0 at the run's first. A slot is room for one query row: partial p of a member
+// with n_q rows starts at slot part0 + p * n_q and is laid out [K][n_q * R][m, l, O[D]]: float offset of
+// (p, g, q, r) = (((part0 + p * n_q) * K + g * n_q) * R + q * R + r) * (D + 2).
 //
 // Folds of a sequence, ascending in (section, span0), fold left to right: partials into octets (a change of span / 8
 // closes one), octets into sections, sections into the row. A fold of unit 8 is made of whole octets; no octet is in a

@@ -1,0 +1,171 @@
+#include "kv/segment_planner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/checked.h"
+
+namespace pare {
+namespace {
+
+constexpr int32_t kOctetRows = kOctetSpans * kSpanRows;
+constexpr int32_t kTasksPerThread = 4;  // items x KV heads: enough that threads finish together
+constexpr int32_t kMaxItemSpans = 32 * kOctetSpans;
+constexpr int kMaxRunsOfPolicy = 8;
+constexpr size_t kArenaAlign = 64;
+
+int32_t first_octet(const Run& run) { return run.row0 / kOctetRows; }
+int32_t last_octet(const Run& run) { return (run.row0 + run.rows - 1) / kOctetRows; }
+
+int32_t units_of(const Run& run) {
+  const int32_t rows = run.item_spans == 1 ? kSpanRows : kOctetRows;
+  return (run.row0 + run.rows - 1) / rows - run.row0 / rows + 1;
+}
+int32_t items_of(const Run& run) {
+  return run.item_spans == 1 ? units_of(run) : ceil_div(units_of(run), run.item_spans / kOctetSpans);
+}
+
+// Spans of an item, so that the rows of all runs make about kTasksPerThread tasks for each thread.
+uint16_t choose_item_spans(int64_t rows, const SegmentShape& shape) {
+  const int64_t per_task = rows * shape.n_kv_heads / (int64_t{kTasksPerThread} * std::max(1, shape.threads));
+  if (per_task < kOctetRows) return 1;
+  return static_cast<uint16_t>(std::min<int64_t>(per_task / kOctetRows * kOctetSpans, kMaxItemSpans));
+}
+
+// Rows [begin, end) of `run` as a run of its own; it keeps the flags, which speak of absolute rows.
+Run piece(const Run& run, int32_t begin, int32_t end, uint16_t item_spans) {
+  Run out = run;
+  out.row0 = begin;
+  out.rows = end - begin;
+  if (run.pos0 >= 0) out.pos0 = run.pos0 + (begin - run.row0);
+  out.item_spans = item_spans;
+  return out;
+}
+
+// Cuts a run so that no octet is in a piece of octets and in another run: an octet shared with a neighbour goes by
+// spans. At most three pieces.
+int cut_run(const Run& run, bool shares_first, bool shares_last, uint16_t item_spans, Run* out) {
+  const int32_t end = run.row0 + run.rows;
+  if (item_spans == 1) {
+    out[0] = piece(run, run.row0, end, 1);
+    return 1;
+  }
+  int32_t body = run.row0, body_end = end;
+  if (shares_first) body = std::min(end, (first_octet(run) + 1) * kOctetRows);
+  if (shares_last) body_end = std::max(body, last_octet(run) * kOctetRows);
+  int n = 0;
+  if (body > run.row0) out[n++] = piece(run, run.row0, body, 1);
+  if (body_end > body) out[n++] = piece(run, body, body_end, item_spans);
+  if (end > body_end) out[n++] = piece(run, body_end, end, 1);
+  return n;
+}
+
+bool is_decode(const SeqStep& s) { return s.n_q > 0 && (s.flags & kSeqDecode) != 0; }
+
+int64_t floats_of_slot(const SegmentShape& shape) { return int64_t{shape.n_heads} * (shape.head_dim + 2); }
+
+}  // namespace
+
+Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const SegmentShape& shape,
+                          std::span<SeqStep> seqs, Arena& arena, SegmentPlan& out) {
+  const Reach reach = within_layer_window(policy.decode_reach(), layer_window);
+  const int max_runs = policy.max_runs();
+  if (max_runs > kMaxRunsOfPolicy) return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
+
+  int32_t n_decode = 0;
+  int64_t rows = 0;
+  Run runs_of_seq[kMaxRunsOfPolicy];
+  const auto plan_seq = [&](const SeqStep& s) {
+    return policy.build_runs({.pos = s.pos, .n_q = s.n_q, .page0 = s.page0, .reach = reach}, runs_of_seq);
+  };
+  for (SeqStep& s : seqs) {
+    s.fold0 = s.n_folds = 0;
+    if (!is_decode(s)) continue;
+    if (s.n_q > kMaxDecodeRows) {
+      return internal_error(fmt::format("{} decode rows of one sequence, limit {}", s.n_q, kMaxDecodeRows));
+    }
+    ++n_decode;
+    const int n = plan_seq(s);
+    for (int r = 0; r < n; ++r) rows += runs_of_seq[r].rows;
+  }
+  const uint16_t item_spans = choose_item_spans(rows, shape);
+
+  const size_t cap = static_cast<size_t>(n_decode) * max_runs * 3;
+  const auto runs = arena.take<Run>(cap);
+  const auto members = arena.take<Member>(cap);
+  const auto folds = arena.take<Fold>(cap);
+  const auto prefix = arena.take<int32_t>(cap + 1);
+  const auto count = arena.take<int32_t>(1);
+  const Status full = resource_exhausted(fmt::format("step arena of {} bytes is full (segment plan)", arena.capacity()));
+  if (runs.size() + members.size() + folds.size() + prefix.size() + count.size() != 4 * cap + 2) return full;
+
+  int32_t n_runs = 0, slots = 0;
+  prefix[0] = 0;
+  for (size_t i = 0; i < seqs.size(); ++i) {
+    SeqStep& s = seqs[i];
+    if (!is_decode(s)) continue;
+    s.fold0 = n_runs;
+    const int n = plan_seq(s);
+    for (int r = 0; r < n; ++r) {
+      const Run& run = runs_of_seq[r];
+      const auto meets = [&](int other) {
+        return other >= 0 && other < n && runs_of_seq[other].zone == run.zone &&
+               (other < r ? last_octet(runs_of_seq[other]) == first_octet(run)
+                          : first_octet(runs_of_seq[other]) == last_octet(run));
+      };
+      const int pieces = cut_run(run, meets(r - 1), meets(r + 1), item_spans, &runs[n_runs]);
+      for (int p = 0; p < pieces; ++p, ++n_runs) {
+        Run& made = runs[n_runs];
+        const int32_t units = units_of(made);
+        made.n_members = 1;
+        made.member0 = n_runs;
+        members[n_runs] = {static_cast<int32_t>(i), slots};
+        folds[n_runs] = {.part0 = slots,
+                         .n_parts = units,
+                         .span0 = made.row0 / kSpanRows,
+                         .unit = static_cast<uint16_t>(made.item_spans == 1 ? 1 : kOctetSpans),
+                         .section = made.zone};
+        slots += units * s.n_q;
+        prefix[n_runs + 1] = prefix[n_runs] + items_of(made);
+      }
+    }
+    s.n_folds = static_cast<uint16_t>(n_runs - s.fold0);
+  }
+  const size_t part_floats = static_cast<size_t>(slots * floats_of_slot(shape));
+  const auto parts = arena.take<float>(part_floats);
+  if (parts.size() != part_floats) return full;
+
+  count[0] = n_runs;
+  out = SegmentPlan();
+  out.runs = runs.data();
+  out.n_runs = count.data();
+  out.item_prefix = prefix.data();
+  out.members = members.data();
+  out.folds = folds.data();
+  out.parts = parts.data();
+  out.runs_cap = static_cast<int32_t>(cap);
+  out.items_cap = prefix[n_runs];
+  out.parts_cap = slots;
+  out.window = reach.window;
+  return ok_status();
+}
+
+size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
+                              int32_t max_context) {
+  const int64_t seqs = std::min(max_seqs, max_rows);
+  const int64_t cap = seqs * policy.max_runs() * 3;
+  const auto array = [](int64_t bytes) { return round_up(static_cast<size_t>(bytes), kArenaAlign); };
+  // By octets: those of the context, and two cut octets that go by spans for each run. By spans, which is chosen only
+  // while all rows together are few (choose_item_spans): these, and two cut spans for each run.
+  const int64_t by_octets = max_rows * (ceil_div(max_context, kOctetRows) + int64_t{policy.max_runs()} * (2 * kOctetSpans + 2));
+  const int64_t few_rows = int64_t{kOctetRows} * kTasksPerThread * std::max(1, shape.threads) / shape.n_kv_heads;
+  const int64_t by_spans = kMaxDecodeRows * (ceil_div<int64_t>(few_rows, kSpanRows) + 2 * seqs * policy.max_runs());
+  const int64_t spans_at_most = max_rows * (ceil_div(max_context, kSpanRows) + int64_t{2} * policy.max_runs());
+  const int64_t slots = std::max(by_octets, std::min(by_spans, spans_at_most));
+  return array(cap * sizeof(Run)) + array(cap * sizeof(Member)) + array(cap * sizeof(Fold)) +
+         array((cap + 1) * sizeof(int32_t)) + kArenaAlign +
+         array(slots * floats_of_slot(shape) * static_cast<int64_t>(sizeof(float)));
+}
+
+}  // namespace pare

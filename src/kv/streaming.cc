@@ -1,0 +1,49 @@
+#include "kv/streaming.h"
+
+#include "base/limits.h"
+
+namespace pare {
+namespace {
+
+constexpr Caps kCaps = {.name = "streaming",
+                        .phase = Phase::kDecode,
+                        .scope = Scope::kLayer,
+                        .needs = kFactPosOrder | kFactPlain | kFactFullWidth,
+                        .breaks_sealed = kFactAllRows,
+                        .owns = kOwnPredicate,
+                        .rollback_rows = 16};
+
+constexpr ParamSchema kParams[] = {
+    {.name = "sink", .fallback = 4, .min = 0, .max = UINT16_MAX, .help = "first rows that are kept"},
+    {.name = "recent", .fallback = 1024, .min = 1, .max = kMaxContext, .help = "last rows that are kept"},
+};
+
+class StreamingPolicy final : public KvPolicy {
+ public:
+  explicit StreamingPolicy(Reach reach) : reach_(reach) {}
+  const Caps& caps() const override { return kCaps; }
+  Reach decode_reach() const override { return reach_; }
+  int build_runs(const DecodeRows& rows, std::span<Run> out) const override { return runs_of_reach(rows, out); }
+  int max_runs() const override { return 2; }
+
+ private:
+  Reach reach_;
+};
+
+Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm& term) {
+  const Reach reach = reach_of(term.integer("sink"), term.integer("recent"));
+  return std::unique_ptr<KvPolicy>(std::make_unique<StreamingPolicy>(reach));
+}
+
+}  // namespace
+
+KvPolicyEntry streaming_kv_entry() {
+  return {{.name = "streaming",
+           .summary = "after the prompt, the first and the most recent rows are kept; the others' pages are freed",
+           .neutral = "streaming(sink=0,recent=16777216)",
+           .caps = &kCaps,
+           .params = kParams},
+          make};
+}
+
+}  // namespace pare
