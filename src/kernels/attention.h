@@ -81,11 +81,11 @@ struct AttentionKernels {
   void (*prefill_tile)(const AttentionLayer& layer, const BlockPlan& plan, int32_t tile, int32_t g,
                        std::byte* workspace, AttentionCounters* counters);
   size_t (*prefill_workspace_bytes)(int32_t tile_rows, int32_t group, int32_t head_dim);
-  // Work item `item` of a decode for KV head `g`: writes its partials (identities for an absent head). Items of run r
-  // are item_prefix[r] .. item_prefix[r + 1]: item k takes units [k n, (k + 1) n) of the run, a unit being a span
-  // (item_spans = 1, n = 1) or an aligned octet (item_spans = 8n), first unit = row0 / 256 or row0 / 2048 (picked
-  // zones: units count picks from 0 to pick_cap). Unit u of a member has its part at index
-  // part0 + (u - first unit) * n_q, see decode_part.
+  // Work item `item` of a decode for KV head `g`: writes its partials, identities for an absent head (v_width 0).
+  // Items, partials and folds: plan/segment_plan.h. Beyond that text: a picked zone's spans are Zone::span picks, from
+  // pick 0 to pick_cap, and every partial up to pick_cap is written; the picks of query row t (packed) and KV head g
+  // begin at p = pick0 + (t * K + g) * pick_cap and are pick_n[p] many; a scored run reads
+  // scores[(t * H + h) * rows + zone row - row0] (log2 units), its K and lw planes are not touched.
   void (*decode_item)(const AttentionLayer& layer, const SegmentPlan& plan, int32_t item, int32_t g,
                       std::byte* workspace, AttentionCounters* counters);
   // Folds the partials of sequence `seq` for KV head g into out (after all its items).
@@ -98,12 +98,11 @@ const AttentionKernels& attention_kernels(CpuLevel level);
 // Query positions per tile that prefill runs best with, for BlockPlan::tile_rows.
 int32_t preferred_tile_rows(CpuLevel level, int32_t group, int32_t head_dim);
 
-// Partial results: part index `part` (in units of one query row, so a sequence's n_q rows take n_q indices) holds
-// [K][n_q * R][m, l, O[D]] for its sequence. Row `row` = (query row of the sequence) * R + r.
+// Where slot `slot` (room for one query row) holds row `row` = q * R + r of KV head g: [K][n_q * R][m, l, O[D]].
 inline float* decode_part(const SegmentPlan& plan, int32_t n_kv_heads, int32_t group, int32_t head_dim, int32_t n_q,
-                          int64_t part, int32_t g, int32_t row) {
+                          int64_t slot, int32_t g, int32_t row) {
   return plan.parts +
-         (part * n_kv_heads * group + static_cast<int64_t>(g) * n_q * group + row) * (head_dim + 2);
+         (slot * n_kv_heads * group + static_cast<int64_t>(g) * n_q * group + row) * (head_dim + 2);
 }
 
 }  // namespace pare

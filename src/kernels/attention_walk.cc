@@ -170,8 +170,9 @@ DecodeItem resolve_item(const AttentionLayer& layer, const SegmentPlan& plan, in
   const int32_t per_item = run.item_spans == 1 ? 1 : run.item_spans / kOctetSpans;
   out.unit0 = out.span_begin / out.unit_spans;
   const int32_t last = (out.span_end + out.unit_spans - 1) / out.unit_spans;
-  out.unit_begin = out.unit0 + (item - plan.item_prefix[lo]) * per_item;
-  out.unit_end = std::min(out.unit_begin + per_item, last);
+  const int32_t begin = (out.unit0 / per_item + (item - plan.item_prefix[lo])) * per_item;
+  out.unit_begin = std::max(begin, out.unit0);
+  out.unit_end = std::min(begin + per_item, last);
   for (int32_t m = 0; m < run.n_members; ++m) out.n_query_rows += layer.seqs[plan.members[run.member0 + m].seq].n_q;
   return out;
 }
@@ -211,7 +212,7 @@ Visibility run_visibility(const SegmentPlan& plan, const Run& run) {
   vis.lo = run.row0;
   if ((run.flags & kRunWindow) != 0) {
     vis.window = plan.window;
-    vis.sink = run.sink + (run.row0 - run.pos0);
+    vis.sink = run.sink;
   }
   return vis;
 }

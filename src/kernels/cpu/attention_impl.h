@@ -649,9 +649,10 @@ struct Attention {
       const Range* picks = nullptr;
       int32_t n_picks = 0;
       if (item.picked) {
-        const int64_t index = static_cast<int64_t>(p.rows[0].t) * layer.kv.n_kv_heads + g;
-        picks = plan.picks + item.run->pick0 + index * item.run->pick_cap;
-        n_picks = plan.pick_n[index];
+        const int64_t list = static_cast<int64_t>(p.rows[0].t) * layer.kv.n_kv_heads + g;
+        const int64_t first = item.run->pick0 + list * item.run->pick_cap;
+        picks = plan.picks + first;
+        n_picks = plan.pick_n[first];
       }
       decode_pass(plan, item, picks, n_picks, p);
     }

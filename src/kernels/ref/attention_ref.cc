@@ -273,8 +273,9 @@ RowPicks row_picks(const AttentionLayer& layer, const SegmentPlan& plan, const R
   RowPicks out;
   const int64_t index = static_cast<int64_t>(row.t) * layer.kv.n_kv_heads + g;
   if (layer.kv.zones[run.zone].picked != 0) {
-    out.picks = plan.picks + run.pick0 + index * run.pick_cap;
-    out.n = plan.pick_n[index];
+    const int64_t first = run.pick0 + index * run.pick_cap;
+    out.picks = plan.picks + first;
+    out.n = plan.pick_n[first];
   }
   if ((run.flags & kRunScored) != 0) {
     out.scores = plan.scores + (static_cast<int64_t>(row.t) * layer.n_heads + row.head) * run.rows;

@@ -304,7 +304,7 @@ struct SegmentPlanData {
       folds_of[seq].push_back(f);
       n_parts += units * seqs[seq].n_q;
     }
-    item_prefix.push_back(item_prefix.back() + (units + per_item - 1) / per_item);
+    item_prefix.push_back(item_prefix.back() + (unit0 + units + per_item - 1) / per_item - unit0 / per_item);
     runs.push_back(run);
   }
 };

@@ -1,0 +1,198 @@
+// Attention kernels against what this machine can do: prefill against one core's measured fp32 multiply-add rate,
+// decode against one core's measured read bandwidth. One thread; figures a core.
+//   bench_attention [--benchmark_filter=Prefill|Decode]
+// Counters: GMAC/s counts the multiply-adds of visible (row, key) pairs, 2 D each; GB/s counts K and V bytes; `peak` is
+// the ratio to the rate measured at start.
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <cstring>
+#include <vector>
+
+#include "base/arena.h"
+#include "kernels/attention.h"
+
+namespace pare {
+namespace {
+
+double seconds(const auto& body) {
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Bytes per second that one core reads from memory: the best of five sums over 512 MiB.
+double read_bandwidth() {
+  static const double rate = [] {
+    const size_t words = size_t{64} << 20;
+    std::vector<uint64_t> data(words, 1);
+    double best = 0;
+    for (int pass = 0; pass < 5; ++pass) {
+      uint64_t sums[8] = {};
+      const double t = seconds([&] {
+        for (size_t i = 0; i < words; i += 8) {
+          for (size_t k = 0; k < 8; ++k) sums[k] += data[i + k];
+        }
+      });
+      benchmark::DoNotOptimize(sums);
+      best = std::max(best, static_cast<double>(words) * 8 / t);
+    }
+    return best;
+  }();
+  return rate;
+}
+
+// A store of one sequence: grouped heads, fp16 tiles, pages in order.
+struct Store {
+  Store(int rows_, int group_, int kv_heads_, int d_) : rows(rows_), group(group_), kv_heads(kv_heads_), d(d_) {
+    const int pages = (rows + kPageRows - 1) / kPageRows;
+    const uint64_t plane = static_cast<uint64_t>(kPageRows) * d * 2;
+    for (int g = 0; g < kv_heads; ++g) {
+      RowFormat f;
+      f.k = 2 * g * plane;
+      f.v = f.k + plane;
+      f.page_bytes = static_cast<uint32_t>(2 * plane * kv_heads);
+      f.k_width = f.v_width = static_cast<uint16_t>(d);
+      formats.push_back(f);
+    }
+    pool.assign(2 * plane * kv_heads * pages, std::byte{0x1c});  // every fp16 is 0.00401
+    for (int i = 0; i < pages; ++i) page_ids.push_back(i);
+    q.resize(static_cast<size_t>(rows) * group * kv_heads * d);
+    for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<float>(i * 2654435761u % 1000) * 1e-3f;
+    out.resize(q.size());
+    layer.kv.pools[0] = pool.data();
+    layer.kv.formats = formats.data();
+    layer.kv.zones = &zone;
+    layer.kv.page_ids = page_ids.data();
+    layer.kv.n_kv_layers = 1;
+    layer.kv.n_kv_heads = kv_heads;
+    layer.kv.head_dim = d;
+    layer.n_heads = group * kv_heads;
+    layer.head_dim = d;
+    layer.qa = group;
+    layer.scale = 0.125f;
+    layer.seqs = &seq;
+    layer.q = q.data();
+    layer.out = out.data();
+  }
+  int rows, group, kv_heads, d;
+  Zone zone;
+  SeqStep seq;
+  AttentionLayer layer;
+  std::vector<RowFormat> formats;
+  std::vector<std::byte> pool;
+  std::vector<int32_t> page_ids;
+  std::vector<float> q, out;
+};
+
+CpuLevel level_of(int64_t arg) { return static_cast<CpuLevel>(arg); }
+
+// Dense causal prefill of one prompt. Arguments: level, tokens, R, D, tile rows (0: preferred).
+void Prefill(benchmark::State& state) {
+  const CpuLevel level = level_of(state.range(0));
+  if (level > detected_cpu_level()) return state.SkipWithError("no such CPU level here");
+  const int tokens = static_cast<int>(state.range(1)), group = static_cast<int>(state.range(2));
+  const int d = static_cast<int>(state.range(3));
+  const int tile_rows = state.range(4) ? static_cast<int>(state.range(4)) : preferred_tile_rows(level, group, d);
+  Store store(tokens, group, 1, d);
+  store.seq = {.q_row = 0, .n_q = tokens, .pos = 0, .prompt_len = tokens};
+  const Range all{0, INT32_MAX};
+  KeyList list;
+  list.n_abs = 1;
+  std::vector<QTile> tiles;
+  for (int p = 0; p < tokens; p += tile_rows) {
+    QTile t{.row0 = p, .pos_lo = p, .pos_hi = p + tile_rows};
+    t.rows = static_cast<uint16_t>(std::min(tile_rows, tokens - p));
+    t.n_heads = static_cast<uint16_t>(group);
+    tiles.push_back(t);
+  }
+  const auto n_tiles = static_cast<int32_t>(tiles.size());
+  BlockPlan plan;
+  plan.tiles = tiles.data();
+  plan.n_tiles = &n_tiles;
+  plan.lists = &list;
+  plan.ranges = &all;
+  plan.tile_rows = static_cast<uint16_t>(tile_rows);
+  const AttentionKernels& kernels = attention_kernels(level);
+  auto workspace = AlignedBuffer::allocate(kernels.prefill_workspace_bytes(tile_rows, group, d));
+  AttentionCounters counters;
+  for (auto _ : state) {
+    for (int32_t t = 0; t < n_tiles; ++t) kernels.prefill_tile(store.layer, plan, t, 0, workspace->data(), &counters);
+  }
+  state.counters["GMAC/s"] =
+      benchmark::Counter(2.0 * d * static_cast<double>(counters.keys_visited) * 1e-9, benchmark::Counter::kIsRate);
+}
+
+// One decode step of one sequence, cold: the store is larger than the caches. Arguments: level, rows, R, D, items' spans.
+void Decode(benchmark::State& state) {
+  const CpuLevel level = level_of(state.range(0));
+  if (level > detected_cpu_level()) return state.SkipWithError("no such CPU level here");
+  const int rows = static_cast<int>(state.range(1)), group = static_cast<int>(state.range(2));
+  const int d = static_cast<int>(state.range(3)), item_spans = static_cast<int>(state.range(4));
+  const int kv_heads = std::max<int>(1, static_cast<int>((int64_t{256} << 20) / (int64_t{4} * d * rows)));
+  Store store(rows, group, kv_heads, d);
+  store.seq = {.q_row = 0, .n_q = 1, .pos = rows - 1};
+  Run run{.rows = rows};
+  run.item_spans = static_cast<uint16_t>(item_spans);
+  const int per_item = kSpanRows * item_spans, unit_rows = item_spans == 1 ? kSpanRows : kSpanRows * kOctetSpans;
+  const int32_t n_runs = 1, items[] = {0, (rows + per_item - 1) / per_item};
+  const Member member{0, 0};
+  Fold fold{.n_parts = (rows + unit_rows - 1) / unit_rows};
+  fold.unit = static_cast<uint16_t>(unit_rows / kSpanRows);
+  store.seq.n_folds = 1;
+  std::vector<float> parts(static_cast<size_t>(fold.n_parts) * kv_heads * group * (d + 2));
+  SegmentPlan plan;
+  plan.runs = &run;
+  plan.n_runs = &n_runs;
+  plan.item_prefix = items;
+  plan.members = &member;
+  plan.folds = &fold;
+  plan.parts = parts.data();
+  const AttentionKernels& kernels = attention_kernels(level);
+  auto workspace = AlignedBuffer::allocate(kernels.decode_workspace_bytes(kDecodeRowsMax * group, d));
+  AttentionCounters counters;
+  for (auto _ : state) {
+    for (int32_t item = 0; item < items[1]; ++item) {
+      for (int32_t g = 0; g < kv_heads; ++g) {
+        kernels.decode_item(store.layer, plan, item, g, workspace->data(), &counters);
+      }
+    }
+    for (int32_t g = 0; g < kv_heads; ++g) kernels.decode_fold(store.layer, plan, 0, g);
+  }
+  const double bytes = static_cast<double>(counters.bytes_read);
+  state.counters["GB/s"] = benchmark::Counter(bytes * 1e-9, benchmark::Counter::kIsRate);
+  state.counters["peak"] = benchmark::Counter(bytes / read_bandwidth(), benchmark::Counter::kIsRate);
+}
+
+constexpr int64_t kAvx2 = static_cast<int64_t>(CpuLevel::kAvx2), kAvx512 = static_cast<int64_t>(CpuLevel::kAvx512);
+
+void prefill_shapes(benchmark::internal::Benchmark* b) {
+  for (int64_t level : {kAvx2, kAvx512}) {
+    for (int64_t tokens : {512, 4096}) {
+      b->Args({level, tokens, 3, 64, 0})->Args({level, tokens, 7, 64, 0});
+      b->Args({level, tokens, 6, 128, 0})->Args({level, tokens, 4, 256, 0});
+    }
+  }
+  for (int64_t tile_rows : {16, 32, 64, 128}) {
+    for (int64_t level : {kAvx2, kAvx512}) {
+      b->Args({level, 1024, 3, 64, tile_rows})->Args({level, 1024, 6, 128, tile_rows});
+      b->Args({level, 1024, 1, 64, tile_rows})->Args({level, 1024, 4, 256, tile_rows});
+    }
+  }
+}
+BENCHMARK(Prefill)->Apply(prefill_shapes)->Unit(benchmark::kMillisecond);
+
+void decode_shapes(benchmark::internal::Benchmark* b) {
+  for (int64_t level : {kAvx2, kAvx512}) {
+    for (int64_t spans : {1, 8}) {
+      b->Args({level, 4096, 1, 64, spans})->Args({level, 4096, 3, 64, spans})->Args({level, 4096, 7, 64, spans});
+      b->Args({level, 4096, 6, 128, spans})->Args({level, 4096, 4, 256, spans});
+    }
+  }
+}
+BENCHMARK(Decode)->Apply(decode_shapes)->Unit(benchmark::kMillisecond);
+
+}  // namespace
+}  // namespace pare
+
+BENCHMARK_MAIN();
