@@ -13,7 +13,7 @@ const LinearKernels& linear_kernels(CpuLevel level) {
     case CpuLevel::kAvx512:
       return kLinearAvx512;
     case CpuLevel::kAmx:
-      return kLinearAvx512;
+      return kLinearAmx;
 #endif
     default:
       return kScalar;
