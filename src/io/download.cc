@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "io/download_http.h"
+#include "io/quote_name.h"
 #include "io/store_files.h"
 
 namespace pare {
@@ -167,8 +168,8 @@ class FileSink : public HttpSink {
                         (expected_ < 0 || *total == expected_);
       if (fits) return ok_status();
     }
-    return data_loss("asked for bytes from " + std::to_string(offset_) + ", the server sends '" + range +
-                     "'");
+    return data_loss("asked for bytes from " + std::to_string(offset_) + ", the server sends " +
+                     quote_name(range));
   }
 
   Expected<std::string> read_etag() const {

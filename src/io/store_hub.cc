@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "io/quote_name.h"
 #include "io/sha256.h"
 #include "io/store_files.h"
 
@@ -35,13 +36,6 @@ constexpr std::string_view kSideFiles[] = {
     "1_Pooling/config.json",
     "sentence_bert_config.json",
 };
-
-std::string in_quotes(std::string_view text) {
-  std::string quoted("'");
-  quoted += text;
-  quoted += '\'';
-  return quoted;
-}
 
 bool is_plain_segment(std::string_view segment) {
   if (segment.empty() || segment.size() > 255 || segment.front() == '.') return false;
@@ -107,13 +101,13 @@ Expected<std::vector<HubFile>> parse_listing(const std::string& text) {
       const Json* sha256 = find(*lfs, "sha256");
       if (sha256 == nullptr || !sha256->is_string() ||
           !is_sha256_hex(sha256->get_ref<const std::string&>())) {
-        return data_loss("the hub lists " + in_quotes(file.name) + " without a SHA-256");
+        return data_loss("the hub lists " + quote_name(file.name) + " without a SHA-256");
       }
       file.sha256 = sha256->get<std::string>();
       file.bytes = size_of(*lfs);
     }
     if (file.bytes > kMaxDownloadBytes) {
-      return data_loss(in_quotes(file.name) + " exceeds " + std::to_string(kMaxDownloadBytes) + " bytes");
+      return data_loss(quote_name(file.name) + " exceeds " + std::to_string(kMaxDownloadBytes) + " bytes");
     }
     // Names that could leave the folder are nothing that could be asked for either.
     if (is_plain_path(file.name)) files.push_back(std::move(file));
@@ -250,7 +244,7 @@ std::string display(const HubName& name) {
 bool is_hub_name(std::string_view text) { return text.starts_with(kPrefix); }
 
 Expected<HubName> parse_hub_name(std::string_view text) {
-  const std::string whole = in_quotes(text);
+  const std::string whole = quote_name(text);
   if (!is_hub_name(text)) return invalid_argument(whole + ": expected hf:OWNER/REPO or hf:OWNER/REPO:FILE");
   text.remove_prefix(kPrefix.size());
   const size_t colon = text.find(':');

@@ -6,6 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "io/quote_name.h"
+
 namespace pare {
 namespace {
 
@@ -17,13 +19,6 @@ struct CloseMember {
 };
 using Archive = std::unique_ptr<zip_t, DiscardArchive>;
 using Member = std::unique_ptr<zip_file_t, CloseMember>;
-
-std::string in_quotes(std::string_view name) {
-  std::string quoted("'");
-  quoted += name;
-  quoted += '\'';
-  return quoted;
-}
 
 bool leaves_folder(std::string_view name) {
   if (name.starts_with('/') || name.find('\\') != std::string_view::npos) return true;
@@ -56,10 +51,10 @@ Expected<zip_uint64_t> find_member(zip_t* archive, const std::string& member) {
   for (zip_int64_t i = 0; i < entries; ++i) {
     const char* name = zip_get_name(archive, static_cast<zip_uint64_t>(i), ZIP_FL_ENC_RAW);
     if (name == nullptr) return data_loss("entry " + std::to_string(i) + " has no name");
-    if (leaves_folder(name)) return data_loss("entry " + in_quotes(name) + " would leave its folder");
+    if (leaves_folder(name)) return data_loss("entry " + quote_name(name) + " would leave its folder");
     if (member == name) found = i;
   }
-  if (found < 0) return not_found("no member " + in_quotes(member));
+  if (found < 0) return not_found("no member " + quote_name(member));
   return static_cast<zip_uint64_t>(found);
 }
 
@@ -70,23 +65,23 @@ Expected<int64_t> read_wheel_member(const std::filesystem::path& wheel, const st
   PARE_ASSIGN_OR_RETURN(const Archive archive, open_archive(wheel));
   PARE_ASSIGN_OR_RETURN(const zip_uint64_t index, find_member(archive.get(), member));
   const auto too_long = [&](const std::string& bytes) {
-    return data_loss("member " + in_quotes(member) + " has " + bytes + " bytes, limit " +
+    return data_loss("member " + quote_name(member) + " has " + bytes + " bytes, limit " +
                      std::to_string(max_bytes));
   };
   zip_stat_t info;
   if (zip_stat_index(archive.get(), index, 0, &info) != 0 || (info.valid & ZIP_STAT_SIZE) == 0) {
-    return data_loss("member " + in_quotes(member) + ": " + zip_strerror(archive.get()));
+    return data_loss("member " + quote_name(member) + ": " + zip_strerror(archive.get()));
   }
   if (max_bytes < 0 || info.size > static_cast<zip_uint64_t>(max_bytes))
     return too_long(std::to_string(info.size));
 
   const Member file(zip_fopen_index(archive.get(), index, 0));
-  if (!file) return data_loss("member " + in_quotes(member) + ": " + zip_strerror(archive.get()));
+  if (!file) return data_loss("member " + quote_name(member) + ": " + zip_strerror(archive.get()));
   std::vector<char> block(1 << 18);
   int64_t done = 0;
   for (;;) {
     const zip_int64_t got = zip_fread(file.get(), block.data(), block.size());
-    if (got < 0) return data_loss("member " + in_quotes(member) + ": " + zip_file_strerror(file.get()));
+    if (got < 0) return data_loss("member " + quote_name(member) + ": " + zip_file_strerror(file.get()));
     if (got == 0) return done;
     // The directory's size was checked above; the stream may still disagree with it.
     if (got > max_bytes - done) return too_long("more than " + std::to_string(max_bytes));

@@ -95,7 +95,7 @@ TEST_F(WheelArchiveTest, NamesThatLeaveTheFolderAreRefused) {
     make_wheel(wheel_, {{"m", "fine"}, {name, "evil"}});
     const Status status = read_member(wheel_, "m").status();
     EXPECT_EQ(status.code(), StatusCode::kDataLoss) << name;
-    EXPECT_TRUE(mentions(status, name)) << status.message();
+    EXPECT_TRUE(mentions(status, "would leave its folder")) << status.message();
   }
   make_wheel(wheel_, {{"m", "fine"}, {"a..b/..c", "fine too"}});
   EXPECT_TRUE(read_member(wheel_, "m").ok());
