@@ -4,7 +4,7 @@
 llama.cpp rounds activations to 8 bits as well, so it is not the last word on a quantized file. This is:
 `transformers` reads the GGUF file, widens each weight exactly, and computes in float32.
 
-  python3 -m venv env && env/bin/pip install torch transformers gguf==0.19.0
+  python3 -m venv env && env/bin/pip install torch transformers accelerate gguf==0.19.0
   env/bin/python tools/record_dequantized_reference.py MODEL.gguf tests/data/reference/NAME.json
 
 Reads the ids of `score` in NAME.json (made by record_llama_reference.py) and writes NAME.dequantized.json:
