@@ -10,6 +10,7 @@ struct Isa {
   struct V {
     __m256 lo, hi;
   };
+  static constexpr int kLastRows = 6;
   static constexpr int kAccumulators = 6;  // of 16 registers: 6 rows x 2, 2 operands, 2 to spare
 
   static V set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -22,6 +23,7 @@ struct Isa {
     _mm256_storeu_ps(p, x.lo);
     _mm256_storeu_ps(p + 8, x.hi);
   }
+  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
   static void store_half(uint16_t* p, V x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.lo, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(x.hi, _MM_FROUND_TO_NEAREST_INT));

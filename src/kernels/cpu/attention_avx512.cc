@@ -1,5 +1,6 @@
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own AVX-512 header trips it (PR 105593)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own AVX-512 header trips both (PR 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 
@@ -11,7 +12,8 @@ namespace {
 
 struct Isa {
   using V = __m512;
-  static constexpr int kAccumulators = 24;  // of 32 registers: 6 rows x 4 vectors, 4 operands
+  static constexpr int kLastRows = 8;
+  static constexpr int kAccumulators = 28;  // of 32 registers: 7 rows x 4 vectors, 4 operands
 
   static V set1(float x) { return _mm512_set1_ps(x); }
   static V load(const float* p) { return _mm512_loadu_ps(p); }
@@ -19,6 +21,7 @@ struct Isa {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static void store(float* p, V x) { _mm512_storeu_ps(p, x); }
+  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
   static void store_half(uint16_t* p, V x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
   }

@@ -3,8 +3,10 @@
 // file instantiates the template with a type of its own, so no code is shared between levels by the linker.
 //
 // A pass holds M query rows (tile rows or decode rows, times the heads of the group) against one KV head. Row groups
-// of up to 6 rows keep their accumulators in registers: logits as rows x 16 keys x kWide granules, values as
-// rows x 16 channels x kWide. With several row groups a block's fp16 rows are converted once into scratch.
+// of 6 rows (the last one up to Isa::kLastRows) keep their accumulators in registers: logits as rows x 16 keys x kWide granules,
+// values as rows x 16 channels x kWide. With several row groups a block's fp16 rows are converted once into scratch.
+// A decode waits for memory: what reads a stored block first also asks for the same place of the next one, which
+// hardware prefetchers do not guess across pages.
 #pragma once
 
 #include <cstring>
@@ -24,12 +26,13 @@ namespace pare::attn {
 template <class Isa>
 struct Attention {
   using V = typename Isa::V;
-  static constexpr int kRows = 6;  // rows of a register tile
+  static constexpr int kRows = 6;        // rows of a register tile
+  static constexpr int kInPlaceRows = 8;  // up to here fp16 rows are multiplied where they lie, without scratch
   static constexpr int kGranules = kBlockKeys / kGranuleKeys;
   // Vectors side by side in a register tile of `rows` rows.
   static constexpr int wide(int rows) {
     const int n = Isa::kAccumulators / rows;
-    return n > kGranules ? kGranules : n < 1 ? 1 : n;
+    return n >= 4 ? 4 : n >= 2 ? 2 : 1;
   }
 
   struct State {
@@ -47,6 +50,7 @@ struct Attention {
     const float** scores;  // per row, of zone row 0; used when scored
     bool scored;
     int32_t m_rows, d, kw;
+    int32_t ahead_end;  // zone rows before this will be read: worth asking for
     float* q;  // [M][kw]
     State span, octet, section, total;
     float *k_scratch, *v_scratch;  // [4][kw][16], [4][16][D]
@@ -59,11 +63,16 @@ struct Attention {
     int32_t n = 0;
     int32_t slot[kGranules];
     const std::byte *k[kGranules], *v[kGranules];
+    const std::byte *k_ahead[kGranules], *v_ahead[kGranules];  // the same place of the next block, or here again
     const float* lw[kGranules];
     int32_t j0[kGranules];       // key coordinate of the first key
     uint16_t seen[kGranules];    // keys that some row sees
     bool cut[kGranules];         // rows differ: Pass::masks applies
   };
+
+  // Stored fp16 rows read in place are the ones to read ahead of.
+  template <class T>
+  static constexpr bool kAhead = sizeof(T) == 2;
 
   // ---- arithmetic -------------------------------------------------------------------------------------------------
 
@@ -130,6 +139,12 @@ struct Attention {
       V key[NG];
       PARE_UNROLL
       for (int g = 0; g < NG; ++g) key[g] = Isa::load(k[g] + c * 16);
+      if constexpr (kAhead<T>) {
+        if (c % 2 == 0) {
+          PARE_UNROLL
+          for (int g = 0; g < NG; ++g) Isa::prefetch(b.k_ahead[use[g]] + c * 32);
+        }
+      }
       PARE_UNROLL
       for (int r = 0; r < NR; ++r) {
         const V x = Isa::set1(q[r * kw + c]);
@@ -168,6 +183,10 @@ struct Attention {
         V value[NC];
         PARE_UNROLL
         for (int x = 0; x < NC; ++x) value[x] = Isa::load(v + k * d + x * 16);
+        if constexpr (kAhead<T>) {
+          PARE_UNROLL
+          for (int x = 0; x < NC; x += 2) Isa::prefetch(b.v_ahead[use[i]] + (k * d + c + x * 16) * 2);
+        }
         PARE_UNROLL
         for (int r = 0; r < NR; ++r) {
           const V w = Isa::set1(weight[r * kBlockKeys + k]);
@@ -270,8 +289,21 @@ struct Attention {
   template <class T>
   static void attend(const Pass& p, const Block& b) {
     int32_t r = 0;
-    for (; r + kRows <= p.m_rows; r += kRows) attend_rows<T, kRows>(p, b, r);
+    for (int32_t left = p.m_rows; left > Isa::kLastRows; left = p.m_rows - r) {
+      if (left < 9) {  // halves: 6 + 1 would leave the second group without work to hide its latency
+        attend_rows<T, 4>(p, b, r);
+        r += 4;
+      } else {
+        attend_rows<T, kRows>(p, b, r);
+        r += kRows;
+      }
+    }
+    if constexpr (Isa::kLastRows == 8) {
+      if (p.m_rows - r == 8) return attend_rows<T, 8>(p, b, r);
+      if (p.m_rows - r == 7) return attend_rows<T, 7>(p, b, r);
+    }
     switch (p.m_rows - r) {
+      case 6: return attend_rows<T, 6>(p, b, r);
       case 5: return attend_rows<T, 5>(p, b, r);
       case 4: return attend_rows<T, 4>(p, b, r);
       case 3: return attend_rows<T, 3>(p, b, r);
@@ -318,6 +350,14 @@ struct Attention {
     const int32_t g = b.n - 1;
     b.k[g] = base + f.k + in_page * f.k_width * bytes;
     b.v[g] = base + f.v + in_page * f.v_width * bytes;
+    b.k_ahead[g] = b.k[g];
+    b.v_ahead[g] = b.v[g];
+    if (row + kBlockKeys < p.ahead_end) {
+      const int32_t ahead = row + kBlockKeys;
+      const std::byte* page = page_base(p.layer->kv, f, p.pages[ahead / page_rows]);
+      b.k_ahead[g] = page + f.k + static_cast<int64_t>(ahead % page_rows) * f.k_width * bytes;
+      b.v_ahead[g] = page + f.v + static_cast<int64_t>(ahead % page_rows) * f.v_width * bytes;
+    }
     if (f.lw != kNoPlane) b.lw[g] = reinterpret_cast<const float*>(base + f.lw) + in_page;
     const auto rows = static_cast<uint64_t>(__builtin_popcount(b.seen[g]));
     p.counters->rows_read += rows;
@@ -327,6 +367,13 @@ struct Attention {
   template <class T>
   static void widen(const T* src, float* dst, int32_t n) {
     for (int32_t i = 0; i < n; i += 16) Isa::store(dst + i, Isa::load(src + i));
+  }
+  static void widen_ahead(const std::byte* src, const std::byte* ahead, float* dst, int32_t n) {
+    const auto* half = reinterpret_cast<const uint16_t*>(src);
+    for (int32_t i = 0; i < n; i += 16) {
+      if (i % 32 == 0) Isa::prefetch(ahead + i * 2);
+      Isa::store(dst + i, Isa::load(half + i));
+    }
   }
 
   // Value rows that no query sees may hold anything: they become zeros.
@@ -354,12 +401,18 @@ struct Attention {
       }
       return attend<float>(p, b);
     }
-    if (clean && p.m_rows <= kRows) return attend<uint16_t>(p, b);
+    if (clean && p.m_rows <= kInPlaceRows) return attend<uint16_t>(p, b);
     for (int32_t g = 0; g < b.n; ++g) {
       float* k = p.k_scratch + static_cast<int64_t>(b.slot[g]) * 16 * p.kw;
-      widen(reinterpret_cast<const uint16_t*>(b.k[g]), k, 16 * p.kw);
+      widen_ahead(b.k[g], b.k_ahead[g], k, 16 * p.kw);
       b.k[g] = reinterpret_cast<const std::byte*>(k);
-      widen_values<uint16_t>(p, b, g);
+      if (b.seen[g] == 0xffff) {
+        float* v = p.v_scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
+        widen_ahead(b.v[g], b.v_ahead[g], v, kGranuleKeys * p.d);
+        b.v[g] = reinterpret_cast<const std::byte*>(v);
+      } else {
+        widen_values<uint16_t>(p, b, g);
+      }
     }
     attend<float>(p, b);
   }
@@ -594,6 +647,7 @@ struct Attention {
   static void decode_pass(const SegmentPlan& plan, const DecodeItem& item, const Range* picks, int32_t n_picks,
                           Pass& p) {
     const Run& run = *item.run;
+    p.ahead_end = item.picked ? 0 : run.row0 + run.rows;
     p.vis = run_visibility(plan, run);
     p.scored = (run.flags & kRunScored) != 0;
     if (p.scored) {
