@@ -12,17 +12,12 @@ int main(int argc, char** argv) {
              "Exit codes:  0 done, 1 the machine failed, 2 the input was wrong, 130 interrupted.");
   pare::cli::Commands commands(&app);
   pare::cli::add_run_command(&commands);
-  pare::cli::add_chat_command(&commands);
   pare::cli::add_embed_command(&commands);
   pare::cli::add_bench_command(&commands);
   pare::cli::add_eval_command(&commands);
   pare::cli::add_tokenize_command(&commands);
   pare::cli::add_render_command(&commands);
-  pare::cli::add_inspect_command(&commands);
-  pare::cli::add_convert_command(&commands);
-  pare::cli::add_quantize_command(&commands);
   pare::cli::add_pull_command(&commands);
-  pare::cli::add_doctor_command(&commands);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

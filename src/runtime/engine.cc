@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "attention/selector.h"
+#include "base/checked.h"
 #include "base/limits.h"
 #include "kv/policy.h"
 #include "kv/step_builder.h"

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/limits.h"
+#include "kv/configure.h"
 
 namespace pare {
 namespace {
@@ -86,19 +87,11 @@ Status EngineMemory::make_store(const LoadedModel& model) {
   c.max_context = options_.max_context;
   c.max_step_rows = options_.step_rows;
   c.total_rows = options_.kv_rows;
-  bool exact = true;
-  for (size_t cls = 0; cls < layers_.classes.size(); ++cls) {
-    c.prompt_reach[cls] = selectors_->class_reach(static_cast<int32_t>(cls));
-    c.decode_reach[cls] = within_layer_window(policy_.policy->decode_reach(), layers_.classes[cls].window);
-    exact &= selectors_->class_is_exactly(static_cast<int32_t>(cls), c.decode_reach[cls]);
-  }
-  c.share_prefixes = options_.share_prefixes && selectors_->horizon() == Horizon::kRow;
-  if (options_.share_prefixes && selectors_->horizon() == Horizon::kTail) {
-    c.share_prefixes = true;
-    c.share_tail_rows = selectors_->horizon_arg();
-  }
-  // Decode rows may stand in for prompt rows when both see the same keys; a token still in flight has no id to index.
-  c.share_decoded = exact && options_.steps_in_flight == 0;
+  c.tile_rows = tile_rows_;
+  c.share_prefixes = options_.share_prefixes;
+  apply_policies(selectors_->facts(), *policy_.policy, layers_, c);
+  // A token still in flight has no id that the prefix index could know.
+  if (options_.steps_in_flight > 0) c.share_decoded = false;
   c.tag = mix(mix(model.content_hash, attn_spec()), kv_spec());
   PARE_ASSIGN_OR_RETURN(store_, KvStore::create(c));
   return ok_status();

@@ -1,0 +1,84 @@
+#include "cli/peer.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+extern char** environ;
+
+namespace pare::cli {
+namespace {
+
+constexpr size_t kMaxOutputBytes = 1 << 20;
+
+// Runs a program without a shell and returns what it printed on standard output; its standard error is dropped.
+Expected<std::string> output_of(const std::vector<std::string>& arguments) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return io_error(fmt::format("pipe: {}", std::strerror(errno)));
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  std::vector<char*> argv;
+  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+  argv.push_back(nullptr);
+  pid_t child;
+  const int error = ::posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  ::close(ends[1]);
+  std::string text;
+  if (error == 0) {
+    char block[4096];
+    for (ssize_t n; (n = ::read(ends[0], block, sizeof(block))) != 0;) {
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 || text.size() > kMaxOutputBytes) break;
+      text.append(block, static_cast<size_t>(n));
+    }
+  }
+  ::close(ends[0]);
+  if (error != 0) return not_found(fmt::format("{}: {}", arguments[0], std::strerror(error)));
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return io_error(fmt::format("{} failed", arguments[0]));
+  return text;
+}
+
+}  // namespace
+
+Expected<BenchSample> run_llama_bench(const std::string& program, const std::filesystem::path& model,
+                                      const BenchConfig& config) {
+  std::vector<std::string> arguments{program, "-m", model.string(), "-t", fmt::format("{}", config.threads),
+                                     "-p", fmt::format("{}", config.prompt), "-n", fmt::format("{}", config.generate),
+                                     "-r", "1", "-o", "json"};
+  PARE_ASSIGN_OR_RETURN(std::string text, output_of(arguments));
+  BenchSample sample;
+  const auto read = [&](const std::string& output) {
+    const auto rows = nlohmann::json::parse(output, nullptr, false);
+    if (!rows.is_array()) return false;
+    for (const auto& row : rows) {
+      if (!row.is_object()) return false;
+      const double rate = row.value("avg_ts", 0.0);
+      if (row.value("n_prompt", 0) > 0 && row.value("n_depth", 0) == 0) sample.prefill_tps = rate;
+      if (row.value("n_gen", 0) > 0 && row.value("n_depth", 0) == config.depth) sample.decode_tps = rate;
+    }
+    return true;
+  };
+  if (!read(text)) return io_error(fmt::format("{} printed no JSON table", program));
+  if (config.depth > 0 && config.generate > 0) {
+    arguments.insert(arguments.end(), {"-d", fmt::format("{}", config.depth)});
+    arguments[6] = "0";
+    PARE_ASSIGN_OR_RETURN(text, output_of(arguments));
+    if (!read(text)) return io_error(fmt::format("{} printed no JSON table", program));
+  }
+  return sample;
+}
+
+}  // namespace pare::cli
