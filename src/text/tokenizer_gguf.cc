@@ -34,12 +34,12 @@ Expected<TokenKind> kind_of(int64_t type, size_t index) {
 
 Status read_vocab(const Metadata& metadata, TokenizerParts* parts) {
   PARE_ASSIGN_OR_RETURN(const std::vector<std::string>* tokens, metadata.get_string_array(key_of("tokens")));
+  if (tokens->empty()) return data_loss(key_of("tokens") + " is empty");
   std::vector<int64_t> types;
   if (metadata.has(key_of("token_type"))) {
     PARE_ASSIGN_OR_RETURN(types, metadata.get_int_array(key_of("token_type")));
     if (types.size() != tokens->size()) return wrong_length("token_type", types.size(), tokens->size());
   }
-  if (tokens->empty()) return data_loss(key_of("tokens") + " is empty");
   parts->vocab.reserve(tokens->size());
   for (size_t i = 0; i < tokens->size(); ++i) {
     TokenKind kind = TokenKind::kNormal;

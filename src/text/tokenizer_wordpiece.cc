@@ -72,7 +72,8 @@ class WordPieceTokenizer final : public TokenizerBase {
                                  ? text.starts_with(options_.word_prefix)
                                  : !text.starts_with(options_.continuation_prefix);
     const std::string& prefix = starts_word ? options_.word_prefix : options_.continuation_prefix;
-    return (starts_word ? " " : "") + std::string(text.substr(prefix.size()));
+    std::string piece(starts_word ? " " : "");
+    return piece.append(text.substr(prefix.size()));
   }
 
   std::u32string normalize(std::string_view text) const {
