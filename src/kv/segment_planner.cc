@@ -28,7 +28,8 @@ int32_t items_of(const Run& run) {
 
 // Spans of an item, so that the rows of all runs make about kTasksPerThread tasks for each thread.
 uint16_t choose_item_spans(int64_t rows, const SegmentShape& shape) {
-  const int64_t per_task = rows * shape.n_kv_heads / (int64_t{kTasksPerThread} * std::max(1, shape.threads));
+  const int64_t tasks = shape.threads > 1 ? int64_t{kTasksPerThread} * shape.threads : 1;
+  const int64_t per_task = rows * shape.n_kv_heads / tasks;
   if (per_task < kOctetRows) return 1;
   return static_cast<uint16_t>(std::min<int64_t>(per_task / kOctetRows * kOctetSpans, kMaxItemSpans));
 }

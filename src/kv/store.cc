@@ -188,12 +188,12 @@ int32_t KvStore::min_length(SeqId seq) const {
     if (s.dead_begin[c] == s.dead_end[c]) continue;
     const ClassLayout& cls = m.layout.classes[c];
     const int64_t first_kept = int64_t{s.dead_end[c]} * kPageRows, grid = m.config.tile_rows;
-    // Back inside the prompt, prompt rows to come need their own window; if that has no end, there is no way back.
     int64_t needed = round_up(first_kept + cls.decode_keep.window - 1, grid);
     if (needed < s.prompt_len) {
-      needed = cls.prompt_keep.unlimited() ? s.prompt_len
-                                           : std::min<int64_t>(round_up(first_kept + cls.prompt_keep.window - 1, grid),
-                                                               s.prompt_len);
+      // Back inside the prompt, prompt rows to come need their own window and sinks; if these are gone, no way back.
+      const bool gone = cls.prompt_keep.unlimited() || s.dead_begin[c] < ceil_div(cls.prompt_keep.sink, kPageRows);
+      needed = gone ? s.prompt_len
+                    : std::min<int64_t>(round_up(first_kept + cls.prompt_keep.window - 1, grid), s.prompt_len);
     }
     min = static_cast<int32_t>(std::max<int64_t>(min, needed));
   }

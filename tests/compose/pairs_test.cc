@@ -1,0 +1,360 @@
+// Every registered selector with every registered KV policy and every engine feature, generated from the registries
+// and the capability records: no pair is named here. A legal combination runs a mixed workload on the level of
+// visibility (which rows attend which keys, brute force, with every plan checked against live pages); an illegal one
+// is refused with a message that names both parties and the fact.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../unit/plan/visibility.h"
+#include "attention/selector.h"
+#include "base/rng.h"
+#include "kv/configure.h"
+#include "kv/policy.h"
+#include "kv/step_builder.h"
+#include "kv/store.h"
+#include "plan/check.h"
+
+namespace pare::testing {
+namespace {
+
+constexpr int32_t kHeads = 4, kContext = 1200, kLayerWindow = 96;
+
+// A neutral setting, and one small enough to bite on a short prompt: parameters an eighth of their defaults.
+std::vector<std::string> settings_of(const PolicySchema& schema) {
+  std::vector<std::string> out = {std::string(schema.neutral)};
+  std::string small;
+  for (const ParamSchema& p : schema.params) {
+    if (p.kind != ParamKind::kInt) continue;
+    const double value = std::max(p.min, p.fallback >= 64 ? p.fallback / 8 : p.fallback);
+    small += fmt::format("{}{}={}", small.empty() ? "(" : ",", p.name, static_cast<int64_t>(value));
+  }
+  if (!small.empty()) out.push_back(fmt::format("{}{})", schema.name, small));
+  return out;
+}
+
+struct Setting {
+  std::string text;
+  const Caps* caps;
+  bool neutral;
+};
+template <typename Entry>
+std::vector<Setting> settings(std::span<const Entry> registry) {
+  std::vector<Setting> out;
+  for (const Entry& entry : registry) {
+    for (const std::string& text : settings_of(entry.schema)) {
+      out.push_back({text, entry.schema.caps, text == entry.schema.neutral});
+    }
+  }
+  return out;
+}
+
+LayerMap layers() {
+  const LayerInfo infos[] = {{kNoWindow, 0, true}, {kLayerWindow, 1, true}, {kNoWindow, 2, true}, {kNoWindow, 2, false}};
+  return make_layer_map(infos).value_or(LayerMap{});
+}
+
+// A model of the engine around plans: sequences, chunks, steps. It computes nothing but visibility.
+class Rig {
+ public:
+  Rig(const std::string& attn, const std::string& kv, bool share) : map(layers()) {
+    auto attn_spec = parse_spec(attn, "attn");
+    auto kv_spec = parse_spec(kv, "kv");
+    auto made_set = SelectorSet::make(*attn_spec, map);
+    auto made_policy = make_kv_policy(*kv_spec);
+    EXPECT_TRUE(made_set.ok() && made_policy.ok());
+    selectors = std::make_unique<SelectorSet>(std::move(made_set).value());
+    policy = std::move(made_policy->policy);
+    KvStoreConfig config;
+    config.layers = &map;
+    config.n_kv_heads = 2;
+    config.head_dim = 16;
+    config.max_sequences = 5;
+    config.max_context = kContext;
+    config.max_step_rows = kContext;
+    config.share_prefixes = share;
+    apply_policies(selectors->facts(), *policy, map, config);
+    auto made_store = KvStore::create(config);
+    EXPECT_TRUE(made_store.ok()) << made_store.status().message();
+    store = std::move(made_store).value();
+    shape = {.n_heads = kHeads, .n_kv_heads = 2, .head_dim = 16, .threads = 3};
+    const size_t bytes = step_max_bytes(kContext, 5, kContext, map, *policy, shape) +
+                         selectors->max_bytes(kContext, 5, kTileRows);
+    auto buffer = AlignedBuffer::allocate(bytes);
+    EXPECT_TRUE(buffer.ok());
+    arena = Arena(std::move(buffer).value());
+  }
+
+  struct Work {
+    SeqId seq;
+    int32_t n_q;
+    bool decode;
+  };
+
+  SeqId start(int32_t prompt_len, int32_t seed = 0) {
+    auto seq = store->create_sequence();
+    EXPECT_TRUE(seq.ok());
+    State& s = states[*seq];
+    s = {};
+    s.seed = seed;
+    s.prompt_len = prompt_len;
+    store->adopt_prefix(*seq, tokens(seed, 0, prompt_len));
+    return *seq;
+  }
+
+  void step(const std::vector<Work>& work) {
+    arena.reset();
+    std::vector<std::vector<int32_t>> ids;
+    std::vector<StepSeq> seqs;
+    for (const Work& w : work) {
+      ids.push_back(tokens(states[w.seq].seed, store->length(w.seq), w.n_q));
+      const Status reserved = store->reserve(w.seq, w.n_q);
+      ASSERT_TRUE(reserved.ok()) << reserved.message();
+    }
+    for (size_t i = 0; i < work.size(); ++i) {
+      seqs.push_back({.seq = work[i].seq, .tokens = ids[i], .prompt_len = states[work[i].seq].prompt_len,
+                      .decode = work[i].decode});
+    }
+    StepPlans plans;
+    Status status = build_step(seqs, map, *policy, shape, *store, arena, plans);
+    ASSERT_TRUE(status.ok()) << status.message();
+    const std::span<const SeqStep> rows(plans.classes[0].seqs, work.size());
+    status = selectors->build({.seqs = rows, .n_heads = kHeads, .tile_rows = kTileRows}, arena, plans);
+    ASSERT_TRUE(status.ok()) << status.message();
+    status = store->check();
+    ASSERT_TRUE(status.ok()) << status.message();
+    for (int32_t l = 0; l < plans.n_layers; ++l) {
+      const ClassStep& cls = plans.cls(l);
+      const PlanCheck check = {.seqs = {cls.seqs, work.size()}, .n_heads = kHeads, .kv = &plans.kv,
+                               .kv_layer = plans.layer(l).kv_layer, .chunk_grid = selectors->chunk_grid()};
+      status = check_block_plan(plans.block(l), check);
+      ASSERT_TRUE(status.ok()) << status.message();
+      status = check_segment_plan(cls.segment, check);
+      ASSERT_TRUE(status.ok()) << status.message();
+    }
+    for (size_t i = 0; i < work.size(); ++i) {
+      State& s = states[work[i].seq];
+      const int32_t end = rows[i].pos + rows[i].n_q;
+      for (int32_t q = 0; q < rows[i].n_q; ++q) {
+        for (const int32_t l : {0, 1}) {
+          const ClassStep& cls = plans.cls(l);
+          const std::span<const SeqStep> own(cls.seqs, work.size());
+          const KeyCounts keys =
+              work[i].decode ? segment_keys(cls.segment, own, static_cast<int32_t>(i), q, end)
+                             : block_keys(plans.block(l), own, rows[i].q_row + q, kHeads - 1, end);
+          s.seen[l][rows[i].pos + q] = keys;
+        }
+      }
+    }
+    store->commit_step();
+  }
+
+  void prefill(SeqId seq, int32_t chunk) {
+    while (store->length(seq) < states[seq].prompt_len) {
+      step({{seq, std::min(chunk, states[seq].prompt_len - store->length(seq)), false}});
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+  void decode(SeqId seq, int32_t steps, int32_t n_q = 1) {
+    for (int32_t n = 0; n < steps && !::testing::Test::HasFatalFailure(); ++n) step({{seq, n_q, true}});
+  }
+
+  static std::vector<int32_t> tokens(int32_t seed, int32_t from, int32_t n) {
+    std::vector<int32_t> out(n);
+    for (int32_t i = 0; i < n; ++i) out[i] = seed * 10000 + from + i;
+    return out;
+  }
+
+  // Row `i` of the sequence attends exactly the keys of `reach`, in the layer without and the one with a window.
+  void expect_rows(SeqId seq, int32_t begin, int32_t end, Reach reach) {
+    const State& s = states[seq];
+    for (const int32_t l : {0, 1}) {
+      const Reach own = within_layer_window(reach, map.layers[l].window);
+      for (int32_t i = begin; i < end; ++i) {
+        const auto it = s.seen[l].find(i);
+        if (it == s.seen[l].end()) continue;  // came from the prefix cache
+        for (size_t j = 0; j < it->second.size(); ++j) {
+          ASSERT_EQ(it->second[j], own.sees(i, static_cast<int32_t>(j)) ? 1 : 0)
+              << "layer " << l << " row " << i << " key " << j;
+        }
+      }
+    }
+  }
+
+  static constexpr uint16_t kTileRows = 64;
+  struct State {
+    int32_t seed = 0, prompt_len = 0;
+    std::map<int32_t, KeyCounts> seen[2];
+  };
+  LayerMap map;
+  std::unique_ptr<SelectorSet> selectors;
+  std::unique_ptr<KvPolicy> policy;
+  std::unique_ptr<KvStore> store;
+  SegmentShape shape;
+  Arena arena;
+  std::map<SeqId, State> states;
+};
+
+// What each feature does to a sequence; `prompt` and `decode` are the reaches that its rows must have.
+void exercise(Rig& rig, std::string_view feature, Reach prompt, Reach decode) {
+  const int32_t n = 517;
+  if (feature == "chunked_prefill") {
+    const SeqId a = rig.start(n, 1), b = rig.start(300, 2);
+    rig.prefill(b, 300);
+    int32_t chunk = 1;
+    while (rig.store->length(a) < n && !::testing::Test::HasFatalFailure()) {
+      rig.step({{a, std::min(chunk, n - rig.store->length(a)), false}, {b, 1, true}});
+      chunk = chunk * 2 + 5;
+    }
+    rig.decode(a, 3);
+    rig.expect_rows(a, 0, n, prompt);
+    rig.expect_rows(a, n, n + 3, decode);
+    rig.expect_rows(b, 300, 310, decode);
+  } else if (feature == "fork") {
+    const SeqId a = rig.start(n, 1);
+    rig.prefill(a, n);
+    std::vector<SeqId> all = {a};
+    for (int i = 0; i < 3; ++i) {
+      auto child = rig.store->fork(a);
+      ASSERT_TRUE(child.ok());
+      rig.states[*child] = rig.states[a];
+      all.push_back(*child);
+    }
+    const int64_t pages = rig.store->stats().classes[0].pages_used;
+    for (int i = 0; i < 80; ++i) {
+      std::vector<Rig::Work> work;
+      for (const SeqId seq : all) work.push_back({seq, 1, true});
+      rig.step(work);
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+    EXPECT_LE(rig.store->stats().classes[0].pages_used, pages + 3 + 2 * 4) << "the prompt is held once";
+    for (const SeqId seq : all) rig.expect_rows(seq, n, n + 80, decode);
+  } else if (feature == "prefix_sharing") {
+    const SeqId a = rig.start(n, 1);
+    rig.prefill(a, 200);
+    rig.decode(a, 3);
+    rig.store->free_sequence(a);
+    const SeqId b = rig.start(n, 1);
+    EXPECT_EQ(rig.store->length(b), 512) << "what a prompt row depends on is in the cache";
+    rig.prefill(b, 200);
+    rig.decode(b, 3);
+    rig.expect_rows(b, 512, n, prompt);
+    rig.expect_rows(b, n, n + 3, decode);
+  } else if (feature == "preemption") {
+    const SeqId a = rig.start(n, 1);
+    rig.prefill(a, 200);
+    rig.decode(a, 40);
+    const auto before = rig.states[a];
+    rig.store->free_sequence(a);
+    const SeqId b = rig.start(n, 1);
+    rig.prefill(b, 77);
+    rig.decode(b, 5, 8);  // replayed as drafts
+    for (const int l : {0, 1}) {
+      for (const auto& [row, keys] : rig.states[b].seen[l]) {
+        KeyCounts padded = before.seen[l].at(row);
+        padded.resize(std::max(keys.size(), padded.size()), 0);
+        KeyCounts replayed = keys;
+        replayed.resize(padded.size(), 0);
+        ASSERT_EQ(replayed, padded) << "row " << row;
+      }
+    }
+  } else if (feature == "second_turn") {
+    const SeqId a = rig.start(n, 1);
+    rig.prefill(a, 300);
+    rig.decode(a, 30);
+    rig.states[a].prompt_len = n + 30 + 250;
+    rig.prefill(a, 100);
+    rig.decode(a, 3);
+    rig.expect_rows(a, n + 30, n + 280, prompt);
+    rig.expect_rows(a, n + 280, n + 283, decode);
+  }
+}
+
+TEST(Compose, EveryPairRunsOrIsRefused) {
+  int legal_runs = 0, refused = 0;
+  for (const Setting& attn : settings(selector_registry())) {
+    for (const Setting& kv : settings(kv_policy_registry())) {
+      for (const Caps& feature : feature_caps()) {
+        SCOPED_TRACE(fmt::format("attn={} kv={} {}", attn.text, kv.text, feature.name));
+        const Caps* selectors[] = {attn.caps};
+        const Caps* stages[] = {kv.caps};
+        const Caps* features[] = {&feature};
+        const Status legal = check_legal(selectors, stages, features);
+        const bool sealed = feature.phase == Phase::kDecode;
+        const uint32_t broken = kv.caps->breaks | attn.caps->breaks |
+                                (sealed ? kv.caps->breaks_sealed | attn.caps->breaks_sealed : 0);
+        ASSERT_EQ(legal.ok(), (feature.needs & broken) == 0);
+        if (!legal.ok()) {
+          ++refused;
+          EXPECT_THAT(std::string(legal.message()),
+                      ::testing::AllOf(::testing::HasSubstr(fmt::format("'{}'", feature.name)),
+                                       ::testing::AnyOf(::testing::HasSubstr(fmt::format("'{}'", kv.caps->name)),
+                                                        ::testing::HasSubstr(fmt::format("'{}'", attn.caps->name))),
+                                       ::testing::HasSubstr(fact_names(feature.needs & broken))));
+          continue;
+        }
+        Rig rig(attn.text, kv.text, feature.name == "prefix_sharing");
+        // Both neutral: dense in both phases, whatever the names.
+        const Reach prompt = attn.neutral ? Reach{} : rig.selectors->facts().reach[0];
+        const Reach decode = kv.neutral ? Reach{} : rig.policy->decode_reach();
+        EXPECT_EQ(attn.neutral, rig.selectors->facts().reach[0].unlimited());
+        exercise(rig, feature.name, prompt, decode);
+        if (::testing::Test::HasFatalFailure()) return;
+        ++legal_runs;
+      }
+    }
+  }
+  EXPECT_GT(legal_runs, 20);
+  EXPECT_GT(refused, 0) << "the records must forbid something";
+  ::testing::Test::RecordProperty("legal", legal_runs);
+  ::testing::Test::RecordProperty("refused", refused);
+}
+
+TEST(Compose, EveryOrderOfTwoKvStagesIsLegalOrNamed) {
+  const auto all = settings(kv_policy_registry());
+  for (const Setting& a : all) {
+    for (const Setting& b : all) {
+      auto spec = parse_spec(fmt::format("{}+{}", a.text, b.text), "kv");
+      ASSERT_TRUE(spec.ok());
+      const Status status = make_kv_policy(*spec).status();
+      const bool legal = check_order(*a.caps, *b.caps, false).ok();
+      EXPECT_EQ(status.code(), legal ? StatusCode::kUnsupported : StatusCode::kInvalidArgument);
+      EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(std::string(a.caps->name)));
+    }
+  }
+}
+
+// Streaming prompts with a streaming cache: pages die while the prompt is being read.
+TEST(Compose, BothWindowsTogetherBoundMemoryDuringThePrompt) {
+  Rig dense("dense", "streaming(sink=4,recent=128)", false);
+  Rig both("streaming(sink=4,window=128)", "streaming(sink=4,recent=128)", false);
+  int64_t peak[2] = {0, 0};
+  int n = 0;
+  for (Rig* rig : {&dense, &both}) {
+    const SeqId seq = rig->start(1100, 1);
+    while (rig->store->length(seq) < 1100) {
+      rig->step({{seq, std::min(100, 1100 - rig->store->length(seq)), false}});
+      ASSERT_FALSE(::testing::Test::HasFatalFailure());
+      peak[n] = std::max(peak[n], rig->store->stats().classes[0].pages_used);
+    }
+    rig->decode(seq, 40);
+    ++n;
+  }
+  EXPECT_GE(peak[0], 16);
+  EXPECT_LE(peak[1], 6);
+  // Equal reaches in both phases: generated rows equal prompt rows, and are worth sharing.
+  KvStoreConfig config;
+  apply_policies(both.selectors->facts(), *both.policy, both.map, config);
+  EXPECT_TRUE(config.share_decoded);
+  apply_policies(dense.selectors->facts(), *dense.policy, dense.map, config);
+  EXPECT_FALSE(config.share_decoded);
+}
+
+}  // namespace
+}  // namespace pare::testing

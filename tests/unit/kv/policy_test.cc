@@ -1,0 +1,91 @@
+#include "kv/policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "policy_conformance.h"
+
+namespace pare::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+using PlanRun = ::pare::Run;  // not ::testing::Test::Run
+
+struct Dense {
+  static constexpr const char* kSpec = "dense";
+  static bool sees(int32_t, int32_t) { return true; }
+  static int64_t pages_kept(int32_t len) { return (len + kPageRows - 1) / kPageRows; }
+};
+struct Streaming {
+  static constexpr const char* kSpec = "streaming(sink=4,recent=256)";
+  static bool sees(int32_t i, int32_t j) { return j < 4 || i - j < 256; }
+  // One page of sinks, 256 rows that may begin and end within pages, a tile cell and the rows that may be taken back.
+  static int64_t pages_kept(int32_t) { return 1 + 4 + 1 + 1 + 1; }
+};
+struct LongSink {
+  static constexpr const char* kSpec = "streaming(sink=2300,recent=1)";
+  static bool sees(int32_t i, int32_t j) { return j < 2300 || i == j; }
+  static int64_t pages_kept(int32_t) { return 36 + 4; }
+};
+struct NoSink {
+  static constexpr const char* kSpec = "streaming(sink=0,recent=77)";
+  static bool sees(int32_t i, int32_t j) { return i - j < 77; }
+  static int64_t pages_kept(int32_t) { return 5; }
+};
+using Policies = ::testing::Types<Dense, Streaming, LongSink, NoSink>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Residents, PolicyConformance, Policies);
+
+std::string error(std::string_view text) {
+  auto spec = parse_spec(text, "kv");
+  return spec.ok() ? std::string(make_kv_policy(*spec).status().message()) : std::string(spec.status().message());
+}
+
+TEST(KvPolicy, MistakesPointAtTheTerm) {
+  EXPECT_THAT(error("leank"), HasSubstr("column 1: unknown policy 'leank'; known: dense, streaming"));
+  EXPECT_THAT(error("streaming(window=3)"), HasSubstr("unknown parameter 'window'; 'streaming' takes sink, recent"));
+  EXPECT_THAT(error("streaming(sink=65536)"), HasSubstr("out of range; 0 to 65535"));
+  EXPECT_THAT(error("streaming+streaming"), HasSubstr("column 11: 'streaming' cannot follow 'streaming': both own Predicate"));
+  EXPECT_THAT(error("dense+streaming"), HasSubstr("both own Predicate"));
+  auto spec = parse_spec("streaming", "kv");
+  EXPECT_EQ(make_kv_policy(*spec)->canonical, "streaming(sink=4,recent=1024)");
+}
+
+TEST(SegmentPlanner, ItemsFollowTheThreads) {
+  int32_t items[3];
+  int n = 0;
+  for (const int32_t threads : {1, 2, 16}) {
+    DecodeRig rig("dense", threads);
+    const SeqId seq = rig.start(3900);
+    rig.step({{seq, 1}}, true);
+    items[n++] = rig.plans.classes[1].segment.items_cap;
+    EXPECT_EQ(rig.plans.classes[1].segment.runs[0].item_spans == 1, threads > 1);
+  }
+  EXPECT_LE(items[0], items[1]);
+  EXPECT_EQ(items[2], 16) << "one item a span of 256 rows";
+}
+
+TEST(SegmentPlanCheck, RefusesBrokenPlans) {
+  const auto verdict = [](auto damage) {
+    DecodeRig rig("streaming(sink=4,recent=300)", 64);
+    const SeqId a = rig.start(2000), b = rig.start(900);
+    rig.step({{a, 1}, {b, 4}}, true);
+    ClassStep& cls = rig.plans.classes[1];
+    damage(const_cast<PlanRun*>(cls.segment.runs), const_cast<Fold*>(cls.segment.folds),
+           const_cast<int32_t*>(cls.segment.item_prefix), const_cast<SeqStep*>(cls.seqs));
+    return check_segment_plan(cls.segment, {.seqs = {cls.seqs, 2}, .n_heads = 6, .kv = &rig.plans.kv}).ok();
+  };
+  EXPECT_TRUE(verdict([](PlanRun*, Fold*, int32_t*, SeqStep*) {}));
+  EXPECT_FALSE(verdict([](PlanRun* r, Fold*, int32_t*, SeqStep*) { r[1].rows += 1; }));
+  EXPECT_FALSE(verdict([](PlanRun* r, Fold*, int32_t*, SeqStep*) { r[1].rows -= 1; }));
+  EXPECT_FALSE(verdict([](PlanRun* r, Fold*, int32_t*, SeqStep*) { r[1].row0 = r[1].pos0 = 255; }));
+  EXPECT_FALSE(verdict([](PlanRun* r, Fold*, int32_t*, SeqStep*) { r[1].row0 = r[1].pos0 -= 600; }));
+  EXPECT_FALSE(verdict([](PlanRun* r, Fold*, int32_t*, SeqStep*) { r[3].flags = 0; }));
+  EXPECT_FALSE(verdict([](PlanRun* r, Fold*, int32_t*, SeqStep*) { r[0].item_spans = 7; }));
+  EXPECT_FALSE(verdict([](PlanRun*, Fold* f, int32_t*, SeqStep*) { f[1].part0 = 0; }));
+  EXPECT_FALSE(verdict([](PlanRun*, Fold*, int32_t* p, SeqStep*) { p[1] += 1; }));
+  EXPECT_FALSE(verdict([](PlanRun*, Fold*, int32_t*, SeqStep* s) { s[0].n_folds = 1; }));
+}
+
+}  // namespace
+}  // namespace pare::testing
