@@ -97,9 +97,8 @@ TEST(PreTokenizer, LongRunsAreCutInLinearTime) {
   const std::string texts[] = {repeat(" "),  repeat(" ") + "a", repeat("a"),
                                repeat("a "), repeat("\n "),     repeat("1"),
                                repeat("'"),  repeat("!"),       repeat("\xF0\x9F\xA6\x99")};
-  // The other names share these patterns.
-  for (const char* name :
-       {"smollm", "qwen2", "llama-bpe", "deepseek-coder", "deepseek-llm", "falcon", "default"}) {
+  // The other names have these patterns, or simpler ones.
+  for (const char* name : {"smollm", "llama-bpe", "deepseek-coder", "deepseek-llm", "default"}) {
     const auto pre = PreTokenizer::from_name(name);
     for (const std::string& text : texts) {
       std::vector<uint32_t> ends;
