@@ -123,8 +123,12 @@ Status read_specials(const Metadata& metadata, const Defaults& defaults, Tokeniz
   PARE_ASSIGN_OR_RETURN(parts->unk, read_id(metadata, "unknown_token_id", size));
   PARE_ASSIGN_OR_RETURN(const TokenId eot, read_id(metadata, "eot_token_id", size));
   PARE_ASSIGN_OR_RETURN(const TokenId eom, read_id(metadata, "eom_token_id", size));
-  PARE_ASSIGN_OR_RETURN(const bool add_bos, metadata.get_bool_or(key_of("add_bos_token"), defaults.add_bos));
-  PARE_ASSIGN_OR_RETURN(const bool add_eos, metadata.get_bool_or(key_of("add_eos_token"), defaults.add_eos));
+  // A default holds only where there is a token to add; a file that asks for one that it lacks contradicts
+  // itself.
+  const bool default_bos = defaults.add_bos && parts->bos != kNoToken;
+  const bool default_eos = defaults.add_eos && parts->eos != kNoToken;
+  PARE_ASSIGN_OR_RETURN(const bool add_bos, metadata.get_bool_or(key_of("add_bos_token"), default_bos));
+  PARE_ASSIGN_OR_RETURN(const bool add_eos, metadata.get_bool_or(key_of("add_eos_token"), default_eos));
   if (add_bos && parts->bos == kNoToken) {
     return data_loss(key_of("add_bos_token") + " is true, but there is no " + key_of("bos_token_id"));
   }
@@ -153,8 +157,7 @@ Expected<std::unique_ptr<Tokenizer>> read_bpe(const Metadata& metadata, Tokenize
 
 Expected<std::unique_ptr<Tokenizer>> read_spm(const Metadata& metadata, TokenizerParts parts) {
   if (parts.scores.empty()) return not_found(key_of("scores") + " is missing: this family merges by score");
-  const bool has_bos = metadata.has(key_of("bos_token_id"));
-  PARE_RETURN_IF_ERROR(read_specials(metadata, {has_bos, false}, &parts));
+  PARE_RETURN_IF_ERROR(read_specials(metadata, {.add_bos = true}, &parts));
   SpmOptions options;
   PARE_ASSIGN_OR_RETURN(options.add_space_prefix, metadata.get_bool_or(key_of("add_space_prefix"), true));
   return make_spm(std::move(parts), options, key_of("scores"));

@@ -58,6 +58,14 @@ TEST(TinyVocabulary, LoadsAndMerges) {
   EXPECT_EQ(*(*spm)->encode("a?", {}), (std::vector<TokenId>{1, 4, 0})) << "no byte tokens: unknown";
 }
 
+TEST(TinyVocabulary, DefaultBosNeedsABos) {
+  Metadata llama3 = tiny_bpe();
+  llama3.set("tokenizer.ggml.pre", std::string("llama3"));
+  EXPECT_EQ(*(*make_tokenizer_from_gguf(llama3))->encode("a", {}), (std::vector<TokenId>{0}));
+  llama3.set("tokenizer.ggml.bos_token_id", int64_t{3});
+  EXPECT_EQ(*(*make_tokenizer_from_gguf(llama3))->encode("a", {}), (std::vector<TokenId>{3, 0}));
+}
+
 struct BadCase {
   const char* name;
   std::function<void(Metadata*)> change;
