@@ -58,6 +58,18 @@ TEST(TinyVocabulary, LoadsAndMerges) {
   EXPECT_EQ(*(*spm)->encode("a?", {}), (std::vector<TokenId>{1, 4, 0})) << "no byte tokens: unknown";
 }
 
+TEST(TinyVocabulary, MergesNeverBuildAControlToken) {
+  Metadata spm = tiny_spm();
+  spm.set("tokenizer.ggml.tokens", Strings{"<unk>", "<s>", "<", "s>", "s", ">"});
+  spm.set("tokenizer.ggml.token_type", Ints{2, 3, 1, 1, 1, 1});
+  spm.set("tokenizer.ggml.scores", Floats{0, 0, -1, -2, -3, -4});
+  spm.set("tokenizer.ggml.add_space_prefix", false);
+  const auto tokenizer = make_tokenizer_from_gguf(spm);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().to_string();
+  EXPECT_EQ(*(*tokenizer)->encode("<s>", {false, false}), (std::vector<TokenId>{2, 3}));
+  EXPECT_EQ(*(*tokenizer)->encode("<s>", {false, true}), (std::vector<TokenId>{1}));
+}
+
 TEST(TinyVocabulary, DefaultBosNeedsABos) {
   Metadata llama3 = tiny_bpe();
   llama3.set("tokenizer.ggml.pre", std::string("llama3"));
