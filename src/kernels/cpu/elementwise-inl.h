@@ -59,7 +59,9 @@ inline float sum_lanes(int64_t n, Term term) {
   for (; i + kLanes <= n; i += kLanes) {
     for (int64_t p = 0; p < kParts; ++p) acc[p] = term(acc[p], i + p * kWidth, kWidth);
   }
+#ifndef PARE_FAULT_ELEMENTWISE_TAIL
   for (int64_t p = 0; i < n; ++p, i += kWidth) acc[p] = term(acc[p], i, n - i < kWidth ? n - i : kWidth);
+#endif
   alignas(64) float lane[kLanes];
   for (int64_t p = 0; p < kParts; ++p) hn::Store(acc[p], kTag, lane + p * kWidth);
   for (int64_t half = kLanes / 2; half > 0; half /= 2) {
