@@ -1,5 +1,5 @@
-// Policy spec strings: any bytes are an error or a spec whose canonical text means the same, up to policies bound to a
-// model.
+// Policy spec strings: any bytes are an error or a spec whose canonical text means the same, up to policies
+// bound to a model.
 #include <cstdint>
 #include <string_view>
 
@@ -17,7 +17,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto spec = parse_spec(text, "attn");
   if (spec.ok()) {
     const std::string printed = print_spec(*spec);
-    // Escapes make a string longer, so the canonical text of a long spec may be over the limit; nothing else may fail.
+    // Escapes make a string longer, so the canonical text of a long spec may be over the limit; nothing else
+    // may fail.
     auto again = parse_spec(printed, "attn");
     PARE_CHECK(again.ok() ? *again == *spec && print_spec(*again) == printed : printed.size() > size);
     if (auto set = SelectorSet::make(*spec, map); set.ok()) {

@@ -25,7 +25,8 @@ Cells cells_of(const SeqStep& s, int32_t tile_rows) {
 
 Status build_reach_plan(const PrefillRows& rows, Reach reach, Arena& arena, BlockPlan& out) {
   if (rows.tile_rows == 0 || rows.tile_rows > 1024 || !std::has_single_bit(rows.tile_rows)) {
-    return internal_error(fmt::format("query tiles of {} rows; a power of two up to 1024 is needed", rows.tile_rows));
+    return internal_error(
+        fmt::format("query tiles of {} rows; a power of two up to 1024 is needed", rows.tile_rows));
   }
   const int32_t tile_rows = rows.tile_rows;
   int32_t n_seqs = 0, n_tiles = 0;
@@ -42,7 +43,8 @@ Status build_reach_plan(const PrefillRows& rows, Reach reach, Arena& arena, Bloc
   const auto lists = arena.take<KeyList>(n_seqs);
   const auto ranges = arena.take<Range>(2 * static_cast<size_t>(n_seqs));
   const auto count = arena.take<int32_t>(1);
-  if (tiles.size() + lists.size() + ranges.size() + count.size() != static_cast<size_t>(n_tiles + 3 * n_seqs + 1)) {
+  if (tiles.size() + lists.size() + ranges.size() + count.size() !=
+      static_cast<size_t>(n_tiles + 3 * n_seqs + 1)) {
     return resource_exhausted(fmt::format("step arena of {} bytes is full (block plan)", arena.capacity()));
   }
 
@@ -102,7 +104,8 @@ Status build_reach_plan(const PrefillRows& rows, Reach reach, Arena& arena, Bloc
 size_t reach_plan_max_bytes(int32_t max_rows, int32_t max_seqs, uint16_t tile_rows) {
   const size_t seqs = static_cast<size_t>(std::min(max_rows, max_seqs));
   // A sequence of n rows touches at most (n - 1) / tile_rows + 2 cells, and no more than n.
-  const size_t tiles = std::min<size_t>(max_rows, static_cast<size_t>(max_rows) / std::max<int>(tile_rows, 1) + 2 * seqs);
+  const size_t tiles =
+      std::min<size_t>(max_rows, static_cast<size_t>(max_rows) / std::max<int>(tile_rows, 1) + 2 * seqs);
   return round_up(tiles * sizeof(QTile), kArenaAlign) + round_up(seqs * sizeof(KeyList), kArenaAlign) +
          round_up(2 * seqs * sizeof(Range), kArenaAlign) + kArenaAlign;
 }

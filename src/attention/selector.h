@@ -1,6 +1,6 @@
-// AttentionSelector: which keys prefill rows attend. A selector fills a BlockPlan; it never sees bytes, pages or
-// models. SelectorSet is a whole `attn` spec: its terms partition the layers, and each distinct (layer class, term)
-// pair gets one BlockPlan a step.
+// AttentionSelector: which keys prefill rows attend. A selector fills a BlockPlan; it never sees bytes, pages
+// or models. SelectorSet is a whole `attn` spec: its terms partition the layers, and each distinct (layer
+// class, term) pair gets one BlockPlan a step.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,8 @@ class AttentionSelector {
   virtual ~AttentionSelector() = default;
   virtual const Caps& caps() const = 0;
 
-  // The smallest reach that covers every key any row sees, before a layer's own window: decides which pages may die
-  // while a prompt is still being read.
+  // The smallest reach that covers every key any row sees, before a layer's own window: decides which pages
+  // may die while a prompt is still being read.
   virtual Reach reach() const = 0;
   // True iff every row sees exactly reach() (so that a decode row with that reach equals a prefill row).
   virtual bool reach_is_exact() const = 0;
@@ -50,11 +50,12 @@ class AttentionSelector {
 };
 
 // Every selector's last parameter: which layers its term takes (SelectorSet).
-inline constexpr ParamSchema kLayersParam = {.name = "layers",
-                                             .kind = ParamKind::kLayers,
-                                             .optional = true,
-                                             .max = kMaxLayers - 1,
-                                             .help = "layers this term takes; without it, those that no other names"};
+inline constexpr ParamSchema kLayersParam = {
+    .name = "layers",
+    .kind = ParamKind::kLayers,
+    .optional = true,
+    .max = kMaxLayers - 1,
+    .help = "layers this term takes; without it, those that no other names"};
 
 using SelectorEntry = RegistryEntry<AttentionSelector>;
 std::span<const SelectorEntry> selector_registry();
@@ -62,17 +63,17 @@ std::span<const SelectorEntry> selector_registry();
 // An `attn` spec bound to a model's layers. Immutable after make; any thread may build from it.
 class SelectorSet {
  public:
-  // Terms with layers= take those; the one without takes the rest; with none, the rest is dense. Errors: unknown
-  // term or parameter, a layer named twice or not in the model, two terms without layers=, more plans than
-  // kMaxBlockPlans.
+  // Terms with layers= take those; the one without takes the rest; with none, the rest is dense. Errors:
+  // unknown term or parameter, a layer named twice or not in the model, two terms without layers=, more plans
+  // than kMaxBlockPlans.
   static Expected<SelectorSet> make(const Spec& spec, const LayerMap& map);
 
   // Canonical spec: terms with layers= by first layer, then the rest.
   const std::string& canonical() const { return canonical_; }
   std::vector<const Caps*> caps() const;
 
-  // What the store needs to know (kv/configure.h). The strongest horizon of the terms; per class the union of the
-  // reaches, exact iff every term in it has exactly that one.
+  // What the store needs to know (kv/configure.h). The strongest horizon of the terms; per class the union of
+  // the reaches, exact iff every term in it has exactly that one.
   PrefillFacts facts() const;
   int32_t chunk_grid() const;  // prefill chunks end at multiples of it, or with the prompt
 

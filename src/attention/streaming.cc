@@ -13,8 +13,16 @@ constexpr Caps kCaps = {.name = "streaming",
                         .horizon = Horizon::kRow};
 
 constexpr ParamSchema kParams[] = {
-    {.name = "sink", .fallback = 4, .min = 0, .max = kMaxContext, .help = "first positions that every row attends"},
-    {.name = "window", .fallback = 1024, .min = 1, .max = kMaxContext, .help = "last positions, the row's own included"},
+    {.name = "sink",
+     .fallback = 4,
+     .min = 0,
+     .max = kMaxContext,
+     .help = "first positions that every row attends"},
+    {.name = "window",
+     .fallback = 1024,
+     .min = 1,
+     .max = kMaxContext,
+     .help = "last positions, the row's own included"},
     kLayersParam,
 };
 

@@ -1,4 +1,5 @@
-// The part of a store's configuration that follows from the policies: reaches and what prefixes may be shared.
+// The part of a store's configuration that follows from the policies: reaches and what prefixes may be
+// shared.
 #pragma once
 
 #include "kv/policy.h"
@@ -9,7 +10,9 @@
 namespace pare {
 
 // Sets prompt_reach, decode_reach, rollback_rows, share_tail_rows and share_decoded of `config`, and clears
-// share_prefixes where nothing may be shared (Horizon kEpoch and kWhole: an epoch's rows know more than its tokens).
-void apply_policies(const PrefillFacts& prefill, const KvPolicy& policy, const LayerMap& layers, KvStoreConfig& config);
+// share_prefixes where nothing may be shared (Horizon kEpoch and kWhole: an epoch's rows know more than its
+// tokens).
+void apply_policies(const PrefillFacts& prefill, const KvPolicy& policy, const LayerMap& layers,
+                    KvStoreConfig& config);
 
 }  // namespace pare

@@ -1,4 +1,5 @@
-// Pages of one layer class: reference counts, the free list and the list of cached pages. Knows page numbers only.
+// Pages of one layer class: reference counts, the free list and the list of cached pages. Knows page numbers
+// only.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +7,9 @@
 
 namespace pare {
 
-// A page is used (refs > 0), cached (refs = 0, named by a prefix node) or free. Cached pages are in order of release;
-// the oldest is evicted first. No allocation after the constructor. Deterministic: the page freed last is taken first,
-// fresh pages in ascending order.
+// A page is used (refs > 0), cached (refs = 0, named by a prefix node) or free. Cached pages are in order of
+// release; the oldest is evicted first. No allocation after the constructor. Deterministic: the page freed
+// last is taken first, fresh pages in ascending order.
 class PagePool {
  public:
   static constexpr int32_t kNone = -1;

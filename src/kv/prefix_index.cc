@@ -21,7 +21,9 @@ uint64_t key_of(uint64_t parent, std::span<const int32_t> tokens) {
   return key;
 }
 
-uint64_t bucket_count(int64_t nodes) { return std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(nodes, 1))); }
+uint64_t bucket_count(int64_t nodes) {
+  return std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(nodes, 1)));
+}
 
 }  // namespace
 

@@ -1,8 +1,9 @@
-// The prefix index: which full pages hold which token prefixes. A node stands for 64 tokens after a parent node and
-// names at most one page per layer class; the chain of nodes from the root spells the prefix.
+// The prefix index: which full pages hold which token prefixes. A node stands for 64 tokens after a parent
+// node and names at most one page per layer class; the chain of nodes from the root spells the prefix.
 //
-// Exact, not probabilistic: a lookup hashes, then compares tokens, tag and the parent's serial number, so that neither
-// colliding hashes nor a parent that was dropped and came back can give one prompt another's rows.
+// Exact, not probabilistic: a lookup hashes, then compares tokens, tag and the parent's serial number, so
+// that neither colliding hashes nor a parent that was dropped and came back can give one prompt another's
+// rows.
 #pragma once
 
 #include <cstdint>

@@ -44,8 +44,8 @@ Run piece(const Run& run, int32_t begin, int32_t end, uint16_t item_spans) {
   return out;
 }
 
-// Cuts a run so that no octet is in a piece of octets and in another run: an octet shared with a neighbour goes by
-// spans. At most three pieces.
+// Cuts a run so that no octet is in a piece of octets and in another run: an octet shared with a neighbour
+// goes by spans. At most three pieces.
 int cut_run(const Run& run, bool shares_first, bool shares_last, uint16_t item_spans, Run* out) {
   const int32_t end = run.row0 + run.rows;
   if (item_spans == 1) {
@@ -72,7 +72,8 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
                           std::span<SeqStep> seqs, Arena& arena, SegmentPlan& out) {
   const Reach reach = within_layer_window(policy.decode_reach(), layer_window);
   const int max_runs = policy.max_runs();
-  if (max_runs > kMaxRunsOfPolicy) return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
+  if (max_runs > kMaxRunsOfPolicy)
+    return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
 
   int32_t n_decode = 0;
   int64_t rows = 0;
@@ -98,8 +99,11 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   const auto folds = arena.take<Fold>(cap);
   const auto prefix = arena.take<int32_t>(cap + 1);
   const auto count = arena.take<int32_t>(1);
-  const Status full = resource_exhausted(fmt::format("step arena of {} bytes is full (segment plan)", arena.capacity()));
-  if (runs.size() + members.size() + folds.size() + prefix.size() + count.size() != 4 * cap + 2) return full;
+  const auto full = [&] {
+    return resource_exhausted(fmt::format("step arena of {} bytes is full (segment plan)", arena.capacity()));
+  };
+  if (runs.size() + members.size() + folds.size() + prefix.size() + count.size() != 4 * cap + 2)
+    return full();
 
   int32_t n_runs = 0, slots = 0;
   prefix[0] = 0;
@@ -135,7 +139,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   }
   const size_t part_floats = static_cast<size_t>(slots * floats_of_slot(shape));
   const auto parts = arena.take<float>(part_floats);
-  if (parts.size() != part_floats) return full;
+  if (parts.size() != part_floats) return full();
 
   count[0] = n_runs;
   out = SegmentPlan();
@@ -152,17 +156,21 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   return ok_status();
 }
 
-size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
-                              int32_t max_context) {
+size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs,
+                              int32_t max_rows, int32_t max_context) {
   const int64_t seqs = std::min(max_seqs, max_rows);
   const int64_t cap = seqs * policy.max_runs() * 3;
   const auto array = [](int64_t bytes) { return round_up(static_cast<size_t>(bytes), kArenaAlign); };
-  // By octets: those of the context, and two cut octets that go by spans for each run. By spans, which is chosen only
-  // while all rows together are few (choose_item_spans): these, and two cut spans for each run.
-  const int64_t by_octets = max_rows * (ceil_div(max_context, kOctetRows) + int64_t{policy.max_runs()} * (2 * kOctetSpans + 2));
-  const int64_t few_rows = int64_t{kOctetRows} * kTasksPerThread * std::max(1, shape.threads) / shape.n_kv_heads;
-  const int64_t by_spans = kMaxDecodeRows * (ceil_div<int64_t>(few_rows, kSpanRows) + 2 * seqs * policy.max_runs());
-  const int64_t spans_at_most = max_rows * (ceil_div(max_context, kSpanRows) + int64_t{2} * policy.max_runs());
+  // By octets: those of the context, and two cut octets that go by spans for each run. By spans, which is
+  // chosen only while all rows together are few (choose_item_spans): these, and two cut spans for each run.
+  const int64_t by_octets =
+      max_rows * (ceil_div(max_context, kOctetRows) + int64_t{policy.max_runs()} * (2 * kOctetSpans + 2));
+  const int64_t few_rows =
+      int64_t{kOctetRows} * kTasksPerThread * std::max(1, shape.threads) / shape.n_kv_heads;
+  const int64_t by_spans =
+      kMaxDecodeRows * (ceil_div<int64_t>(few_rows, kSpanRows) + 2 * seqs * policy.max_runs());
+  const int64_t spans_at_most =
+      max_rows * (ceil_div(max_context, kSpanRows) + int64_t{2} * policy.max_runs());
   const int64_t slots = std::max(by_octets, std::min(by_spans, spans_at_most));
   return array(cap * sizeof(Run)) + array(cap * sizeof(Member)) + array(cap * sizeof(Fold)) +
          array((cap + 1) * sizeof(int32_t)) + kArenaAlign +

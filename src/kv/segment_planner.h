@@ -1,6 +1,6 @@
-// From runs to work: cuts the runs of a step's decode rows into items of about equal bytes for the threads at hand and
-// lays out the partial results and their folds. The cuts fall on whole spans or whole octets of spans, so they move
-// work, never bits (contracts.md §4).
+// From runs to work: cuts the runs of a step's decode rows into items of about equal bytes for the threads at
+// hand and lays out the partial results and their folds. The cuts fall on whole spans or whole octets of
+// spans, so they move work, never bits (contracts.md §4).
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,15 @@ struct SegmentShape {
   int32_t threads = 1;
 };
 
-// Plans the sequences with kSeqDecode for one layer class. Sets fold0 and n_folds of every sequence (0 for the
-// others). `layer_window`: the class's own window. Arrays from `arena`; kResourceExhausted when it is full.
+// Plans the sequences with kSeqDecode for one layer class. Sets fold0 and n_folds of every sequence (0 for
+// the others). `layer_window`: the class's own window. Arrays from `arena`; kResourceExhausted when it is
+// full.
 Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const SegmentShape& shape,
                           std::span<SeqStep> seqs, Arena& arena, SegmentPlan& out);
 
-// Arena bytes that build_segment_plan takes at most for max_seqs decoding sequences with max_rows query rows in all.
-size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
-                              int32_t max_context);
+// Arena bytes that build_segment_plan takes at most for max_seqs decoding sequences with max_rows query rows
+// in all.
+size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs,
+                              int32_t max_rows, int32_t max_context);
 
 }  // namespace pare

@@ -9,9 +9,9 @@
 
 namespace pare {
 
-// Where a sequence stands in the prefix index: the chain of its full pages, and the tokens of the page being filled.
-// Only the end of the chain is kept, enough to follow truncations of up to a page; after a longer one, the chain is
-// broken: the sequence's later pages are not shared.
+// Where a sequence stands in the prefix index: the chain of its full pages, and the tokens of the page being
+// filled. Only the end of the chain is kept, enough to follow truncations of up to a page; after a longer
+// one, the chain is broken: the sequence's later pages are not shared.
 class PrefixTail {
  public:
   void reset(uint64_t tag);
@@ -19,7 +19,9 @@ class PrefixTail {
   void adopt(int32_t pages, PrefixPoint point);
 
   void push(int32_t row, int32_t token);
-  std::span<const int32_t> page_tokens(int32_t page) const { return {tokens_ + page % 2 * kPageRows, kPageRows}; }
+  std::span<const int32_t> page_tokens(int32_t page) const {
+    return {tokens_ + page % 2 * kPageRows, kPageRows};
+  }
   PrefixPoint before(int32_t page) const { return points_[page % kPoints]; }
   void seal(int32_t page, PrefixPoint point);  // `page` is full and stands at `point`
 

@@ -11,8 +11,8 @@ namespace {
 
 constexpr size_t kArenaAlign = 64;
 
-Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy, const SegmentShape& shape,
-            KvStore& store, Arena& arena, StepPlans& plans) {
+Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy,
+            const SegmentShape& shape, KvStore& store, Arena& arena, StepPlans& plans) {
   const size_t n_seqs = seqs.size(), n_rows = static_cast<size_t>(plans.n_rows);
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     const auto steps = arena.take<SeqStep>(n_seqs);
@@ -35,7 +35,8 @@ Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolic
       q_row += s.n_q;
     }
     ClassStep& cls = plans.classes[c];
-    PARE_RETURN_IF_ERROR(build_segment_plan(policy, layers.classes[c].window, shape, steps, arena, cls.segment));
+    PARE_RETURN_IF_ERROR(
+        build_segment_plan(policy, layers.classes[c].window, shape, steps, arena, cls.segment));
     cls.seqs = steps.data();
     cls.dst = dst.data();
   }

@@ -1,5 +1,6 @@
-// Turns the sequences of a step into StepPlans: packed rows, append targets, copies and one SegmentPlan per class.
-// The BlockPlans are added by SelectorSet::build (attention/selector.h), which this folder does not know.
+// Turns the sequences of a step into StepPlans: packed rows, append targets, copies and one SegmentPlan per
+// class. The BlockPlans are added by SelectorSet::build (attention/selector.h), which this folder does not
+// know.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,9 @@ struct StepSeq {
   uint16_t heads = 0;   // active query heads; 0 = all
 };
 
-// Appends every sequence's tokens to the store, in order, and fills all of `plans` but blocks and layers. Arrays come
-// from `arena`. On an error (arena full: kResourceExhausted) the store's step is aborted. No allocation.
+// Appends every sequence's tokens to the store, in order, and fills all of `plans` but blocks and layers.
+// Arrays come from `arena`. On an error (arena full: kResourceExhausted) the store's step is aborted. No
+// allocation.
 Status build_step(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy,
                   const SegmentShape& shape, KvStore& store, Arena& arena, StepPlans& plans);
 

@@ -158,8 +158,8 @@ Status KvStore::truncate(SeqId seq, int32_t len) {
   Sequence& s = m.at(seq);
   PARE_CHECK(s.staged == 0);
   if (len < min_length(seq) || len > s.len) {
-    return invalid_argument(
-        fmt::format("sequence {}: cannot truncate to {} rows, {} to {} is possible", seq, len, min_length(seq), s.len));
+    return invalid_argument(fmt::format("sequence {}: cannot truncate to {} rows, {} to {} is possible", seq,
+                                        len, min_length(seq), s.len));
   }
   const int32_t pages = ceil_div(len, kPageRows);
   for (int32_t c = 0; c < m.n_classes(); ++c) {
@@ -190,10 +190,13 @@ int32_t KvStore::min_length(SeqId seq) const {
     const int64_t first_kept = int64_t{s.dead_end[c]} * kPageRows, grid = m.config.tile_rows;
     int64_t needed = round_up(first_kept + cls.decode_keep.window - 1, grid);
     if (needed < s.prompt_len) {
-      // Back inside the prompt, prompt rows to come need their own window and sinks; if these are gone, no way back.
-      const bool gone = cls.prompt_keep.unlimited() || s.dead_begin[c] < ceil_div(cls.prompt_keep.sink, kPageRows);
-      needed = gone ? s.prompt_len
-                    : std::min<int64_t>(round_up(first_kept + cls.prompt_keep.window - 1, grid), s.prompt_len);
+      // Back inside the prompt, prompt rows to come need their own window and sinks; if these are gone, no
+      // way back.
+      const bool gone =
+          cls.prompt_keep.unlimited() || s.dead_begin[c] < ceil_div(cls.prompt_keep.sink, kPageRows);
+      needed = gone
+                   ? s.prompt_len
+                   : std::min<int64_t>(round_up(first_kept + cls.prompt_keep.window - 1, grid), s.prompt_len);
     }
     min = static_cast<int32_t>(std::max<int64_t>(min, needed));
   }
@@ -207,15 +210,17 @@ Status KvStore::reserve(SeqId seq, int32_t rows) {
   Sequence& s = m.at(seq);
   PARE_CHECK(s.staged == 0 && rows >= 0);
   if (rows > m.config.max_context - s.len || rows > m.config.max_step_rows) {
-    return invalid_argument(fmt::format("sequence {}: {} more rows after {}, limits: {} a step, {} in all", seq, rows,
-                                        s.len, m.config.max_step_rows, m.config.max_context));
+    return invalid_argument(fmt::format("sequence {}: {} more rows after {}, limits: {} a step, {} in all",
+                                        seq, rows, s.len, m.config.max_step_rows, m.config.max_context));
   }
   if (rows == 0) return ok_status();
   const int32_t end = ceil_div(s.len + rows, kPageRows);
   const int32_t fresh = std::max(0, end - s.n_pages);
   const int32_t tail_page = s.len / kPageRows;
   const bool writes_tail = s.len % kPageRows != 0;
-  const auto is_shared = [&](int32_t c) { return writes_tail && m.pages[c].refs(m.list(seq, c)[tail_page]) > 1; };
+  const auto is_shared = [&](int32_t c) {
+    return writes_tail && m.pages[c].refs(m.list(seq, c)[tail_page]) > 1;
+  };
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     const int64_t needed = int64_t{fresh} + (is_shared(c) ? 1 : 0);
     if (needed > available_pages(c)) {

@@ -1,5 +1,5 @@
-// KvStore: the paged memory behind attention. It owns pools, page tables, reference counts, prefix sharing and byte
-// accounting, and knows reaches (which rows may still be seen) instead of methods.
+// KvStore: the paged memory behind attention. It owns pools, page tables, reference counts, prefix sharing
+// and byte accounting, and knows reaches (which rows may still be seen) instead of methods.
 //
 // Life of a step:
 //   reserve(seq, n) for each sequence      pages are taken; kResourceExhausted leaves everything as it was
@@ -8,9 +8,9 @@
 //   commit_step()                          rows count; full pages become shareable; pages out of reach die
 //   (or abort_step(): the appended rows never were)
 //
-// Memory: all pools, tables and lists are allocated by create(); nothing after it allocates. Cost: O(new pages) a
-// sequence and step. Page choice is deterministic: the same calls give the same pages.
-// Threads: one caller at a time; the views may be read by any thread between fill_step and commit_step.
+// Memory: all pools, tables and lists are allocated by create(); nothing after it allocates. Cost: O(new
+// pages) a sequence and step. Page choice is deterministic: the same calls give the same pages. Threads: one
+// caller at a time; the views may be read by any thread between fill_step and commit_step.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ namespace pare {
 using SeqId = int32_t;
 
 struct KvStoreConfig {
-  const LayerMap* layers = nullptr;  // read by create() only
+  const LayerMap* layers = nullptr;      // read by create() only
   int32_t n_kv_heads = 0, head_dim = 0;  // head_dim: multiple of 16
   Codec codec = Codec::F16;              // F32, F16 or Bf16
   Order order = Order::Tiles;
@@ -39,29 +39,31 @@ struct KvStoreConfig {
   int32_t max_sequences = 0;  // at once, forks included
   int32_t max_context = 0;    // rows of one sequence
   int32_t max_step_rows = 0;  // rows appended to one sequence in one step
-  int64_t total_rows = 0;     // rows to hold over all sequences, shared ones once; 0 = max_sequences * max_context
+  int64_t total_rows =
+      0;  // rows to hold over all sequences, shared ones once; 0 = max_sequences * max_context
 
-  // Per class: what prompt rows still to come, and decode rows, may see. Rows out of both die; pages are given back.
+  // Per class: what prompt rows still to come, and decode rows, may see. Rows out of both die; pages are
+  // given back.
   Reach prompt_reach[kMaxClasses], decode_reach[kMaxClasses];
 
-  // Rows stay a little longer than the reaches say: so that the last rollback_rows can be truncated, and because a
-  // prefill tile visits keys for its whole grid cell, of tile_rows positions.
+  // Rows stay a little longer than the reaches say: so that the last rollback_rows can be truncated, and
+  // because a prefill tile visits keys for its whole grid cell, of tile_rows positions.
   int32_t rollback_rows = 16;
   int32_t tile_rows = 64;
 
   // Prefix sharing: full pages are kept under (parent, 64 token ids, tag) after their sequence is gone.
   bool share_prefixes = true;
-  uint64_t tag = 0;                // weights, canonical spec, codec
-  int32_t share_tail_rows = 0;     // the last rows of a prompt that depend on its length: not shared
-  bool share_decoded = false;      // decode rows equal prefill rows bit for bit, so they are shared too
+  uint64_t tag = 0;             // weights, canonical spec, codec
+  int32_t share_tail_rows = 0;  // the last rows of a prompt that depend on its length: not shared
+  bool share_decoded = false;   // decode rows equal prefill rows bit for bit, so they are shared too
 };
 
 struct KvClassStats {
   int64_t pages = 0, pages_used = 0, pages_cached = 0, pages_free = 0;  // used + cached + free = pages
-  int64_t page_bytes = 0;   // K and V of every layer and head of the class
-  int64_t freed_dead = 0;   // pages given back by live sequences because no row can see them, since create()
-  int64_t evicted = 0;      // cached pages reused, since create()
-  int64_t rows_held = 0;    // rows of live sequences whose pages are alive; shared ones counted by each holder
+  int64_t page_bytes = 0;  // K and V of every layer and head of the class
+  int64_t freed_dead = 0;  // pages given back by live sequences because no row can see them, since create()
+  int64_t evicted = 0;     // cached pages reused, since create()
+  int64_t rows_held = 0;   // rows of live sequences whose pages are alive; shared ones counted by each holder
 };
 
 struct KvStats {
@@ -70,7 +72,7 @@ struct KvStats {
   int64_t bytes_used = 0;            // K and V bytes of used pages; shared pages once
   int64_t bytes_per_row = 0;         // K and V of one position, every layer
   int64_t sequences = 0;
-  int64_t rows = 0;                  // sum of sequence lengths
+  int64_t rows = 0;                                             // sum of sequence lengths
   int64_t copies = 0, prefix_hit_rows = 0, prefix_lookups = 0;  // since create()
   int32_t n_classes = 0;
   KvClassStats classes[kMaxClasses];
@@ -78,25 +80,28 @@ struct KvStats {
 
 class KvStore {
  public:
-  // Errors: dimensions out of range; sizes that overflow or cannot be allocated (kResourceExhausted, with the bytes).
+  // Errors: dimensions out of range; sizes that overflow or cannot be allocated (kResourceExhausted, with the
+  // bytes).
   static Expected<std::unique_ptr<KvStore>> create(const KvStoreConfig& config);
   // Bytes that create would allocate, by the same arithmetic.
   static Expected<int64_t> planned_bytes(const KvStoreConfig& config);
   ~KvStore();
 
   // --- sequences ---
-  // An empty sequence. `tag` joins the prefix key (image hashes, session); kResourceExhausted at max_sequences.
+  // An empty sequence. `tag` joins the prefix key (image hashes, session); kResourceExhausted at
+  // max_sequences.
   Expected<SeqId> create_sequence(uint64_t tag = 0);
-  // Only on an empty sequence: takes over the longest shared prefix of `prompt` that leaves at least one token to
-  // compute, in whole pages, such that every class holds what its end sees. Returns its rows (length is now that).
+  // Only on an empty sequence: takes over the longest shared prefix of `prompt` that leaves at least one
+  // token to compute, in whole pages, such that every class holds what its end sees. Returns its rows (length
+  // is now that).
   int32_t adopt_prefix(SeqId seq, std::span<const int32_t> prompt);
-  // Another sequence with the same rows; pages are shared until one of them writes (a shared partly filled page is
-  // copied in that sequence's next reserve). Not between reserve and commit of `seq`.
+  // Another sequence with the same rows; pages are shared until one of them writes (a shared partly filled
+  // page is copied in that sequence's next reserve). Not between reserve and commit of `seq`.
   Expected<SeqId> fork(SeqId seq);
   // Takes rows back. Legal iff min_length(seq) <= len <= length(seq), and not within a step of `seq`.
   Status truncate(SeqId seq, int32_t len);
-  // Pages nobody else holds become free, or cached if they are in the prefix index. Also within a step (cancel): the
-  // sequence must then be absent from the plans.
+  // Pages nobody else holds become free, or cached if they are in the prefix index. Also within a step
+  // (cancel): the sequence must then be absent from the plans.
   void free_sequence(SeqId seq);
 
   int32_t length(SeqId seq) const;      // committed rows
@@ -104,10 +109,12 @@ class KvStore {
   bool is_live(SeqId seq) const;
 
   // --- a step ---
-  // Makes sure that `rows` more rows have pages and that the page they begin in is not shared. All or nothing.
-  // kResourceExhausted: no page is free (the caller pre-empts), kInvalidArgument: beyond max_context or max_step_rows.
+  // Makes sure that `rows` more rows have pages and that the page they begin in is not shared. All or
+  // nothing. kResourceExhausted: no page is free (the caller pre-empts), kInvalidArgument: beyond max_context
+  // or max_step_rows.
   Status reserve(SeqId seq, int32_t rows);
-  // Appends the rows of `tokens` (reserved before). prompt_len: final length of the prompt they belong to or follow.
+  // Appends the rows of `tokens` (reserved before). prompt_len: final length of the prompt they belong to or
+  // follow.
   void append(SeqId seq, std::span<const int32_t> tokens, int32_t prompt_len);
   void commit_step();
   void abort_step();
@@ -130,7 +137,8 @@ class KvStore {
   void clear_cache();
   // Pages that reserve could hand out in this class: free and cached.
   int64_t available_pages(int32_t cls) const;
-  // Every count recomputed from the page lists; the first contradiction is kInternal. For tests and debug builds.
+  // Every count recomputed from the page lists; the first contradiction is kInternal. For tests and debug
+  // builds.
   Status check() const;
 
  private:

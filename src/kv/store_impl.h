@@ -43,7 +43,8 @@ struct KvStore::Impl {
   const int32_t* list(SeqId seq, int32_t cls) const { return page_ids.data() + list_base(seq, cls); }
   Sequence& at(SeqId seq);
 
-  // A page with one holder, evicting the oldest cached one if none is free. The caller has checked availability.
+  // A page with one holder, evicting the oldest cached one if none is free. The caller has checked
+  // availability.
   int32_t take_page(int32_t cls);
   // The prefix index forgets this page; its node goes when it has no page left.
   void forget_page(int32_t cls, int32_t page);

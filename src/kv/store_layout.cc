@@ -43,12 +43,13 @@ Status check_config(const KvStoreConfig& c) {
   return ok_status();
 }
 
-// Pages of one sequence at most: all of its context, or the sinks, the window, the rows of a step and the two pages
-// that both ends of that stretch may cut.
+// Pages of one sequence at most: all of its context, or the sinks, the window, the rows of a step and the two
+// pages that both ends of that stretch may cut.
 int64_t pages_of_sequence(const KvStoreConfig& config, Reach keep) {
   const int64_t all = ceil_div<int64_t>(config.max_context, kPageRows);
   if (keep.unlimited()) return all;
-  const int64_t rows = int64_t{keep.window} + config.max_step_rows + config.rollback_rows + config.tile_rows + kSpanRows;
+  const int64_t rows =
+      int64_t{keep.window} + config.max_step_rows + config.rollback_rows + config.tile_rows + kSpanRows;
   return std::min(all, ceil_div<int64_t>(keep.sink, kPageRows) + ceil_div<int64_t>(rows, kPageRows) + 2);
 }
 
@@ -59,7 +60,7 @@ DeadPages dead_pages(Reach keep, int32_t len, int32_t tile_rows) {
   const int32_t first_seen = std::max(0, len / tile_rows * tile_rows - keep.window + 1);
   if (keep.sink > 0 && first_seen / kSpanRows <= (keep.sink - 1) / kSpanRows) return {0, 0};
 #ifdef PARE_FAULT_PLAN_EARLY_FREE
-  return {ceil_div(keep.sink, kPageRows), first_seen / kPageRows + 1};
+  return {ceil_div(keep.sink, kPageRows), ceil_div(first_seen, kPageRows)};
 #else
   return {ceil_div(keep.sink, kPageRows), first_seen / kPageRows};
 #endif
@@ -103,12 +104,14 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
 
   const int64_t ids = config.max_sequences * n_classes * layout.list_pitch;
   if (ids > INT32_MAX) {
-    return resource_exhausted(fmt::format("KV store: page lists of {} sequences with {} rows hold {} ids, limit {}",
-                                          config.max_sequences, config.max_context, ids, INT32_MAX));
+    return resource_exhausted(
+        fmt::format("KV store: page lists of {} sequences with {} rows hold {} ids, limit {}",
+                    config.max_sequences, config.max_context, ids, INT32_MAX));
   }
   const int64_t copies = config.max_sequences * n_classes;
   const int64_t formats = int64_t{kMaxZones} * config.layers->n_kv_layers * config.n_kv_heads;
-  layout.table_bytes += (ids + layout.list_pitch) * static_cast<int64_t>(sizeof(int32_t)) + copies * static_cast<int64_t>(sizeof(PageCopy)) +
+  layout.table_bytes += (ids + layout.list_pitch) * static_cast<int64_t>(sizeof(int32_t)) +
+                        copies * static_cast<int64_t>(sizeof(PageCopy)) +
                         formats * static_cast<int64_t>(sizeof(RowFormat)) +
                         config.max_sequences * static_cast<int64_t>(sizeof(Sequence) + 2 * sizeof(SeqId)) +
                         PrefixIndex::bytes(layout.prefix_nodes);
@@ -116,7 +119,8 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
 }
 
 std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout) {
-  std::vector<RowFormat> formats(static_cast<size_t>(kMaxZones) * config.layers->n_kv_layers * config.n_kv_heads);
+  std::vector<RowFormat> formats(static_cast<size_t>(kMaxZones) * config.layers->n_kv_layers *
+                                 config.n_kv_heads);
   for (size_t c = 0; c < layout.classes.size(); ++c) {
     const ClassLayout& cls = layout.classes[c];
     for (size_t i = 0; i < cls.kv_layers.size(); ++i) {

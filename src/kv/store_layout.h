@@ -1,7 +1,8 @@
-// Sizes of everything the store owns, from its configuration: the one place with this arithmetic, all of it checked.
+// Sizes of everything the store owns, from its configuration: the one place with this arithmetic, all of it
+// checked.
 //
-// Pool of a class: [kv layer of the class][page][head][K plane, V plane], so that one task (layer, head) walks whole
-// planes and a page of one layer is one copy.
+// Pool of a class: [kv layer of the class][page][head][K plane, V plane], so that one task (layer, head)
+// walks whole planes and a page of one layer is one copy.
 #pragma once
 
 #include <cstdint>
@@ -35,15 +36,15 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config);
 // [kMaxZones][kv layer][K]; only the full zone is filled in.
 std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout);
 
-// List entries [begin, end) that no row from position len on can need; begin >= end: none. len counts rows that are
-// certain to stay. A query tile that begins within [len - tile_rows, len] visits keys for its whole cell; and while the
-// window still begins in the last span of the sinks, both are read by one run, so all between them stays.
+// List entries [begin, end) that no row from position len on can need; begin >= end: none. len counts rows
+// that are certain to stay. A query tile that begins within [len - tile_rows, len] visits keys for its whole
+// cell; and while the window still begins in the last span of the sinks, both are read by one run, so all
+// between them stays.
 struct DeadPages {
   int32_t begin, end;
 };
 DeadPages dead_pages(Reach keep, int32_t len, int32_t tile_rows);
 
 int64_t codec_bytes(Codec codec);  // of one F32, F16 or Bf16 element
-
 
 }  // namespace pare

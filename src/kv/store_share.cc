@@ -15,8 +15,8 @@ int32_t KvStore::adopt_prefix(SeqId seq, std::span<const int32_t> prompt) {
   if (!m.config.share_prefixes || prompt.empty()) return 0;
   ++m.prefix_lookups;
   const uint64_t tag = s.tag ^ m.config.tag;
-  const int32_t most =
-      static_cast<int32_t>(std::min<int64_t>((static_cast<int64_t>(prompt.size()) - 1) / kPageRows, m.layout.list_pitch));
+  const int32_t most = static_cast<int32_t>(
+      std::min<int64_t>((static_cast<int64_t>(prompt.size()) - 1) / kPageRows, m.layout.list_pitch));
 
   // Walk down while nodes match; remember the deepest end whose every class holds what a row there sees.
   PrefixPoint point = PrefixIndex::root(tag), best_point;
@@ -119,41 +119,42 @@ Status KvStore::check() const {
       for (int32_t i = 0; i < m.layout.list_pitch; ++i) {
         const bool dead = i >= listed || (i >= s.dead_begin[c] && i < s.dead_end[c]);
         if (dead != (ids[i] == kNoPage)) {
-          return internal_error(
-              fmt::format("sequence {}, class {}, page {}: id {} where {}", seq, c, i, ids[i], dead ? "none" : "one"));
+          return internal_error(fmt::format("sequence {}, class {}, page {}: id {} where {}", seq, c, i,
+                                            ids[i], dead ? "none" : "one"));
         }
         if (dead) continue;
-        if (ids[i] < 0 || ids[i] >= pool.pages()) return internal_error(fmt::format("page id {} out of range", ids[i]));
+        if (ids[i] < 0 || ids[i] >= pool.pages())
+          return internal_error(fmt::format("page id {} out of range", ids[i]));
         ++holders[ids[i]];
       }
       if (!s.live || s.staged == 0) continue;
       for (int32_t row = s.len; row < s.len + s.staged; row += kPageRows - row % kPageRows) {
         if (pool.refs(ids[row / kPageRows]) != 1) {
-          return internal_error(fmt::format("sequence {}, class {}: writes row {} of a page with {} holders", seq, c, row,
-                                            pool.refs(ids[row / kPageRows])));
+          return internal_error(fmt::format("sequence {}, class {}: writes row {} of a page with {} holders",
+                                            seq, c, row, pool.refs(ids[row / kPageRows])));
         }
       }
     }
     int32_t used = 0, cached = 0;
     for (int32_t page = 0; page < pool.pages(); ++page) {
       if (pool.refs(page) != holders[page]) {
-        return internal_error(
-            fmt::format("class {}, page {}: {} references, {} holders", c, page, pool.refs(page), holders[page]));
+        return internal_error(fmt::format("class {}, page {}: {} references, {} holders", c, page,
+                                          pool.refs(page), holders[page]));
       }
       const int32_t node = pool.node(page);
       if (node != PagePool::kNone) {
         ++nodes_named;
         if (m.prefixes.page(node, c) != page) {
-          return internal_error(fmt::format("class {}, page {}: its prefix node names {}", c, page,
-                                            m.prefixes.page(node, c)));
+          return internal_error(
+              fmt::format("class {}, page {}: its prefix node names {}", c, page, m.prefixes.page(node, c)));
         }
       }
       used += pool.refs(page) > 0;
       cached += pool.refs(page) == 0 && node != PagePool::kNone;
     }
     if (used != pool.n_used() || cached != pool.n_cached()) {
-      return internal_error(fmt::format("class {}: {} pages used and {} cached, counted {} and {}", c, pool.n_used(),
-                                        pool.n_cached(), used, cached));
+      return internal_error(fmt::format("class {}: {} pages used and {} cached, counted {} and {}", c,
+                                        pool.n_used(), pool.n_cached(), used, cached));
     }
   }
   if (m.prefixes.size() > nodes_named) {

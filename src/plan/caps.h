@@ -1,6 +1,7 @@
-// Capability records (contracts.md §7): what a selector, a KV policy or an engine feature needs of the stored rows,
-// what it breaks for whoever comes after it, and what it owns. Every legality check, the documentation matrix and the
-// generated pair tests derive from these records; nothing else says which combinations are allowed.
+// Capability records (contracts.md §7): what a selector, a KV policy or an engine feature needs of the stored
+// rows, what it breaks for whoever comes after it, and what it owns. Every legality check, the documentation
+// matrix and the generated pair tests derive from these records; nothing else says which combinations are
+// allowed.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,8 @@ enum class Phase : uint8_t { kPrefill = 1, kDecode = 2, kBoth = 3 };
 enum class Scope : uint8_t { kLayer, kKvHead, kQHead };
 
 // How much of what follows a prompt row decides its value, hence what may be shared between prompts:
-// kRow nothing; kTail the last horizon_arg rows know the prompt's length; kEpoch whole chunks of horizon_arg rows;
-// kWhole everything (nothing is shared).
+// kRow nothing; kTail the last horizon_arg rows know the prompt's length; kEpoch whole chunks of horizon_arg
+// rows; kWhole everything (nothing is shared).
 enum class Horizon : uint8_t { kRow, kTail, kEpoch, kWhole };
 
 struct Caps {
@@ -54,30 +55,31 @@ struct Caps {
   uint32_t owns = 0;
   Horizon horizon = Horizon::kRow;
   int32_t horizon_arg = 0;
-  int32_t chunk_grid = 1;                  // prefill chunks end at multiples of this, or with the prompt
-  int32_t rollback_rows = INT32_MAX;       // rows that truncate() can always take back
-  int32_t verify_rows = 16;                // draft rows one decode step may check
-  int32_t min_tokens = 0;                  // shorter prompts run as if neutral
-  uint16_t tile_rows_mask = 0xffff;        // bit n: query tiles of 2^n rows are possible
-  bool graph_safe = true;                  // no count leaves the device during a step
-  bool batch_invariant = true;             // a row's bits do not depend on its batch mates
+  int32_t chunk_grid = 1;             // prefill chunks end at multiples of this, or with the prompt
+  int32_t rollback_rows = INT32_MAX;  // rows that truncate() can always take back
+  int32_t verify_rows = 16;           // draft rows one decode step may check
+  int32_t min_tokens = 0;             // shorter prompts run as if neutral
+  uint16_t tile_rows_mask = 0xffff;   // bit n: query tiles of 2^n rows are possible
+  bool graph_safe = true;             // no count leaves the device during a step
+  bool batch_invariant = true;        // a row's bits do not depend on its batch mates
 };
 
 // "PosOrder|AllRows"; "nothing" for 0.
 std::string fact_names(uint32_t facts);
 std::string own_names(uint32_t owns);
 
-// Engine features that read stored rows: "chunked_prefill", "fork", "prefix_sharing", "preemption", "second_turn",
-// "position_shift".
+// Engine features that read stored rows: "chunked_prefill", "fork", "prefix_sharing", "preemption",
+// "second_turn", "position_shift".
 std::span<const Caps> feature_caps();
 const Caps* find_feature(std::string_view name);  // null if unknown
 
-// Ok iff `b` may run after `a`: needs(b) & breaks(a) == 0 in b's phase and they own nothing in common in a phase that
-// both act in. `sealed`: b runs after the prompt has ended. The message names both and the fact.
+// Ok iff `b` may run after `a`: needs(b) & breaks(a) == 0 in b's phase and they own nothing in common in a
+// phase that both act in. `sealed`: b runs after the prompt has ended. The message names both and the fact.
 Status check_order(const Caps& a, const Caps& b, bool sealed);
 
-// A whole configuration: every selector term (they own disjoint layers, so they are not compared with each other),
-// then the KV stages in pipeline order, then the features asked for. The first illegal pair is the error.
+// A whole configuration: every selector term (they own disjoint layers, so they are not compared with each
+// other), then the KV stages in pipeline order, then the features asked for. The first illegal pair is the
+// error.
 Status check_legal(std::span<const Caps* const> selectors, std::span<const Caps* const> kv_stages,
                    std::span<const Caps* const> features);
 

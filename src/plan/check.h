@@ -1,6 +1,6 @@
-// check(): whether plans keep their contract (block_plan.h, segment_plan.h). Tests run it on every plan, debug builds on
-// every step; a failure is a builder's bug and comes back as kInternal with the place. Cost: linear in rows, tiles and
-// runs (block plans: times the ranges of a list).
+// check(): whether plans keep their contract (block_plan.h, segment_plan.h). Tests run it on every plan,
+// debug builds on every step; a failure is a builder's bug and comes back as kInternal with the place. Cost:
+// linear in rows, tiles and runs (block plans: times the ranges of a list).
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,15 @@ struct PlanCheck {
   int32_t chunk_grid = 1;      // Caps::chunk_grid
 };
 
-// Every (prefill row, active head) is stored by exactly one tile; tiles are grid cells and hold rows of theirs; lists
-// are sorted, disjoint and end at or before the sequence's end; a row visits its own key; the pages of all keys that
-// some row attends are live; chunks end on the grid or with their prompt. No gathered tiles yet: they are an error.
+// Every (prefill row, active head) is stored by exactly one tile; tiles are grid cells and hold rows of
+// theirs; lists are sorted, disjoint and end at or before the sequence's end; a row visits its own key; the
+// pages of all keys that some row attends are live; chunks end on the grid or with their prompt. No gathered
+// tiles yet: they are an error.
 Status check_block_plan(const BlockPlan& plan, const PlanCheck& check);
 
-// Runs of a sequence and zone ascend and share no span; items and folds are numbered as segment_plan.h says; folds cover
-// the runs' units and slots once; no octet is both in a unit-8 fold and another; rows end with the newest query; pages
-// live.
+// Runs of a sequence and zone ascend and share no span; items and folds are numbered as segment_plan.h says;
+// folds cover the runs' units and slots once; no octet is both in a unit-8 fold and another; rows end with
+// the newest query; pages live.
 Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check);
 
 }  // namespace pare

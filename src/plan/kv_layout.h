@@ -1,5 +1,5 @@
-// How key and value rows lie in memory: the vocabulary shared by the store (which owns the bytes), the plans (which
-// name rows by index) and the kernels (which read them). contracts.md §1.
+// How key and value rows lie in memory: the vocabulary shared by the store (which owns the bytes), the plans
+// (which name rows by index) and the kernels (which read them). contracts.md §1.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace pare {
 
-inline constexpr int32_t kPageRows = 64;  // P: positions in a page of the full zone
+inline constexpr int32_t kPageRows = 64;     // P: positions in a page of the full zone
 inline constexpr int32_t kGranuleKeys = 16;  // keys in the smallest unit a prefill plan can name
 inline constexpr int32_t kBlockKeys = 64;    // keys that share one max update in the merge order (§4)
 inline constexpr int32_t kSpanRows = 256;    // rows folded into one partial result (§4)
@@ -19,8 +19,8 @@ inline constexpr uint32_t kHostPageBit = 1u << 31;
 enum class Codec : uint8_t { F32, F16, Bf16, I8, I4, I2 };
 
 // Rows: [row][channel]. Tiles (CPU): K [row/16][channel][16], V [row][channel]; with Bf16 the AMX order
-// K [row/16][channel/2][16][2], V [channel/16][row/2][16][2]. Rows that no plan names hold old bytes, possibly not
-// finite: a kernel selects them away, it never multiplies them by zero.
+// K [row/16][channel/2][16][2], V [channel/16][row/2][16][2]. Rows that no plan names hold old bytes,
+// possibly not finite: a kernel selects them away, it never multiplies them by zero.
 enum class Order : uint8_t { Rows, Tiles };
 
 // Placement of one (zone, kv_layer, KV head) inside a page. Fixed at start; the same on host and device.
@@ -46,8 +46,8 @@ struct Channel {  // a kept K channel: q'_c = alpha * q[id]
 
 enum class Tier : uint8_t { kDevice, kMapped, kCached };
 
-// A family of pages with one row format per (layer, head): full, mid, leaf, meta, sum. Kernels branch on the fields,
-// never on which zone it is.
+// A family of pages with one row format per (layer, head): full, mid, leaf, meta, sum. Kernels branch on the
+// fields, never on which zone it is.
 struct Zone {
   uint32_t page_rows = kPageRows;
   uint32_t span = kSpanRows;  // merge unit (§4) in rows or picks
@@ -57,7 +57,8 @@ struct Zone {
 inline constexpr int kMaxZones = 8;
 enum : uint8_t { kZoneFull = 0, kZoneMid = 1, kZoneSum = 2, kZoneLeaf = 3, kZoneMeta = 4 };
 
-// What a kernel needs to turn plan indices into addresses; built once, refreshed when pools move (never in a step).
+// What a kernel needs to turn plan indices into addresses; built once, refreshed when pools move (never in a
+// step).
 struct KvView {
   const std::byte* pools[8] = {};
   const RowFormat* formats = nullptr;  // [zone][kv_layer][K]

@@ -1,4 +1,5 @@
-// Layers grouped into classes with equal row bookkeeping: one page list, one append target and one SegmentPlan each.
+// Layers grouped into classes with equal row bookkeeping: one page list, one append target and one
+// SegmentPlan each.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +25,13 @@ struct LayerClass {
 
 struct LayerMap {
   std::vector<LayerInfo> layers;
-  std::vector<int32_t> class_of;  // [layers]
+  std::vector<int32_t> class_of;    // [layers]
   std::vector<LayerClass> classes;  // ordered by first layer; at most kMaxClasses
   int32_t n_kv_layers = 0;
 };
 
-// Errors: no layers or more than kMaxLayers, window < 1, a kv_layer that no layer or several layers write, one that is
-// shared between different windows, more than kMaxClasses windows.
+// Errors: no layers or more than kMaxLayers, window < 1, a kv_layer that no layer or several layers write,
+// one that is shared between different windows, more than kMaxClasses windows.
 Expected<LayerMap> make_layer_map(std::span<const LayerInfo> layers);
 
 // `n` layers that attend everything and keep their own rows.

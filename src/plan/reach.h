@@ -1,6 +1,6 @@
-// Reach: the keys that a row can see, in the only shape that lets pages die: the first `sink` positions and the last
-// `window` ones. Selectors state the reach of prefill rows, KV policies that of decode rows; the store keeps what
-// either still needs.
+// Reach: the keys that a row can see, in the only shape that lets pages die: the first `sink` positions and
+// the last `window` ones. Selectors state the reach of prefill rows, KV policies that of decode rows; the
+// store keeps what either still needs.
 #pragma once
 
 #include <algorithm>
@@ -26,13 +26,12 @@ inline Reach reach_of(int64_t sink, int64_t window) {
 }
 
 // What either sees, rounded up to one reach.
-inline Reach join(Reach a, Reach b) {
-  return {std::max(a.sink, b.sink), std::max(a.window, b.window)};
-}
+inline Reach join(Reach a, Reach b) { return {std::max(a.sink, b.sink), std::max(a.window, b.window)}; }
 
-// A method's reach on a layer whose model attends only the last `layer_window` keys (kNoWindow: all). The shorter
-// window holds, and such a layer has no sinks: beyond its own window the model never saw any, and a predicate
-// "sink, but only within the layer's window" would make sinks vanish mid-sequence (docs/decisions/0003).
+// A method's reach on a layer whose model attends only the last `layer_window` keys (kNoWindow: all). The
+// shorter window holds, and such a layer has no sinks: beyond its own window the model never saw any, and a
+// predicate "sink, but only within the layer's window" would make sinks vanish mid-sequence
+// (docs/decisions/0003).
 inline Reach within_layer_window(Reach method, int32_t layer_window) {
   if (layer_window == kNoWindow) return method;
   return {0, std::min(method.window, layer_window)};

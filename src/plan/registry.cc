@@ -97,7 +97,8 @@ Expected<BoundTerm> bind_term(const Spec& spec, size_t term, const PolicySchema&
     } else if (p.kind == ParamKind::kLayers) {
       if (in.kind == SpecValue::Kind::kLayers) {
         out.layers = in.layers;
-      } else if (in.kind == SpecValue::Kind::kInt && in.integer >= 0 && in.integer <= static_cast<int64_t>(p.max)) {
+      } else if (in.kind == SpecValue::Kind::kInt && in.integer >= 0 &&
+                 in.integer <= static_cast<int64_t>(p.max)) {
         out.layers = {{static_cast<int32_t>(in.integer), static_cast<int32_t>(in.integer)}};
       } else {
         return wrong(fmt::format("expected {}", kind_name(p.kind)));
@@ -172,8 +173,9 @@ std::string BoundTerm::canonical() const {
 }
 
 Status unknown_policy(const Spec& spec, size_t term, std::span<const std::string_view> known) {
-  return spec_error(spec, spec.terms[term].column,
-                    fmt::format("unknown policy '{}'; known: {}", spec.terms[term].name, fmt::join(known, ", ")));
+  return spec_error(
+      spec, spec.terms[term].column,
+      fmt::format("unknown policy '{}'; known: {}", spec.terms[term].name, fmt::join(known, ", ")));
 }
 
 }  // namespace pare

@@ -1,6 +1,6 @@
-// From a spec term to an object: parameter schemas, typed values with defaults, and the table of a family's policies.
-// Tables are constant and returned by functions (attention/registry.h, kv/registry.h): nothing registers itself at
-// static initialization.
+// From a spec term to an object: parameter schemas, typed values with defaults, and the table of a family's
+// policies. Tables are constant and returned by functions (attention/registry.h, kv/registry.h): nothing
+// registers itself at static initialization.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +22,15 @@ enum class ParamKind : uint8_t {
   kFraction,  // "1.8%" or a number in [0, 1]; held as a fraction
   kBytes,     // "8GiB"; a bare int is bytes
   kString,
-  kLayers,    // "0-3,7" or one int
+  kLayers,  // "0-3,7" or one int
 };
 
 struct ParamSchema {
   std::string_view name;
   ParamKind kind = ParamKind::kInt;
-  bool optional = false;          // kString, kLayers: may be absent, then it is not printed
-  double fallback = 0;            // default of numeric kinds
-  double min = 0, max = 0;        // both included; numeric kinds; layers: the largest layer number
+  bool optional = false;    // kString, kLayers: may be absent, then it is not printed
+  double fallback = 0;      // default of numeric kinds
+  double min = 0, max = 0;  // both included; numeric kinds; layers: the largest layer number
   std::string_view help;
 };
 
@@ -51,8 +51,8 @@ class BoundTerm {
   double number(std::string_view name) const;    // kFloat, kFraction
   const std::string& text(std::string_view name) const;
   const std::vector<LayerRange>& layers(std::string_view name) const;  // empty = absent
-  // Every parameter in schema order, defaults included, so that the text means the same after a default has changed;
-  // absent optional ones are left out; `dense` without parentheses when there is nothing to print.
+  // Every parameter in schema order, defaults included, so that the text means the same after a default has
+  // changed; absent optional ones are left out; `dense` without parentheses when there is nothing to print.
   std::string canonical() const;
 
  private:
@@ -69,7 +69,8 @@ class BoundTerm {
   std::vector<Value> values_;  // schema order
 };
 
-// Unknown parameter, wrong kind, value out of range: kInvalidArgument that points at it and lists what is known.
+// Unknown parameter, wrong kind, value out of range: kInvalidArgument that points at it and lists what is
+// known.
 Expected<BoundTerm> bind_term(const Spec& spec, size_t term, const PolicySchema& schema);
 
 // The error for a term whose name is in no table: lists the known names.

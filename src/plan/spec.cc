@@ -29,14 +29,16 @@ struct ByteUnit {
   int64_t bytes;
 };
 constexpr std::array kByteUnits = {
-    ByteUnit{"TiB", int64_t{1} << 40}, ByteUnit{"GiB", int64_t{1} << 30}, ByteUnit{"MiB", int64_t{1} << 20},
-    ByteUnit{"KiB", int64_t{1} << 10}, ByteUnit{"B", 1},
+    ByteUnit{"TiB", int64_t{1} << 40},
+    ByteUnit{"GiB", int64_t{1} << 30},
+    ByteUnit{"MiB", int64_t{1} << 20},
+    ByteUnit{"KiB", int64_t{1} << 10},
+    ByteUnit{"B", 1},
 };
 
 class Parser {
  public:
-  Parser(std::string_view source, std::string_view label, size_t begin, size_t end)
-      : pos_(begin), end_(end) {
+  Parser(std::string_view source, std::string_view label, size_t begin, size_t end) : pos_(begin), end_(end) {
     spec_.source = source;
     spec_.label = label;
   }
@@ -64,7 +66,9 @@ class Parser {
     skip_spaces();
     return true;
   }
-  std::string_view slice(size_t begin) const { return std::string_view(spec_.source).substr(begin, pos_ - begin); }
+  std::string_view slice(size_t begin) const {
+    return std::string_view(spec_.source).substr(begin, pos_ - begin);
+  }
   Status error(std::string_view message) const { return error_at(pos_, message); }
   Status error_at(size_t column, std::string_view message) const {
     return spec_error(spec_, static_cast<int32_t>(column), message);
@@ -72,7 +76,8 @@ class Parser {
 
   Expected<std::string> parse_name(std::string_view what) {
     const size_t begin = pos_;
-    if (!is_lower(peek())) return error(fmt::format("expected a {} name (lower-case letters, digits, _)", what));
+    if (!is_lower(peek()))
+      return error(fmt::format("expected a {} name (lower-case letters, digits, _)", what));
     while (is_name_char(peek())) ++pos_;
     std::string name(slice(begin));
     skip_spaces();
@@ -117,7 +122,8 @@ class Parser {
   Expected<SpecValue> parse_value() {
     if (peek() == '"') return parse_quoted();
     if (is_digit(peek()) || peek() == '-') return parse_number();
-    if (!is_bare_start(peek())) return error("expected a value: a number, a layer list, a word or a \"string\"");
+    if (!is_bare_start(peek()))
+      return error("expected a value: a number, a layer list, a word or a \"string\"");
     const size_t begin = pos_;
     while (is_bare_char(peek())) ++pos_;
     SpecValue value;
@@ -194,10 +200,11 @@ class Parser {
     const size_t unit_begin = pos_;
     while (is_letter(peek())) ++pos_;
     const std::string_view name = slice(unit_begin);
-    const auto unit = std::find_if(kByteUnits.begin(), kByteUnits.end(),
-                                   [&](const ByteUnit& u) { return u.name == name; });
+    const auto unit =
+        std::find_if(kByteUnits.begin(), kByteUnits.end(), [&](const ByteUnit& u) { return u.name == name; });
     if (unit == kByteUnits.end() || value.kind == SpecValue::Kind::kPercent) {
-      return error_at(unit_begin, "unknown unit; byte sizes end in B, KiB, MiB, GiB or TiB; quote other text");
+      return error_at(unit_begin,
+                      "unknown unit; byte sizes end in B, KiB, MiB, GiB or TiB; quote other text");
     }
     if (!integral || value.integer < 0) return error_at(begin, "a byte size is a whole number of its unit");
     const auto bytes = checked_mul(value.integer, unit->bytes);
@@ -398,8 +405,8 @@ Status spec_error(const Spec& spec, int32_t column, std::string_view message) {
   for (char& c : shown) {
     if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
   }
-  return invalid_argument(fmt::format("{} spec, column {}: {}\n  {}\n  {}^", spec.label, column + 1, message, shown,
-                                      std::string(column - begin, ' ')));
+  return invalid_argument(fmt::format("{} spec, column {}: {}\n  {}\n  {}^", spec.label, column + 1, message,
+                                      shown, std::string(column - begin, ' ')));
 }
 
 }  // namespace pare

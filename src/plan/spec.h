@@ -1,5 +1,5 @@
-// Policy spec strings: `triangle(sink=8,layers=16-31)+minference`. Grammar: docs/formats/spec.md. The parser is
-// bounded (kMaxSpecBytes, kMaxSpecTerms), never recurses, and every error points at the character:
+// Policy spec strings: `triangle(sink=8,layers=16-31)+minference`. Grammar: docs/formats/spec.md. The parser
+// is bounded (kMaxSpecBytes, kMaxSpecTerms), never recurses, and every error points at the character:
 //
 //   kv spec, column 18: expected a value
 //     streaming(sink=4,
@@ -65,14 +65,15 @@ struct SpecPair {
 };
 Expected<SpecPair> parse_spec_pair(std::string_view text);
 
-// Canonical text: no spaces, numbers in their shortest form, byte sizes in the largest unit that divides them.
-// parse_spec(print_spec(s)) == s for every s that the parser returned. Parameters stay in the order written; the
-// canonical form of a policy, with defaults filled in, is BoundTerm::canonical (registry.h).
+// Canonical text: no spaces, numbers in their shortest form, byte sizes in the largest unit that divides
+// them. parse_spec(print_spec(s)) == s for every s that the parser returned. Parameters stay in the order
+// written; the canonical form of a policy, with defaults filled in, is BoundTerm::canonical (registry.h).
 std::string print_spec(const Spec& spec);
 std::string print_term(const SpecTerm& term);
 std::string print_value(const SpecValue& value);
 
-// "label spec, column C: message", then the source around the column and a caret below it. `column` is a byte offset.
+// "label spec, column C: message", then the source around the column and a caret below it. `column` is a byte
+// offset.
 Status spec_error(const Spec& spec, int32_t column, std::string_view message);
 
 }  // namespace pare

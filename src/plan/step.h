@@ -1,10 +1,11 @@
-// StepPlans: everything that the runtime hands to model forward about one step's rows and stored keys. All arrays live
-// in the step arena or in the store and are valid until the step is committed. Indices only.
+// StepPlans: everything that the runtime hands to model forward about one step's rows and stored keys. All
+// arrays live in the step arena or in the store and are valid until the step is committed. Indices only.
 //
-// Rows of a step are packed: sequence s owns rows [q_row, q_row + n_q). A sequence is either a prefill chunk (its rows
-// are in tiles of every BlockPlan, n_folds = 0) or a decode (kSeqDecode; its rows are in runs of every SegmentPlan,
-// n_folds > 0), never both; attention of a layer = its BlockPlan, then its class's SegmentPlan, on disjoint rows.
-// Order within a layer: append all rows (dst), then attend. Copies run once, before the first layer.
+// Rows of a step are packed: sequence s owns rows [q_row, q_row + n_q). A sequence is either a prefill chunk
+// (its rows are in tiles of every BlockPlan, n_folds = 0) or a decode (kSeqDecode; its rows are in runs of
+// every SegmentPlan, n_folds > 0), never both; attention of a layer = its BlockPlan, then its class's
+// SegmentPlan, on disjoint rows. Order within a layer: append all rows (dst), then attend. Copies run once,
+// before the first layer.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +33,9 @@ struct ClassStep {
 
 // Where a model layer finds its plans. Fixed at start.
 struct LayerPlan {
-  int16_t block = 0;     // into StepPlans::blocks
-  int16_t cls = 0;       // into StepPlans::classes
-  int32_t kv_layer = 0;  // into KvView formats
+  int16_t block = 0;      // into StepPlans::blocks
+  int16_t cls = 0;        // into StepPlans::classes
+  int32_t kv_layer = 0;   // into KvView formats
   bool writes_kv = true;  // false: reads the rows that another layer stored
 };
 
@@ -43,12 +44,12 @@ struct StepPlans {
   int32_t n_prefill_rows = 0, n_decode_rows = 0;
   int32_t n_classes = 0, n_blocks = 0, n_layers = 0;
   ClassStep classes[kMaxClasses];
-  const BlockPlan* blocks = nullptr;   // [n_blocks]; one per distinct (class, selector term)
-  const LayerPlan* layers = nullptr;   // [n_layers]
+  const BlockPlan* blocks = nullptr;  // [n_blocks]; one per distinct (class, selector term)
+  const LayerPlan* layers = nullptr;  // [n_layers]
   const PageCopy* copies = nullptr;
   int32_t n_copies = 0;
   KvView kv;
-  std::byte* const* pools = nullptr;   // writable, for append
+  std::byte* const* pools = nullptr;  // writable, for append
 
   const LayerPlan& layer(int l) const { return layers[l]; }
   const BlockPlan& block(int l) const { return blocks[layers[l].block]; }

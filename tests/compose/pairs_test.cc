@@ -1,7 +1,7 @@
-// Every registered selector with every registered KV policy and every engine feature, generated from the registries
-// and the capability records: no pair is named here. A legal combination runs a mixed workload on the level of
-// visibility (which rows attend which keys, brute force, with every plan checked against live pages); an illegal one
-// is refused with a message that names both parties and the fact.
+// Every registered selector with every registered KV policy and every engine feature, generated from the
+// registries and the capability records: no pair is named here. A legal combination runs a mixed workload on
+// the level of visibility (which rows attend which keys, brute force, with every plan checked against live
+// pages); an illegal one is refused with a message that names both parties and the fact.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -56,7 +56,8 @@ std::vector<Setting> settings(std::span<const Entry> registry) {
 }
 
 LayerMap layers() {
-  const LayerInfo infos[] = {{kNoWindow, 0, true}, {kLayerWindow, 1, true}, {kNoWindow, 2, true}, {kNoWindow, 2, false}};
+  const LayerInfo infos[] = {
+      {kNoWindow, 0, true}, {kLayerWindow, 1, true}, {kNoWindow, 2, true}, {kNoWindow, 2, false}};
   return make_layer_map(infos).value_or(LayerMap{});
 }
 
@@ -118,7 +119,9 @@ class Rig {
       ASSERT_TRUE(reserved.ok()) << reserved.message();
     }
     for (size_t i = 0; i < work.size(); ++i) {
-      seqs.push_back({.seq = work[i].seq, .tokens = ids[i], .prompt_len = states[work[i].seq].prompt_len,
+      seqs.push_back({.seq = work[i].seq,
+                      .tokens = ids[i],
+                      .prompt_len = states[work[i].seq].prompt_len,
                       .decode = work[i].decode});
     }
     StepPlans plans;
@@ -131,8 +134,11 @@ class Rig {
     ASSERT_TRUE(status.ok()) << status.message();
     for (int32_t l = 0; l < plans.n_layers; ++l) {
       const ClassStep& cls = plans.cls(l);
-      const PlanCheck check = {.seqs = {cls.seqs, work.size()}, .n_heads = kHeads, .kv = &plans.kv,
-                               .kv_layer = plans.layer(l).kv_layer, .chunk_grid = selectors->chunk_grid()};
+      const PlanCheck check = {.seqs = {cls.seqs, work.size()},
+                               .n_heads = kHeads,
+                               .kv = &plans.kv,
+                               .kv_layer = plans.layer(l).kv_layer,
+                               .chunk_grid = selectors->chunk_grid()};
       status = check_block_plan(plans.block(l), check);
       ASSERT_TRUE(status.ok()) << status.message();
       status = check_segment_plan(cls.segment, check);
@@ -145,9 +151,9 @@ class Rig {
         for (const int32_t l : {0, 1}) {
           const ClassStep& cls = plans.cls(l);
           const std::span<const SeqStep> own(cls.seqs, work.size());
-          const KeyCounts keys =
-              work[i].decode ? segment_keys(cls.segment, own, static_cast<int32_t>(i), q, end)
-                             : block_keys(plans.block(l), own, rows[i].q_row + q, kHeads - 1, end);
+          const KeyCounts keys = work[i].decode
+                                     ? segment_keys(cls.segment, own, static_cast<int32_t>(i), q, end)
+                                     : block_keys(plans.block(l), own, rows[i].q_row + q, kHeads - 1, end);
           s.seen[l][rows[i].pos + q] = keys;
         }
       }
@@ -171,7 +177,8 @@ class Rig {
     return out;
   }
 
-  // Row `i` of the sequence attends exactly the keys of `reach`, in the layer without and the one with a window.
+  // Row `i` of the sequence attends exactly the keys of `reach`, in the layer without and the one with a
+  // window.
   void expect_rows(SeqId seq, int32_t begin, int32_t end, Reach reach) {
     const State& s = states[seq];
     for (const int32_t l : {0, 1}) {
@@ -292,11 +299,12 @@ TEST(Compose, EveryPairRunsOrIsRefused) {
         ASSERT_EQ(legal.ok(), (feature.needs & broken) == 0);
         if (!legal.ok()) {
           ++refused;
-          EXPECT_THAT(std::string(legal.message()),
-                      ::testing::AllOf(::testing::HasSubstr(fmt::format("'{}'", feature.name)),
-                                       ::testing::AnyOf(::testing::HasSubstr(fmt::format("'{}'", kv.caps->name)),
-                                                        ::testing::HasSubstr(fmt::format("'{}'", attn.caps->name))),
-                                       ::testing::HasSubstr(fact_names(feature.needs & broken))));
+          EXPECT_THAT(
+              std::string(legal.message()),
+              ::testing::AllOf(::testing::HasSubstr(fmt::format("'{}'", feature.name)),
+                               ::testing::AnyOf(::testing::HasSubstr(fmt::format("'{}'", kv.caps->name)),
+                                                ::testing::HasSubstr(fmt::format("'{}'", attn.caps->name))),
+                               ::testing::HasSubstr(fact_names(feature.needs & broken))));
           continue;
         }
         Rig rig(attn.text, kv.text, feature.name == "prefix_sharing");

@@ -4,7 +4,8 @@
 //     static bool sees(int32_t i, int32_t j);  // which keys j <= i row i attends, by the method's definition
 //     static int32_t budget(int32_t i);        // most keys row i may attend
 //   };
-// and instantiates: INSTANTIATE_TYPED_TEST_SUITE_P(Streaming, SelectorConformance, ::testing::Types<Traits...>);
+// and instantiates: INSTANTIATE_TYPED_TEST_SUITE_P(Streaming, SelectorConformance,
+// ::testing::Types<Traits...>);
 #pragma once
 
 #include <gtest/gtest.h>
@@ -54,8 +55,8 @@ struct PrefillStep {
 constexpr int32_t kTestHeads = 3;
 
 // Keys that the last `n_q` of `len` rows attend, planned in one step beside others.
-inline std::vector<KeyCounts> plan_rows(const AttentionSelector& selector, int32_t pos, int32_t n_q, int32_t prompt_len,
-                                        int32_t window, uint16_t tile_rows) {
+inline std::vector<KeyCounts> plan_rows(const AttentionSelector& selector, int32_t pos, int32_t n_q,
+                                        int32_t prompt_len, int32_t window, uint16_t tile_rows) {
   PrefillStep step;
   step.add(0, 37, 37);
   step.add(500, 1, 400, kSeqDecode);
@@ -63,11 +64,10 @@ inline std::vector<KeyCounts> plan_rows(const AttentionSelector& selector, int32
   step.add(129, 70, 300);
   Arena arena = make_arena(selector.max_bytes(step.rows, 4, tile_rows));
   BlockPlan plan;
-  const Status built = selector.build({.seqs = step.seqs, .n_heads = kTestHeads, .tile_rows = tile_rows}, window, arena,
-                                      plan);
+  const Status built =
+      selector.build({.seqs = step.seqs, .n_heads = kTestHeads, .tile_rows = tile_rows}, window, arena, plan);
   EXPECT_TRUE(built.ok()) << built.message();
-  const Status checked = check_block_plan(
-      plan, {.seqs = step.seqs, .n_heads = kTestHeads, .chunk_grid = 1});
+  const Status checked = check_block_plan(plan, {.seqs = step.seqs, .n_heads = kTestHeads, .chunk_grid = 1});
   EXPECT_TRUE(checked.ok()) << checked.message();
   std::vector<KeyCounts> out;
   for (int32_t i = 0; i < n_q; ++i) {
@@ -153,7 +153,8 @@ TYPED_TEST_P(SelectorConformance, BudgetIsHonoured) {
   for (int32_t i = 0; i < 331; ++i) {
     EXPECT_LE(std::count(rows[i].begin(), rows[i].end(), 1), TypeParam::budget(i));
     for (int32_t j = 0; j <= i; ++j) {
-      ASSERT_TRUE(rows[i][j] == 0 || this->selector->reach().sees(i, j)) << "reach() must cover what rows attend";
+      ASSERT_TRUE(rows[i][j] == 0 || this->selector->reach().sees(i, j))
+          << "reach() must cover what rows attend";
     }
   }
 }
@@ -170,7 +171,7 @@ TYPED_TEST_P(SelectorConformance, ArenaBoundHolds) {
   EXPECT_EQ(this->selector->build(rows, kNoWindow, small, plan).code(), StatusCode::kResourceExhausted);
 }
 
-REGISTER_TYPED_TEST_SUITE_P(SelectorConformance, RowsAttendExactlyTheirKeys, ChunksDoNotMatter, NeutralSettingIsDense,
-                            BudgetIsHonoured, ArenaBoundHolds);
+REGISTER_TYPED_TEST_SUITE_P(SelectorConformance, RowsAttendExactlyTheirKeys, ChunksDoNotMatter,
+                            NeutralSettingIsDense, BudgetIsHonoured, ArenaBoundHolds);
 
 }  // namespace pare::testing

@@ -65,11 +65,13 @@ TEST(SelectorSet, TermsPartitionTheLayers) {
 
 TEST(SelectorSet, MistakesPointAtTheTerm) {
   const LayerMap map = uniform_layer_map(8);
-  EXPECT_THAT(error("dense+streaming", map), HasSubstr("column 7: 'dense' and 'streaming' both have no layers="));
+  EXPECT_THAT(error("dense+streaming", map),
+              HasSubstr("column 7: 'dense' and 'streaming' both have no layers="));
   EXPECT_THAT(error("dense(layers=1-3)+streaming(layers=3)", map),
               HasSubstr("column 19: layer 3 is already taken by 'dense'"));
   EXPECT_THAT(error("dense(layers=7-8)", map), HasSubstr("layer 8 is not in the model, which has 8 layers"));
-  EXPECT_THAT(error("triangle", map), HasSubstr("column 1: unknown policy 'triangle'; known: dense, streaming"));
+  EXPECT_THAT(error("triangle", map),
+              HasSubstr("column 1: unknown policy 'triangle'; known: dense, streaming"));
   EXPECT_THAT(error("streaming(recent=3)", map), HasSubstr("'streaming' takes sink, window, layers"));
   EXPECT_THAT(error("streaming(window=0)", map), HasSubstr("0 is out of range; 1 to 16777216 is possible"));
 }
@@ -121,8 +123,10 @@ TEST(BlockPlanCheck, RefusesBrokenPlans) {
   const auto verdict = [&](auto damage) {
     Arena arena = make_arena(1 << 16);
     BlockPlan plan;
-    EXPECT_TRUE(selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
-    damage(const_cast<QTile*>(plan.tiles), const_cast<KeyList*>(plan.lists), const_cast<Range*>(plan.ranges), plan);
+    EXPECT_TRUE(
+        selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
+    damage(const_cast<QTile*>(plan.tiles), const_cast<KeyList*>(plan.lists), const_cast<Range*>(plan.ranges),
+           plan);
     return check_block_plan(plan, {.seqs = step.seqs, .n_heads = 2}).ok();
   };
   EXPECT_TRUE(verdict([](QTile*, KeyList*, Range*, BlockPlan&) {}));
@@ -137,7 +141,8 @@ TEST(BlockPlanCheck, RefusesBrokenPlans) {
   step.seqs[0].prompt_len = 200;
   Arena arena = make_arena(1 << 16);
   BlockPlan plan;
-  ASSERT_TRUE(selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
+  ASSERT_TRUE(
+      selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
   EXPECT_FALSE(check_block_plan(plan, {.seqs = step.seqs, .n_heads = 2, .chunk_grid = 64}).ok());
 }
 

@@ -20,7 +20,8 @@ struct Dense {
 struct Streaming {
   static constexpr const char* kSpec = "streaming(sink=4,recent=256)";
   static bool sees(int32_t i, int32_t j) { return j < 4 || i - j < 256; }
-  // One page of sinks, 256 rows that may begin and end within pages, a tile cell and the rows that may be taken back.
+  // One page of sinks, 256 rows that may begin and end within pages, a tile cell and the rows that may be
+  // taken back.
   static int64_t pages_kept(int32_t) { return 1 + 4 + 1 + 1 + 1; }
 };
 struct LongSink {
@@ -38,14 +39,17 @@ INSTANTIATE_TYPED_TEST_SUITE_P(Residents, PolicyConformance, Policies);
 
 std::string error(std::string_view text) {
   auto spec = parse_spec(text, "kv");
-  return spec.ok() ? std::string(make_kv_policy(*spec).status().message()) : std::string(spec.status().message());
+  return spec.ok() ? std::string(make_kv_policy(*spec).status().message())
+                   : std::string(spec.status().message());
 }
 
 TEST(KvPolicy, MistakesPointAtTheTerm) {
   EXPECT_THAT(error("leank"), HasSubstr("column 1: unknown policy 'leank'; known: dense, streaming"));
-  EXPECT_THAT(error("streaming(window=3)"), HasSubstr("unknown parameter 'window'; 'streaming' takes sink, recent"));
+  EXPECT_THAT(error("streaming(window=3)"),
+              HasSubstr("unknown parameter 'window'; 'streaming' takes sink, recent"));
   EXPECT_THAT(error("streaming(sink=65536)"), HasSubstr("out of range; 0 to 65535"));
-  EXPECT_THAT(error("streaming+streaming"), HasSubstr("column 11: 'streaming' cannot follow 'streaming': both own Predicate"));
+  EXPECT_THAT(error("streaming+streaming"),
+              HasSubstr("column 11: 'streaming' cannot follow 'streaming': both own Predicate"));
   EXPECT_THAT(error("dense+streaming"), HasSubstr("both own Predicate"));
   auto spec = parse_spec("streaming", "kv");
   EXPECT_EQ(make_kv_policy(*spec)->canonical, "streaming(sink=4,recent=1024)");

@@ -1,5 +1,6 @@
-// A store together with what its rows must hold: every row is stamped with a hash of the tokens up to it, in every
-// class, and read back through the page lists. Sharing, copies, truncation and freeing can then be checked by value.
+// A store together with what its rows must hold: every row is stamped with a hash of the tokens up to it, in
+// every class, and read back through the page lists. Sharing, copies, truncation and freeing can then be
+// checked by value.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -29,7 +29,8 @@ TEST(KvStore, BytesAreTheFormula) {
                                                stats.classes[1].pages * stats.classes[1].page_bytes);
   EXPECT_EQ(KvStore::planned_bytes(config).value_or(0), stats.bytes_k + stats.bytes_v + stats.bytes_tables);
   EXPECT_EQ(stats.bytes_used, 0);
-  EXPECT_EQ((*store)->view().format(kZoneFull, 1, 1).v - (*store)->view().format(kZoneFull, 1, 1).k, 64u * 16 * 2);
+  EXPECT_EQ((*store)->view().format(kZoneFull, 1, 1).v - (*store)->view().format(kZoneFull, 1, 1).k,
+            64u * 16 * 2);
 }
 
 TEST(KvStore, BadConfigurationsAreNamed) {
@@ -44,7 +45,8 @@ TEST(KvStore, BadConfigurationsAreNamed) {
   EXPECT_THAT(message([](KvStoreConfig& c) { c.max_sequences = 0; }), HasSubstr("sequences 0 outside"));
   EXPECT_THAT(message([](KvStoreConfig& c) { c.codec = Codec::I4; }), HasSubstr("F32, F16 or Bf16"));
   EXPECT_THAT(message([](KvStoreConfig& c) { c.decode_reach[0] = {0, 0}; }), HasSubstr("window 0 outside"));
-  EXPECT_THAT(message([](KvStoreConfig& c) { c.max_context = 1 << 24, c.max_sequences = 4096; }), HasSubstr("pages in a class"));
+  EXPECT_THAT(message([](KvStoreConfig& c) { c.max_context = 1 << 24, c.max_sequences = 4096; }),
+              HasSubstr("pages in a class"));
   EXPECT_THAT(message([](KvStoreConfig& c) { c.layers = nullptr; }), HasSubstr("no layers"));
 }
 
@@ -194,7 +196,8 @@ TEST(KvStore, DeadPagesAreGivenBackAndUsable) {
   StoreModel m(config);
   const std::vector<int32_t> prompt = tokens_of(1000);
   const SeqId seq = m.create(prompt);
-  for (int i = 0; i < 1000; i += 250) ASSERT_TRUE(m.append(seq, {prompt.begin() + i, prompt.begin() + i + 250}));
+  for (int i = 0; i < 1000; i += 250)
+    ASSERT_TRUE(m.append(seq, {prompt.begin() + i, prompt.begin() + i + 250}));
   const KvClassStats stats = m.store->stats().classes[0];
   // The sinks' page; then from page 12 on: (1000 - 16) / 64 * 64 - 127 = 833.
   EXPECT_EQ(stats.freed_dead, 12);
@@ -252,13 +255,14 @@ TEST(PrefixIndex, EqualHashesOfOtherParentsDoNotMatch) {
   const int32_t again = index.insert(root, 1, tokens);
   index.set_pending_page(again, 0, 5);
   EXPECT_EQ(index.point(again).key, after.key);
-  EXPECT_EQ(index.find(index.point(again), 1, tokens), PrefixIndex::kNone) << "its child belonged to the dropped node";
+  EXPECT_EQ(index.find(index.point(again), 1, tokens), PrefixIndex::kNone)
+      << "its child belonged to the dropped node";
   EXPECT_EQ(index.find(after, 1, tokens), b);
 }
 
-// Random arrivals, chunks, decodes, forks, truncations, cancels within a step, aborted steps; with pages so scarce
-// that reserve fails and prefixes are evicted. After each: counts exact, no writer shares, every row that may be seen
-// is there with the right content.
+// Random arrivals, chunks, decodes, forks, truncations, cancels within a step, aborted steps; with pages so
+// scarce that reserve fails and prefixes are evicted. After each: counts exact, no writer shares, every row
+// that may be seen is there with the right content.
 class KvStoreRandom : public ::testing::TestWithParam<int> {};
 
 TEST_P(KvStoreRandom, KeepsItsBooks) {
@@ -284,13 +288,15 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
   };
   const auto next_tokens = [&](SeqId seq) {
     const auto& s = m.seqs[seq];
-    const int32_t len = static_cast<int32_t>(s.stamps.size()), left = static_cast<int32_t>(s.prompt.size()) - len;
+    const int32_t len = static_cast<int32_t>(s.stamps.size()),
+                  left = static_cast<int32_t>(s.prompt.size()) - len;
     std::vector<int32_t> out;
     if (left > 0) {
       const int32_t n = std::min<int32_t>(left, 1 + rng.below(200));
       out.assign(s.prompt.begin() + len, s.prompt.begin() + len + n);
     } else {
-      out = tokens_of(std::min<int32_t>(1500 - len, 1 + (rng.below(4) == 0 ? rng.below(16) : 0)), rng.below(2));
+      out =
+          tokens_of(std::min<int32_t>(1500 - len, 1 + (rng.below(4) == 0 ? rng.below(16) : 0)), rng.below(2));
     }
     return out;
   };
@@ -314,7 +320,8 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
         if (const SeqId seq = any(); seq >= 0) {
           const int32_t len = m.store->length(seq), min = m.store->min_length(seq);
           EXPECT_LE(min, len);
-          truncated += m.truncate(seq, min + static_cast<int32_t>(rng.below(static_cast<uint32_t>(len - min + 1))));
+          truncated +=
+              m.truncate(seq, min + static_cast<int32_t>(rng.below(static_cast<uint32_t>(len - min + 1))));
         }
         break;
       default: {
@@ -338,7 +345,8 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
           m.store->execute_copies();  // those stay due
           for (auto& [seq, s] : m.seqs) s.staged.clear();
         } else {
-          if (fate == 1 && !in_step.empty()) m.free(in_step[rng.below(static_cast<uint32_t>(in_step.size()))]);
+          if (fate == 1 && !in_step.empty())
+            m.free(in_step[rng.below(static_cast<uint32_t>(in_step.size()))]);
           m.run_step();
         }
       }

@@ -13,8 +13,10 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Caps, NeedsMeetBreaksInTheirPhase) {
-  const Caps prune = {.name = "prune", .phase = Phase::kDecode, .breaks = kFactFullWidth, .owns = kOwnMidRows};
-  const Caps drop = {.name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
+  const Caps prune = {
+      .name = "prune", .phase = Phase::kDecode, .breaks = kFactFullWidth, .owns = kOwnMidRows};
+  const Caps drop = {
+      .name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
   const Caps wide = {.name = "wide", .phase = Phase::kDecode, .needs = kFactFullWidth | kFactAllRows};
   EXPECT_FALSE(check_order(prune, wide, false).ok());
   EXPECT_THAT(std::string(check_order(prune, wide, false).message()),
@@ -36,12 +38,14 @@ TEST(Caps, OneOwnerForAPhase) {
 TEST(Caps, FeaturesAreEntries) {
   ASSERT_NE(find_feature("second_turn"), nullptr);
   EXPECT_EQ(find_feature("nothing"), nullptr);
-  const Caps drop = {.name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
+  const Caps drop = {
+      .name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
   const Caps* stages[] = {&drop};
   const Caps* chunks[] = {find_feature("chunked_prefill")};
   const Caps* turn[] = {find_feature("second_turn")};
   EXPECT_TRUE(check_legal({}, stages, chunks).ok());
-  EXPECT_THAT(std::string(check_legal({}, stages, turn).message()), HasSubstr("'second_turn' cannot follow 'drop'"));
+  EXPECT_THAT(std::string(check_legal({}, stages, turn).message()),
+              HasSubstr("'second_turn' cannot follow 'drop'"));
   EXPECT_EQ(fact_names(kFactPosOrder | kFactPrefixPure), "PosOrder|PrefixPure");
   EXPECT_EQ(fact_names(0), "nothing");
 }
@@ -55,7 +59,8 @@ constexpr ParamSchema kToyParams[] = {
     {.name = "mask", .kind = ParamKind::kString, .optional = true, .help = ""},
     {.name = "layers", .kind = ParamKind::kLayers, .optional = true, .max = 1023, .help = ""},
 };
-constexpr PolicySchema kToy = {.name = "toy", .summary = "", .neutral = "toy", .caps = &kToyCaps, .params = kToyParams};
+constexpr PolicySchema kToy = {
+    .name = "toy", .summary = "", .neutral = "toy", .caps = &kToyCaps, .params = kToyParams};
 
 Expected<BoundTerm> bind(std::string_view text) {
   PARE_ASSIGN_OR_RETURN(const Spec spec, parse_spec(text, "kv"));
@@ -82,8 +87,9 @@ TEST(Registry, CanonicalFormNamesDefaultsInSchemaOrder) {
 }
 
 TEST(Registry, ErrorsListWhatIsKnown) {
-  EXPECT_THAT(bound("toy(sunk=1)"),
-              HasSubstr("column 5: unknown parameter 'sunk'; 'toy' takes sink, rate, host, scale, mask, layers"));
+  EXPECT_THAT(
+      bound("toy(sunk=1)"),
+      HasSubstr("column 5: unknown parameter 'sunk'; 'toy' takes sink, rate, host, scale, mask, layers"));
   EXPECT_THAT(bound("toy(sink=65)"), HasSubstr("column 10: sink: 65 is out of range; 0 to 64 is possible"));
   EXPECT_THAT(bound("toy(sink=-1)"), HasSubstr("out of range"));
   EXPECT_THAT(bound("toy(sink=1.5)"), HasSubstr("expected an integer"));
@@ -101,7 +107,8 @@ TEST(LayerMap, GroupsByWindow) {
   EXPECT_EQ(map->class_of, (std::vector<int32_t>{0, 0, 1, 0, 0, 1}));
   EXPECT_EQ(map->classes[1].layers, (std::vector<int32_t>{2, 5}));
   layers[4].kv_layer = 3;
-  EXPECT_THAT(std::string(make_layer_map(layers).status().message()), HasSubstr("layers 3 and 4 both write KV layer 3"));
+  EXPECT_THAT(std::string(make_layer_map(layers).status().message()),
+              HasSubstr("layers 3 and 4 both write KV layer 3"));
   layers[4].writes_kv = false;
   layers[5].kv_layer = 4;
   EXPECT_TRUE(make_layer_map(layers).ok());

@@ -29,13 +29,15 @@ TEST(Spec, PrintsEveryKindOfValueCanonically) {
   EXPECT_EQ(canonical("a(layers=0-3,7,sink=4)"), "a(layers=0-3,7,sink=4)");
   EXPECT_EQ(canonical("a(layers=3, 4 ,9-9)"), "a(layers=3-4,9)");
   EXPECT_EQ(canonical("a(layers=7-7)"), "a(layers=7)");
-  EXPECT_EQ(canonical("leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")"), "leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")");
+  EXPECT_EQ(canonical("leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")"),
+            "leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")");
   EXPECT_EQ(canonical("a(p=\"plain\")"), "a(p=plain)");
 }
 
 TEST(Spec, SplitsAPairIntoItsHalves) {
-  auto pair = parse_spec_pair("attn=triangle(sink=8,window=512,last=128,layers=16-31)+minference; "
-                              "kv=leank(mask=file)+wave(retrieve=1.8%,host=8GiB)");
+  auto pair = parse_spec_pair(
+      "attn=triangle(sink=8,window=512,last=128,layers=16-31)+minference; "
+      "kv=leank(mask=file)+wave(retrieve=1.8%,host=8GiB)");
   ASSERT_TRUE(pair.ok()) << pair.status().message();
   EXPECT_EQ(print_spec(pair->attn), "triangle(sink=8,window=512,last=128,layers=16-31)+minference");
   EXPECT_EQ(print_spec(pair->kv), "leank(mask=file)+wave(retrieve=1.8%,host=8GiB)");
@@ -44,7 +46,8 @@ TEST(Spec, SplitsAPairIntoItsHalves) {
   EXPECT_EQ(print_spec(pair->attn), "dense");
   EXPECT_EQ(print_spec(pair->kv), "a(p=\";attn=\")");
   EXPECT_THAT(std::string(parse_spec_pair("attn=a;attn=b").status().message()), HasSubstr("given twice"));
-  EXPECT_THAT(std::string(parse_spec_pair("a=b").status().message()), HasSubstr("expected attn=... or kv=..."));
+  EXPECT_THAT(std::string(parse_spec_pair("a=b").status().message()),
+              HasSubstr("expected attn=... or kv=..."));
   EXPECT_THAT(std::string(parse_spec_pair("attn=a;kv=b(").status().message()), HasSubstr("column 13"));
 }
 
@@ -170,7 +173,8 @@ TEST(Spec, MutatedTextNeverBreaks) {
   int parsed = 0;
   for (int n = 0; n < 20000; ++n) {
     std::string text = seed;
-    for (uint32_t i = 0; i < 1 + rng.below(3); ++i) text[rng.below(static_cast<uint32_t>(text.size()))] = static_cast<char>(rng());
+    for (uint32_t i = 0; i < 1 + rng.below(3); ++i)
+      text[rng.below(static_cast<uint32_t>(text.size()))] = static_cast<char>(rng());
     auto spec = parse_spec(text, "attn");
     if (!spec.ok()) {
       EXPECT_THAT(std::string(spec.status().message()), HasSubstr("column "));
