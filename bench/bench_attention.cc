@@ -1,12 +1,11 @@
-// Attention kernels against what this machine can do: prefill against one core's measured fp32 multiply-add rate,
-// decode against one core's measured read bandwidth. One thread; figures a core.
+// Attention kernels, one thread. Prefill counts the multiply-adds of visible (row, key) pairs, 2 D each; the
+// ceiling is the core's fp32 FMA rate (clock x lanes x pipes). Decode counts K and V bytes; `peak` is their
+// ratio to the read bandwidth of one core, measured in the same process.
 //   bench_attention [--benchmark_filter=Prefill|Decode]
-// Counters: GMAC/s counts the multiply-adds of visible (row, key) pairs, 2 D each; GB/s counts K and V bytes; `peak` is
-// the ratio to the rate measured at start.
 #include <benchmark/benchmark.h>
 
-#include <chrono>
-#include <cstring>
+#include <algorithm>
+#include <ctime>
 #include <vector>
 
 #include "base/arena.h"
@@ -15,27 +14,31 @@
 namespace pare {
 namespace {
 
+// Processor seconds, as the library's rates use: on a shared machine both sides of a ratio lose the same
+// share.
 double seconds(const auto& body) {
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();
   body();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
-// Bytes per second that one core reads from memory: the best of five sums over 512 MiB.
+// Bytes per second that one core reads from memory: the best of five sums over 512 MiB, four streams at once.
 double read_bandwidth() {
   static const double rate = [] {
-    const size_t words = size_t{64} << 20;
-    std::vector<uint64_t> data(words, 1);
+    constexpr size_t kStreams = 4, kWords = (size_t{64} << 20) / kStreams;
+    std::vector<uint64_t> data(kStreams * kWords, 1);
     double best = 0;
     for (int pass = 0; pass < 5; ++pass) {
-      uint64_t sums[8] = {};
+      uint64_t sums[kStreams][8] = {};
       const double t = seconds([&] {
-        for (size_t i = 0; i < words; i += 8) {
-          for (size_t k = 0; k < 8; ++k) sums[k] += data[i + k];
+        for (size_t i = 0; i < kWords; i += 8) {
+          for (size_t s = 0; s < kStreams; ++s) {
+            for (size_t k = 0; k < 8; ++k) sums[s][k] += data[s * kWords + i + k];
+          }
         }
       });
       benchmark::DoNotOptimize(sums);
-      best = std::max(best, static_cast<double>(words) * 8 / t);
+      best = std::max(best, static_cast<double>(data.size()) * 8 / t);
     }
     return best;
   }();
@@ -44,7 +47,8 @@ double read_bandwidth() {
 
 // A store of one sequence: grouped heads, fp16 tiles, pages in order.
 struct Store {
-  Store(int rows_, int group_, int kv_heads_, int d_) : rows(rows_), group(group_), kv_heads(kv_heads_), d(d_) {
+  Store(int rows_, int group_, int kv_heads_, int d_)
+      : rows(rows_), group(group_), kv_heads(kv_heads_), d(d_) {
     const int pages = (rows + kPageRows - 1) / kPageRows;
     const uint64_t plane = static_cast<uint64_t>(kPageRows) * d * 2;
     for (int g = 0; g < kv_heads; ++g) {
@@ -93,7 +97,8 @@ void Prefill(benchmark::State& state) {
   if (level > detected_cpu_level()) return state.SkipWithError("no such CPU level here");
   const int tokens = static_cast<int>(state.range(1)), group = static_cast<int>(state.range(2));
   const int d = static_cast<int>(state.range(3));
-  const int tile_rows = state.range(4) ? static_cast<int>(state.range(4)) : preferred_tile_rows(level, group, d);
+  const int tile_rows =
+      state.range(4) ? static_cast<int>(state.range(4)) : preferred_tile_rows(level, group, d);
   Store store(tokens, group, 1, d);
   store.seq = {.q_row = 0, .n_q = tokens, .pos = 0, .prompt_len = tokens};
   const Range all{0, INT32_MAX};
@@ -117,13 +122,15 @@ void Prefill(benchmark::State& state) {
   auto workspace = AlignedBuffer::allocate(kernels.prefill_workspace_bytes(tile_rows, group, d));
   AttentionCounters counters;
   for (auto _ : state) {
-    for (int32_t t = 0; t < n_tiles; ++t) kernels.prefill_tile(store.layer, plan, t, 0, workspace->data(), &counters);
+    for (int32_t t = 0; t < n_tiles; ++t)
+      kernels.prefill_tile(store.layer, plan, t, 0, workspace->data(), &counters);
   }
-  state.counters["GMAC/s"] =
-      benchmark::Counter(2.0 * d * static_cast<double>(counters.keys_visited) * 1e-9, benchmark::Counter::kIsRate);
+  state.counters["GMAC/s"] = benchmark::Counter(2.0 * d * static_cast<double>(counters.keys_visited) * 1e-9,
+                                                benchmark::Counter::kIsRate);
 }
 
-// One decode step of one sequence, cold: the store is larger than the caches. Arguments: level, rows, R, D, items' spans.
+// One decode step of one sequence, cold: the store is larger than the caches. Arguments: level, rows, R, D,
+// items' spans.
 void Decode(benchmark::State& state) {
   const CpuLevel level = level_of(state.range(0));
   if (level > detected_cpu_level()) return state.SkipWithError("no such CPU level here");
@@ -134,7 +141,8 @@ void Decode(benchmark::State& state) {
   store.seq = {.q_row = 0, .n_q = 1, .pos = rows - 1};
   Run run{.rows = rows};
   run.item_spans = static_cast<uint16_t>(item_spans);
-  const int per_item = kSpanRows * item_spans, unit_rows = item_spans == 1 ? kSpanRows : kSpanRows * kOctetSpans;
+  const int per_item = kSpanRows * item_spans,
+            unit_rows = item_spans == 1 ? kSpanRows : kSpanRows * kOctetSpans;
   const int32_t n_runs = 1, items[] = {0, (rows + per_item - 1) / per_item};
   const Member member{0, 0};
   Fold fold{.n_parts = (rows + unit_rows - 1) / unit_rows};
@@ -164,7 +172,8 @@ void Decode(benchmark::State& state) {
   state.counters["peak"] = benchmark::Counter(bytes / read_bandwidth(), benchmark::Counter::kIsRate);
 }
 
-constexpr int64_t kAvx2 = static_cast<int64_t>(CpuLevel::kAvx2), kAvx512 = static_cast<int64_t>(CpuLevel::kAvx512);
+constexpr int64_t kAvx2 = static_cast<int64_t>(CpuLevel::kAvx2),
+                  kAvx512 = static_cast<int64_t>(CpuLevel::kAvx512);
 
 void prefill_shapes(benchmark::internal::Benchmark* b) {
   for (int64_t level : {kAvx2, kAvx512}) {
@@ -185,7 +194,9 @@ BENCHMARK(Prefill)->Apply(prefill_shapes)->Unit(benchmark::kMillisecond);
 void decode_shapes(benchmark::internal::Benchmark* b) {
   for (int64_t level : {kAvx2, kAvx512}) {
     for (int64_t spans : {1, 8}) {
-      b->Args({level, 4096, 1, 64, spans})->Args({level, 4096, 3, 64, spans})->Args({level, 4096, 7, 64, spans});
+      b->Args({level, 4096, 1, 64, spans})
+          ->Args({level, 4096, 3, 64, spans})
+          ->Args({level, 4096, 7, 64, spans});
       b->Args({level, 4096, 6, 128, spans})->Args({level, 4096, 4, 256, spans});
     }
   }

@@ -84,7 +84,8 @@ bool KeyWalk::next(int32_t* block, uint32_t* granules) {
 bool KeyWalk::visits(int32_t granule) const {
   if (granule >= granule_end_) return false;
   if (bit_keys_ > 0 && bit(granule)) return true;
-  const auto covered = [&](int32_t n, auto span) {  // spans ascend: the first that ends beyond the granule decides
+  const auto covered = [&](int32_t n,
+                           auto span) {  // spans ascend: the first that ends beyond the granule decides
     int32_t lo = 0, hi = n;
     while (lo < hi) {
       const int32_t mid = (lo + hi) / 2;
@@ -114,7 +115,8 @@ bool next_head_run(const AttentionLayer& layer, const QTile& tile, int32_t g, in
   if (r >= group) return false;
   run->r_begin = r;
   run->list = list_of(g * layer.qa + r * layer.qb);
-  while (r < group && named(g * layer.qa + r * layer.qb) && list_of(g * layer.qa + r * layer.qb) == run->list) ++r;
+  while (r < group && named(g * layer.qa + r * layer.qb) && list_of(g * layer.qa + r * layer.qb) == run->list)
+    ++r;
   run->r_end = r;
   return true;
 }
@@ -160,7 +162,8 @@ DecodeItem resolve_item(const AttentionLayer& layer, const SegmentPlan& plan, in
   out.pages = zone_pages(layer.kv, *out.zone, run.page0, layer.kv_layer);
   out.picked = out.zone->picked != 0;
   if (out.picked) {
-    out.span_end = static_cast<int32_t>((run.pick_cap + static_cast<int64_t>(out.zone->span) - 1) / out.zone->span);
+    out.span_end =
+        static_cast<int32_t>((run.pick_cap + static_cast<int64_t>(out.zone->span) - 1) / out.zone->span);
   } else {
     const int32_t span = static_cast<int32_t>(out.zone->span);
     out.span_begin = run.row0 / span;
@@ -173,7 +176,8 @@ DecodeItem resolve_item(const AttentionLayer& layer, const SegmentPlan& plan, in
   const int32_t begin = (out.unit0 / per_item + (item - plan.item_prefix[lo])) * per_item;
   out.unit_begin = std::max(begin, out.unit0);
   out.unit_end = std::min(begin + per_item, last);
-  for (int32_t m = 0; m < run.n_members; ++m) out.n_query_rows += layer.seqs[plan.members[run.member0 + m].seq].n_q;
+  for (int32_t m = 0; m < run.n_members; ++m)
+    out.n_query_rows += layer.seqs[plan.members[run.member0 + m].seq].n_q;
   return out;
 }
 

@@ -8,17 +8,19 @@
 
 namespace pare::attn {
 
-// One query row of a pass. `pos` and `limit` are in key coordinates: positions in prefill, zone rows in decode.
+// One query row of a pass. `pos` and `limit` are in key coordinates: positions in prefill, zone rows in
+// decode.
 struct QueryRow {
-  int32_t t = 0;      // packed row
-  int32_t head = 0;   // query head
-  int32_t pos = 0;    // where the row stands
-  int32_t limit = 0;  // exclusive bound of the keys it may see
-  float* part = nullptr;  // decode: where unit 0 of the run goes
+  int32_t t = 0;            // packed row
+  int32_t head = 0;         // query head
+  int32_t pos = 0;          // where the row stands
+  int32_t limit = 0;        // exclusive bound of the keys it may see
+  float* part = nullptr;    // decode: where unit 0 of the run goes
   int64_t part_stride = 0;  // floats from a unit's part to the next
 };
 
-// Which keys the rows of a pass may see, beside limit: lo <= j and (pos >= dense_from or j < sink or pos - j < window).
+// Which keys the rows of a pass may see, beside limit: lo <= j and (pos >= dense_from or j < sink or pos - j
+// < window).
 struct Visibility {
   int32_t lo = 0, sink = 0, window = INT32_MAX, dense_from = INT32_MAX;
 };
@@ -37,7 +39,8 @@ static inline uint32_t low_bits(int64_t n) { return n <= 0 ? 0u : n >= 16 ? 0xff
 
 // `sees` for the 16 keys from j0, bit k for key j0 + k.
 static inline uint32_t sees_mask(const Visibility& vis, const QueryRow& row, int32_t j0) {
-  uint32_t mask = low_bits(static_cast<int64_t>(row.limit) - j0) & ~low_bits(static_cast<int64_t>(vis.lo) - j0);
+  uint32_t mask =
+      low_bits(static_cast<int64_t>(row.limit) - j0) & ~low_bits(static_cast<int64_t>(vis.lo) - j0);
   if (row.pos < vis.dense_from) {
     int64_t first = static_cast<int64_t>(row.pos) - vis.window + 1;
 #ifdef PARE_FAULT_ATTENTION_WINDOW_OFF_BY_ONE
@@ -97,10 +100,10 @@ struct DecodeItem {
   const Zone* zone = nullptr;
   const RowFormat* format = nullptr;
   const int32_t* pages = nullptr;
-  int32_t unit_spans = 1;                          // spans a partial holds: 1 or 8
+  int32_t unit_spans = 1;                           // spans a partial holds: 1 or 8
   int32_t unit_begin = 0, unit_end = 0, unit0 = 0;  // units of this item; the run's first unit
-  int32_t span_begin = 0, span_end = 0;            // of the run
-  int32_t n_query_rows = 0;                        // of all members
+  int32_t span_begin = 0, span_end = 0;             // of the run
+  int32_t n_query_rows = 0;                         // of all members
   bool picked = false;
 };
 DecodeItem resolve_item(const AttentionLayer& layer, const SegmentPlan& plan, int32_t item, int32_t g);
@@ -133,8 +136,8 @@ static inline float query_factor(const AttentionLayer& layer, float log2e) {
 using MergeState = void (*)(float* dst, const float* src, int32_t d);
 // out = O * (1 / l), or 0 when l is 0.
 using FinishState = void (*)(const float* state, float* out, int32_t d);
-void fold_sequence(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq, int32_t g, MergeState merge,
-                   FinishState finish);
+void fold_sequence(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq, int32_t g,
+                   MergeState merge, FinishState finish);
 
 inline constexpr int32_t kMaxStateDim = 1024;
 

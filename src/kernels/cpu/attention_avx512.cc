@@ -35,9 +35,7 @@ struct Isa {
   static V min(V a, V b) { return _mm512_min_ps(a, b); }
   static float first(V x) { return _mm512_cvtss_f32(x); }
   // x where the mask's bit is set, -inf elsewhere.
-  static V keep(V x, uint16_t mask) {
-    return _mm512_mask_blend_ps(mask, _mm512_set1_ps(attn::kNegInf), x);
-  }
+  static V keep(V x, uint16_t mask) { return _mm512_mask_blend_ps(mask, _mm512_set1_ps(attn::kNegInf), x); }
   // p, or 0 where x < bound.
   static V zero_below(V p, V x, V bound) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), p);

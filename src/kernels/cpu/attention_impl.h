@@ -1,12 +1,13 @@
 // The attention kernels of the vector levels, written once over an instruction set `Isa` (attention.h has the
-// arithmetic). Isa::V is 16 fp32 lanes; every operation on it rounds as its scalar counterpart does. Each including
-// file instantiates the template with a type of its own, so no code is shared between levels by the linker.
+// arithmetic). Isa::V is 16 fp32 lanes; every operation on it rounds as its scalar counterpart does. Each
+// including file instantiates the template with a type of its own, so no code is shared between levels by the
+// linker.
 //
-// A pass holds M query rows (tile rows or decode rows, times the heads of the group) against one KV head. Row groups
-// of 6 rows (the last one up to Isa::kLastRows) keep their accumulators in registers: logits as rows x 16 keys x kWide granules,
-// values as rows x 16 channels x kWide. With several row groups a block's fp16 rows are converted once into scratch.
-// A decode waits for memory: what reads a stored block first also asks for the same place of the next one, which
-// hardware prefetchers do not guess across pages.
+// A pass holds M query rows (tile rows or decode rows, times the heads of the group) against one KV head. Row
+// groups of 6 rows (the last one up to Isa::kLastRows) keep their accumulators in registers: logits as rows x
+// 16 keys x kWide granules, values as rows x 16 channels x kWide. With several row groups a block's fp16 rows
+// are converted once into scratch. A decode waits for memory: what reads a stored block first also asks for
+// the same place of the next one, which hardware prefetchers do not guess across pages.
 #pragma once
 
 #include <cstring>
@@ -26,8 +27,9 @@ namespace pare::attn {
 template <class Isa>
 struct Attention {
   using V = typename Isa::V;
-  static constexpr int kRows = 6;        // rows of a register tile
-  static constexpr int kInPlaceRows = 8;  // up to here fp16 rows are multiplied where they lie, without scratch
+  static constexpr int kRows = 6;  // rows of a register tile
+  static constexpr int kInPlaceRows =
+      8;  // up to here fp16 rows are multiplied where they lie, without scratch
   static constexpr int kGranules = kBlockKeys / kGranuleKeys;
   // Vectors side by side in a register tile of `rows` rows.
   static constexpr int wide(int rows) {
@@ -51,7 +53,7 @@ struct Attention {
     bool scored;
     int32_t m_rows, d, kw;
     int32_t ahead_end;  // zone rows before this will be read: worth asking for
-    float* q;  // [M][kw]
+    float* q;           // [M][kw]
     State span, octet, section, total;
     float *k_scratch, *v_scratch;  // [4][kw][16], [4][16][D]
     uint16_t* masks;               // [4][M]
@@ -63,18 +65,20 @@ struct Attention {
     int32_t n = 0;
     int32_t slot[kGranules];
     const std::byte *k[kGranules], *v[kGranules];
-    const std::byte *k_ahead[kGranules], *v_ahead[kGranules];  // the same place of the next block, or here again
+    const std::byte *k_ahead[kGranules],
+        *v_ahead[kGranules];  // the same place of the next block, or here again
     const float* lw[kGranules];
-    int32_t j0[kGranules];       // key coordinate of the first key
-    uint16_t seen[kGranules];    // keys that some row sees
-    bool cut[kGranules];         // rows differ: Pass::masks applies
+    int32_t j0[kGranules];     // key coordinate of the first key
+    uint16_t seen[kGranules];  // keys that some row sees
+    bool cut[kGranules];       // rows differ: Pass::masks applies
   };
 
   // Stored fp16 rows read in place are the ones to read ahead of.
   template <class T>
   static constexpr bool kAhead = sizeof(T) == 2;
 
-  // ---- arithmetic -------------------------------------------------------------------------------------------------
+  // ---- arithmetic
+  // -------------------------------------------------------------------------------------------------
 
   static inline V exp2(V x) {
     const V bounded = Isa::max(Isa::set1(kExp2Min), x);
@@ -90,7 +94,8 @@ struct Attention {
 
   static inline V soft_cap(V s, float cap) {
     const V bounded = Isa::max(Isa::set1(kExp2Min), Isa::min(Isa::set1(-kExp2Min), s));
-    const V tanh = Isa::sub(Isa::set1(1.0f), Isa::div(Isa::set1(2.0f), Isa::add(exp2(bounded), Isa::set1(1.0f))));
+    const V tanh =
+        Isa::sub(Isa::set1(1.0f), Isa::div(Isa::set1(2.0f), Isa::add(exp2(bounded), Isa::set1(1.0f))));
     return Isa::mul(Isa::set1(cap * kLog2e), tanh);
   }
 
@@ -173,7 +178,8 @@ struct Attention {
       PARE_UNROLL
       for (int r = 0; r < NR; ++r) {
         PARE_UNROLL
-        for (int x = 0; x < NC; ++x) acc[r][x] = Isa::add(Isa::mul(acc[r][x], Isa::set1(a[r])), Isa::set1(0.0f));
+        for (int x = 0; x < NC; ++x)
+          acc[r][x] = Isa::add(Isa::mul(acc[r][x], Isa::set1(a[r])), Isa::set1(0.0f));
       }
     }
     for (int32_t i = 0; i < n_use; ++i) {
@@ -203,7 +209,8 @@ struct Attention {
   }
 
   // One row's logits to weights in place; returns the factor for its sums.
-  static inline float weights(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t row, float* s) {
+  static inline float weights(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t row,
+                              float* s) {
     V logit[kGranules], highest = Isa::set1(kNegInf);
     for (int32_t i = 0; i < n_use; ++i) {
       const int32_t g = use[i];
@@ -268,14 +275,16 @@ struct Attention {
     }
     float* o = p.span.o + static_cast<int64_t>(r0) * p.d;
     int32_t c = 0;
-    for (; c + kWide * 16 <= p.d; c += kWide * 16) values<T, NR, kWide>(s, b, use, n_use, a, rescale, o, p.d, c);
+    for (; c + kWide * 16 <= p.d; c += kWide * 16)
+      values<T, NR, kWide>(s, b, use, n_use, a, rescale, o, p.d, c);
     if constexpr (kWide > 1) {
       for (; c < p.d; c += 16) values<T, NR, 1>(s, b, use, n_use, a, rescale, o, p.d, c);
     }
   }
 
   template <int NR>
-  static void load_scores(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t r0, float* s) {
+  static void load_scores(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t r0,
+                          float* s) {
     for (int r = 0; r < NR; ++r) {
       for (int32_t i = 0; i < n_use; ++i) {
         for (int32_t k = 0; k < kGranuleKeys; ++k) {
@@ -303,17 +312,25 @@ struct Attention {
       if (p.m_rows - r == 7) return attend_rows<T, 7>(p, b, r);
     }
     switch (p.m_rows - r) {
-      case 6: return attend_rows<T, 6>(p, b, r);
-      case 5: return attend_rows<T, 5>(p, b, r);
-      case 4: return attend_rows<T, 4>(p, b, r);
-      case 3: return attend_rows<T, 3>(p, b, r);
-      case 2: return attend_rows<T, 2>(p, b, r);
-      case 1: return attend_rows<T, 1>(p, b, r);
-      default: return;
+      case 6:
+        return attend_rows<T, 6>(p, b, r);
+      case 5:
+        return attend_rows<T, 5>(p, b, r);
+      case 4:
+        return attend_rows<T, 4>(p, b, r);
+      case 3:
+        return attend_rows<T, 3>(p, b, r);
+      case 2:
+        return attend_rows<T, 2>(p, b, r);
+      case 1:
+        return attend_rows<T, 1>(p, b, r);
+      default:
+        return;
     }
   }
 
-  // ---- blocks -----------------------------------------------------------------------------------------------------
+  // ---- blocks
+  // -----------------------------------------------------------------------------------------------------
 
   // Adds the granule of keys [j0, j0 + 16), of which `valid` exist, unless no row sees any of them.
   static bool add_granule(const Pass& p, Block& b, int32_t slot, int32_t j0, uint32_t valid) {
@@ -448,16 +465,19 @@ struct Attention {
     }
   };
 
-  // ---- workspace --------------------------------------------------------------------------------------------------
+  // ---- workspace
+  // --------------------------------------------------------------------------------------------------
 
   static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
   static size_t workspace_bytes(int32_t rows, int32_t d) {
     const auto m = static_cast<size_t>(rows), dim = static_cast<size_t>(d);
-    return padded(m * sizeof(QueryRow)) + padded(m * sizeof(float*)) + padded(kGranules * m * sizeof(uint16_t)) +
-           padded(m * dim * 4) + 4 * (2 * padded(m * 4) + padded(m * dim * 4)) + 2 * padded(kBlockKeys * dim * 4);
+    return padded(m * sizeof(QueryRow)) + padded(m * sizeof(float*)) +
+           padded(kGranules * m * sizeof(uint16_t)) + padded(m * dim * 4) +
+           4 * (2 * padded(m * 4) + padded(m * dim * 4)) + 2 * padded(kBlockKeys * dim * 4);
   }
-  static Pass make_pass(const AttentionLayer& layer, const RowFormat& format, const Zone& zone, const int32_t* pages,
-                        int32_t rows, std::byte* workspace, AttentionCounters* counters) {
+  static Pass make_pass(const AttentionLayer& layer, const RowFormat& format, const Zone& zone,
+                        const int32_t* pages, int32_t rows, std::byte* workspace,
+                        AttentionCounters* counters) {
     Pass p{};
     p.layer = &layer;
     p.format = &format;
@@ -501,7 +521,8 @@ struct Attention {
     }
   }
 
-  // ---- prefill ----------------------------------------------------------------------------------------------------
+  // ---- prefill
+  // ----------------------------------------------------------------------------------------------------
 
   static void add_column(const Pass& p, int32_t key, int32_t slot, int32_t lane) {
     const RowFormat& f = *p.format;
@@ -524,7 +545,8 @@ struct Attention {
   }
 
   // Columns [first, first + 16) of the list as granule `slot` of a block.
-  static void add_columns(const Pass& p, Block& b, const KeyWalk& walk, const int32_t* cols, int32_t n, int32_t slot) {
+  static void add_columns(const Pass& p, Block& b, const KeyWalk& walk, const int32_t* cols, int32_t n,
+                          int32_t slot) {
     const int32_t g = b.n;
     uint32_t valid = 0, seen = 0;
     bool all = true;
@@ -559,7 +581,8 @@ struct Attention {
     p.counters->rows_read += rows;
     p.counters->bytes_read += rows * static_cast<uint64_t>((p.kw + p.d) * codec_bytes(p.format->k_codec));
     b.k[g] = reinterpret_cast<const std::byte*>(p.k_scratch + static_cast<int64_t>(slot) * 16 * p.kw);
-    b.v[g] = reinterpret_cast<const std::byte*>(p.v_scratch + static_cast<int64_t>(slot) * kGranuleKeys * p.d);
+    b.v[g] =
+        reinterpret_cast<const std::byte*>(p.v_scratch + static_cast<int64_t>(slot) * kGranuleKeys * p.d);
     b.lw[g] = nullptr;
     b.slot[g] = slot;
     b.cut[g] = true;
@@ -615,8 +638,9 @@ struct Attention {
       return ref::attention_kernels().prefill_tile(layer, plan, tile_index, g, workspace, counters);
     }
     const int32_t group = layer.n_heads / layer.kv.n_kv_heads;
-    Pass p = make_pass(layer, format, zone, zone_pages(layer.kv, zone, layer.seqs[tile.seq].page0, layer.kv_layer),
-                       tile.rows * group, workspace, counters);
+    Pass p =
+        make_pass(layer, format, zone, zone_pages(layer.kv, zone, layer.seqs[tile.seq].page0, layer.kv_layer),
+                  tile.rows * group, workspace, counters);
     HeadRun heads;
     while (next_head_run(layer, tile, g, heads.r_end, &heads)) {
       p.bounds = {};
@@ -629,7 +653,8 @@ struct Attention {
     return workspace_bytes(tile_rows * group, d);
   }
 
-  // ---- decode -----------------------------------------------------------------------------------------------------
+  // ---- decode
+  // -----------------------------------------------------------------------------------------------------
 
   // Zone rows [lo, hi), block by block; pieces of aligned blocks are blocks of their own (picks).
   static void attend_range(const Pass& p, int32_t lo, int32_t hi) {
@@ -644,15 +669,16 @@ struct Attention {
     }
   }
 
-  static void decode_pass(const SegmentPlan& plan, const DecodeItem& item, const Range* picks, int32_t n_picks,
-                          Pass& p) {
+  static void decode_pass(const SegmentPlan& plan, const DecodeItem& item, const Range* picks,
+                          int32_t n_picks, Pass& p) {
     const Run& run = *item.run;
     p.ahead_end = item.picked ? 0 : run.row0 + run.rows;
     p.vis = run_visibility(plan, run);
     p.scored = (run.flags & kRunScored) != 0;
     if (p.scored) {
       for (int32_t r = 0; r < p.m_rows; ++r) {
-        p.scores[r] = plan.scores + (static_cast<int64_t>(p.rows[r].t) * p.layer->n_heads + p.rows[r].head) * run.rows -
+        p.scores[r] = plan.scores +
+                      (static_cast<int64_t>(p.rows[r].t) * p.layer->n_heads + p.rows[r].head) * run.rows -
                       run.row0;
       }
     } else {
@@ -663,8 +689,8 @@ struct Attention {
     const auto size = static_cast<int32_t>(item.zone->span);
     for (int32_t unit = item.unit_begin; unit < item.unit_end; ++unit) {
       const int32_t first = unit * item.unit_spans, last = first + item.unit_spans;
-      for (int32_t span = first > item.span_begin ? first : item.span_begin; span < last && span < item.span_end;
-           ++span) {
+      for (int32_t span = first > item.span_begin ? first : item.span_begin;
+           span < last && span < item.span_end; ++span) {
         const int32_t lo = span * size, hi = lo + size;
         if (item.picked) {
           for (int32_t i = lo; i < hi && i < n_picks; ++i) attend_range(p, picks[i].lo, picks[i].hi);
@@ -678,7 +704,8 @@ struct Attention {
         float* part = p.rows[r].part + (unit - item.unit0) * p.rows[r].part_stride;
         part[0] = p.octet.m[r];
         part[1] = p.octet.l[r];
-        std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d, sizeof(float) * static_cast<size_t>(p.d));
+        std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d,
+                    sizeof(float) * static_cast<size_t>(p.d));
       }
       clear(p.octet, p.m_rows, p.d);
     }
@@ -693,7 +720,8 @@ struct Attention {
       return ref::attention_kernels().decode_item(layer, plan, item_index, g, workspace, counters);
     }
     const int32_t group = layer.n_heads / layer.kv.n_kv_heads;
-    Pass p = make_pass(layer, *item.format, *item.zone, item.pages, kDecodeRowsMax * group, workspace, counters);
+    Pass p =
+        make_pass(layer, *item.format, *item.zone, item.pages, kDecodeRowsMax * group, workspace, counters);
     const int32_t step = item.picked ? 1 : kDecodeRowsMax;  // each query row has its own picks
     for (int32_t begin = 0; begin < item.n_query_rows; begin += step) {
       const int32_t end = begin + step < item.n_query_rows ? begin + step : item.n_query_rows;
@@ -715,9 +743,12 @@ struct Attention {
   static void decode_fold(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq, int32_t g) {
     fold_sequence(layer, plan, seq, g, merge_state, finish_state);
   }
-  static size_t decode_workspace_bytes(int32_t max_query_rows, int32_t d) { return workspace_bytes(max_query_rows, d); }
+  static size_t decode_workspace_bytes(int32_t max_query_rows, int32_t d) {
+    return workspace_bytes(max_query_rows, d);
+  }
 
-  // ---- append -----------------------------------------------------------------------------------------------------
+  // ---- append
+  // -----------------------------------------------------------------------------------------------------
 
   static void append_rows(const AppendArgs& args, int64_t t0, int64_t t1) {
     const int32_t d = args.head_dim;
@@ -749,8 +780,8 @@ struct Attention {
 
   static bool supports(const RowFormat& f, int32_t head_dim) {
     return f.order == Order::Tiles && f.k_codec == f.v_codec &&
-           (f.k_codec == Codec::F16 || f.k_codec == Codec::F32) && f.k_width % 16 == 0 && f.k_width <= head_dim &&
-           f.v_width == head_dim && head_dim % 16 == 0 && head_dim <= kMaxStateDim;
+           (f.k_codec == Codec::F16 || f.k_codec == Codec::F32) && f.k_width % 16 == 0 &&
+           f.k_width <= head_dim && f.v_width == head_dim && head_dim % 16 == 0 && head_dim <= kMaxStateDim;
   }
 
   static constexpr AttentionKernels table() {

@@ -1,5 +1,5 @@
-// Dense attention: every level against kernels/ref bit for bit, ref against a double-precision softmax, and the bits of
-// a row against everything that must not change them.
+// Dense attention: every level against kernels/ref bit for bit, ref against a double-precision softmax, and
+// the bits of a row against everything that must not change them.
 #include <gtest/gtest.h>
 
 #include "attention_world.h"
@@ -29,8 +29,8 @@ void expect_near_oracle(const World& w, const std::vector<float>& out, int pos, 
         keys.push_back(std::move(key));
       }
       double tolerance;
-      const auto expected = oracle({w.query(pos + i, h), w.query(pos + i, h) + d}, keys, w.scale, w.softcap, d,
-                                   &tolerance);
+      const auto expected =
+          oracle({w.query(pos + i, h), w.query(pos + i, h) + d}, keys, w.scale, w.softcap, d, &tolerance);
       for (int c = 0; c < d; ++c) {
         ASSERT_NEAR(out[(static_cast<size_t>(i) * w.shape.heads + h) * d + c], expected[c], tolerance)
             << "row " << i << " head " << h << " channel " << c;
@@ -60,8 +60,8 @@ TEST(AttentionAppend, HalfConversionsRoundToNearestEvenEverywhere) {
 TEST(AttentionAppend, EveryLevelStoresTheSameBytes) {
   for (Codec codec : {Codec::F16, Codec::F32}) {
     World expected({.heads = 4, .kv_heads = 2, .d = 80, .rows = 150, .codec = codec}, 7);
-    const float specials[] = {65504.0f, 65519.9f, 65520.0f, 1e30f, -1e-8f, 0x1p-25f, 0x1.8p-24f, -0.0f, 6e-5f,
-                              std::numeric_limits<float>::infinity()};
+    const float specials[] = {65504.0f, 65519.9f,   65520.0f, 1e30f, -1e-8f,
+                              0x1p-25f, 0x1.8p-24f, -0.0f,    6e-5f, std::numeric_limits<float>::infinity()};
     for (size_t i = 0; i < std::size(specials); ++i) {
       expected.k[i * 37] = specials[i];
       expected.v[i * 53] = specials[i];
@@ -86,8 +86,12 @@ class DensePrefill : public testing::TestWithParam<DenseCase> {};
 TEST_P(DensePrefill, LevelsEqualRefAndRefIsClose) {
   const auto [rows, group, d] = GetParam();
   const int kv_heads = rows > 300 ? 1 : 2;
-  World w({.heads = group * kv_heads, .kv_heads = kv_heads, .d = d, .rows = rows,
-           .codec = group % 2 ? Codec::F16 : Codec::F32, .tiled_heads = group == 3},
+  World w({.heads = group * kv_heads,
+           .kv_heads = kv_heads,
+           .d = d,
+           .rows = rows,
+           .codec = group % 2 ? Codec::F16 : Codec::F32,
+           .tiled_heads = group == 3},
           rows + group);
   w.scale = 1.0f / std::sqrt(static_cast<float>(d));
   w.append(ref::attention_kernels(), 0, rows);
@@ -97,7 +101,8 @@ TEST_P(DensePrefill, LevelsEqualRefAndRefIsClose) {
   expect_near_oracle(w, expected, pos, n, rows > 64 ? 13 : 1);
   for (const auto& [level, kernels] : levels()) {
     AttentionCounters counters;
-    EXPECT_TRUE(same_bits(run_prefill(w, *kernels, plan, pos, n, &counters), expected)) << cpu_level_name(level);
+    EXPECT_TRUE(same_bits(run_prefill(w, *kernels, plan, pos, n, &counters), expected))
+        << cpu_level_name(level);
     EXPECT_EQ(counters.fallbacks, 0u);
   }
 }
@@ -107,8 +112,9 @@ INSTANTIATE_TEST_SUITE_P(OddShapes, DensePrefill,
                                          DenseCase{16, 3, 80}, DenseCase{17, 6, 64}, DenseCase{63, 1, 128},
                                          DenseCase{64, 8, 16}, DenseCase{65, 7, 64}, DenseCase{127, 2, 80},
                                          DenseCase{129, 3, 64}, DenseCase{255, 1, 64}, DenseCase{256, 3, 16},
-                                         DenseCase{257, 2, 128}, DenseCase{65, 1, 256}, DenseCase{1091, 3, 64},
-                                         DenseCase{1091, 1, 256}, DenseCase{2200, 2, 32}));
+                                         DenseCase{257, 2, 128}, DenseCase{65, 1, 256},
+                                         DenseCase{1091, 3, 64}, DenseCase{1091, 1, 256},
+                                         DenseCase{2200, 2, 32}));
 
 TEST(AttentionDense, SoftCapAndExtremeLogits) {
   for (float softcap : {0.0f, 30.0f}) {
@@ -183,7 +189,11 @@ TEST(AttentionDense, DraftRowsAndCascadesEqualSingleRows) {
     pare::Run shared{.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 512, .item_spans = 1};
     segment.add_run(shared, kSpanRows, false, {0, 1}, 0);
     for (int s : {0, 1}) {
-      pare::Run own{.flags = kRunCausal, .page0 = shared.page0, .row0 = 512, .rows = pos + (s + 1) * n_q - 512, .pos0 = 512};
+      pare::Run own{.flags = kRunCausal,
+                    .page0 = shared.page0,
+                    .row0 = 512,
+                    .rows = pos + (s + 1) * n_q - 512,
+                    .pos0 = 512};
       segment.add_run(own, kSpanRows, false, {s}, 0);
     }
     EXPECT_TRUE(same_bits(run_decode(w, *kernels, segment, pos), expected)) << cpu_level_name(level);
@@ -198,10 +208,12 @@ TEST(AttentionDense, UnsupportedLayoutsGoToRefAndAreCounted) {
       BlockPlanData plan = dense_plan(w, 0, 70, 16);
       AttentionCounters counters;
       expect_near_oracle(w, run_prefill(w, *kernels, plan, 0, 70, &counters), 0, 70, 5);
-      EXPECT_EQ(counters.fallbacks, level == CpuLevel::kScalar ? 0u : plan.tiles.size()) << cpu_level_name(level);
+      EXPECT_EQ(counters.fallbacks, level == CpuLevel::kScalar ? 0u : plan.tiles.size())
+          << cpu_level_name(level);
       SegmentPlanData segment;
       segment.add_seq(0, 1, 69, 2);
-      segment.add_run(pare::Run{.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 70}, kSpanRows, false, {0}, 0);
+      segment.add_run(pare::Run{.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 70}, kSpanRows, false,
+                      {0}, 0);
       expect_near_oracle(w, run_decode(w, *kernels, segment, 69), 69, 1, 1);
     }
   }

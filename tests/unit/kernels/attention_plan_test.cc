@@ -1,5 +1,5 @@
-// Random BlockPlans against a reading of the Meaning paragraph of plan/block_plan.h that shares no code with the
-// kernels. Every stored row that no query attends holds NaNs.
+// Random BlockPlans against a reading of the Meaning paragraph of plan/block_plan.h that shares no code with
+// the kernels. Every stored row that no query attends holds NaNs.
 #include <gtest/gtest.h>
 
 #include "attention_world.h"
@@ -78,7 +78,8 @@ KeyList random_list(World& w, BlockPlanData& plan, int tile_rows) {
     list.bit_keys = w.random(0, 2) ? 64 : 128;
     list.bit0 = static_cast<int32_t>(plan.bits.size());
     for (int b = 0; b * 32 * list.bit_keys < rows; ++b) {
-      plan.bits.push_back(static_cast<uint32_t>(w.random(0, 1 << 16)) & static_cast<uint32_t>(w.random(0, 1 << 16)));
+      plan.bits.push_back(static_cast<uint32_t>(w.random(0, 1 << 16)) &
+                          static_cast<uint32_t>(w.random(0, 1 << 16)));
     }
   }
   if (w.random(0, 3) == 0) {
@@ -93,10 +94,16 @@ Trial random_trial(uint32_t seed) {
   std::mt19937 rng(seed);
   const auto pick = [&](std::initializer_list<int> of) { return of.begin()[rng() % of.size()]; };
   const int group = pick({1, 2, 3, 7}), kv_heads = pick({1, 2}), rows = pick({70, 200, 333, 600});
-  Trial t{World({.heads = group * kv_heads, .kv_heads = kv_heads, .d = pick({16, 48, 64}), .rows = rows,
-                 .codec = pick({0, 1}) ? Codec::F16 : Codec::F32, .tiled_heads = pick({0, 1}) == 1},
+  Trial t{World({.heads = group * kv_heads,
+                 .kv_heads = kv_heads,
+                 .d = pick({16, 48, 64}),
+                 .rows = rows,
+                 .codec = pick({0, 1}) ? Codec::F16 : Codec::F32,
+                 .tiled_heads = pick({0, 1}) == 1},
                 seed),
-          {}, 0, 0};
+          {},
+          0,
+          0};
   World& w = t.w;
   const int tile_rows = pick({16, 32, 64});
   t.pos = w.random(0, rows - 1);
@@ -182,7 +189,8 @@ TEST(AttentionPlan, RandomPlansMeanWhatTheContractSays) {
     }
     for (CpuLevel level : testable_cpu_levels()) {
       AttentionCounters counters;
-      ASSERT_TRUE(same_bits(run_prefill(stored, attention_kernels(level), t.plan, t.pos, t.n, &counters), expected))
+      ASSERT_TRUE(
+          same_bits(run_prefill(stored, attention_kernels(level), t.plan, t.pos, t.n, &counters), expected))
           << cpu_level_name(level);
       uint64_t pairs = 0;
       for (const auto& row : seen) {

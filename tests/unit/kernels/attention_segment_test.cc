@@ -1,5 +1,5 @@
-// SegmentPlans: windows equal prefill bit for bit; narrow, estimated, picked and scored rows equal kernels/ref bit for
-// bit, and a double-precision softmax over the rows that the plan names.
+// SegmentPlans: windows equal prefill bit for bit; narrow, estimated, picked and scored rows equal
+// kernels/ref bit for bit, and a double-precision softmax over the rows that the plan names.
 #include <gtest/gtest.h>
 
 #include "attention_world.h"
@@ -25,27 +25,37 @@ TEST(AttentionSegment, WindowsEqualPrefillWhateverTheRuns) {
         SegmentPlanData one;  // every row, masked
         one.window = window;
         one.add_seq(0, n_q, pos, 2);
-        one.add_run({.flags = kRunCausal | kRunWindow, .page0 = page0, .rows = pos + n_q, .item_spans = cut,
+        one.add_run({.flags = kRunCausal | kRunWindow,
+                     .page0 = page0,
+                     .rows = pos + n_q,
+                     .item_spans = cut,
                      .sink = sink},
                     kSpanRows, false, {0}, 0);
-        EXPECT_TRUE(same_bits(run_decode(w, kernels, one, pos), expected)) << cpu_level_name(level) << " at " << pos;
+        EXPECT_TRUE(same_bits(run_decode(w, kernels, one, pos), expected))
+            << cpu_level_name(level) << " at " << pos;
         const int row0 = std::max(0, pos - window + 1);
-        if (row0 / kSpanRows == 0 || (cut == 8 && row0 / 2048 == 0)) continue;  // runs share no span, octets no part
+        if (row0 / kSpanRows == 0 || (cut == 8 && row0 / 2048 == 0))
+          continue;           // runs share no span, octets no part
         SegmentPlanData two;  // the rows that some query sees
         two.window = window;
         two.add_seq(0, n_q, pos, 2);
         two.add_run({.page0 = page0, .rows = sink, .item_spans = 1}, kSpanRows, false, {0}, 0);
-        two.add_run({.flags = kRunCausal | kRunWindow, .page0 = page0, .row0 = row0, .rows = pos + n_q - row0,
-                     .pos0 = row0, .item_spans = cut},
+        two.add_run({.flags = kRunCausal | kRunWindow,
+                     .page0 = page0,
+                     .row0 = row0,
+                     .rows = pos + n_q - row0,
+                     .pos0 = row0,
+                     .item_spans = cut},
                     kSpanRows, false, {0}, 0);
-        EXPECT_TRUE(same_bits(run_decode(w, kernels, two, pos), expected)) << cpu_level_name(level) << " at " << pos;
+        EXPECT_TRUE(same_bits(run_decode(w, kernels, two, pos), expected))
+            << cpu_level_name(level) << " at " << pos;
       }
     }
   }
 }
 
-// A sequence whose history lies in four zones: 100 rows full, 200 rows of half width, 40 picked clusters of a leaf
-// zone, 90 estimated rows.
+// A sequence whose history lies in four zones: 100 rows full, 200 rows of half width, 40 picked clusters of a
+// leaf zone, 90 estimated rows.
 struct Mixed {
   explicit Mixed(uint32_t seed) : w({.heads = 4, .kv_heads = 2, .d = 64, .rows = 300}, seed) {
     for (int i = 0; i < 32; ++i) w.channels.push_back({static_cast<uint16_t>(i * 2 + 1), 0.5f + 0.05f * i});
@@ -89,15 +99,24 @@ TEST(AttentionSegment, NarrowPickedAndEstimatedRows) {
     SegmentPlanData s;
     s.add_seq(0, n_q, pos, 4);
     s.add_run({.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 100}, kSpanRows, false, {0}, 0);
-    s.add_run({.zone = static_cast<uint8_t>(m.mid), .page0 = static_cast<uint32_t>(w.page0[m.mid]), .rows = 200,
+    s.add_run({.zone = static_cast<uint8_t>(m.mid),
+               .page0 = static_cast<uint32_t>(w.page0[m.mid]),
+               .rows = 200,
                .pos0 = -1},
               kSpanRows, false, {0}, 2);
-    pare::Run leaf{.zone = static_cast<uint8_t>(m.leaf), .page0 = static_cast<uint32_t>(w.page0[m.leaf]), .rows = 2560,
-                   .pos0 = -1, .pick0 = 5, .pick_cap = cap};
+    pare::Run leaf{.zone = static_cast<uint8_t>(m.leaf),
+                   .page0 = static_cast<uint32_t>(w.page0[m.leaf]),
+                   .rows = 2560,
+                   .pos0 = -1,
+                   .pick0 = 5,
+                   .pick_cap = cap};
     leaf.item_spans = seed % 2 ? 1 : 8;
     s.add_run(leaf, 16, true, {0}, 4);
-    pare::Run meta{.zone = static_cast<uint8_t>(m.meta), .page0 = static_cast<uint32_t>(w.page0[m.meta]), .row0 = 3,
-                   .rows = 290, .pos0 = -1};
+    pare::Run meta{.zone = static_cast<uint8_t>(m.meta),
+                   .page0 = static_cast<uint32_t>(w.page0[m.meta]),
+                   .row0 = 3,
+                   .rows = 290,
+                   .pos0 = -1};
     if (scored) meta.flags = kRunScored;
     s.add_run(meta, kSpanRows, false, {0}, 5);
     s.picks.resize(5 + n_q * 2 * cap);
@@ -126,7 +145,8 @@ TEST(AttentionSegment, NarrowPickedAndEstimatedRows) {
     }
     for (int i = 0; i < n_q; ++i) {
       for (int h = 0; h < 4; ++h) {
-        // The narrow rows' logits come from other channels: they enter the oracle as rows whose logit is their weight.
+        // The narrow rows' logits come from other channels: they enter the oracle as rows whose logit is
+        // their weight.
         const int g = w.kv_head(h);
         const float* query = w.query(pos + i, h);
         std::vector<OracleKey> keys;
@@ -147,7 +167,8 @@ TEST(AttentionSegment, NarrowPickedAndEstimatedRows) {
         }
         const int first = 5 + (i * 2 + g) * cap;
         for (int p = 0; p < s.pick_n[first]; ++p) {
-          for (int j = s.picks[first + p].lo; j < s.picks[first + p].hi; ++j) keys.push_back(m.leaf_rows[g][j]);
+          for (int j = s.picks[first + p].lo; j < s.picks[first + p].hi; ++j)
+            keys.push_back(m.leaf_rows[g][j]);
         }
         for (int j = 3; j < 293; ++j) {
           OracleKey key = m.meta_rows[g][j];
@@ -160,7 +181,8 @@ TEST(AttentionSegment, NarrowPickedAndEstimatedRows) {
         double tolerance;
         const auto truth = oracle({query, query + 64}, keys, w.scale, 0, 64, &tolerance);
         for (int c = 0; c < 64; ++c) {
-          ASSERT_NEAR(expected[(static_cast<size_t>(i) * 4 + h) * 64 + c], truth[c], tolerance) << i << " " << h;
+          ASSERT_NEAR(expected[(static_cast<size_t>(i) * 4 + h) * 64 + c], truth[c], tolerance)
+              << i << " " << h;
         }
       }
     }
@@ -175,7 +197,8 @@ TEST(AttentionSegment, InactiveHeadsAreLeftAlone) {
     s.add_seq(0, 1, 39, 4);
     s.add_run({.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 40}, kSpanRows, false, {0}, 0);
     const auto out = run_decode(w, attention_kernels(level), s, 39);
-    for (int h = 0; h < 6; ++h) EXPECT_EQ(std::isnan(out[h * 16]), h >= 4) << cpu_level_name(level) << " head " << h;
+    for (int h = 0; h < 6; ++h)
+      EXPECT_EQ(std::isnan(out[h * 16]), h >= 4) << cpu_level_name(level) << " head " << h;
   }
 }
 
