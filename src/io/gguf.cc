@@ -185,6 +185,13 @@ class Parser {
     return std::get_if<std::vector<T>>(out);
   }
 
+  // Later leaf arrays grow the vector geometrically: an exact reservation for each would make many small ones
+  // quadratic.
+  template <typename T>
+  static void reserve_first(std::vector<T>* items, uint64_t count) {
+    if (items->empty()) items->reserve(count);
+  }
+
   static Status mixed_types() { return unsupported("nested arrays of different types"); }
 
   template <typename Stored, typename Widened>
@@ -192,7 +199,7 @@ class Parser {
     PARE_ASSIGN_OR_RETURN(const auto data, reader_.take(count * sizeof(Stored), "an array"));
     auto* items = leaves<Widened>(out, typed);
     if (!items) return mixed_types();
-    items->reserve(items->size() + count);
+    reserve_first(items, count);
     for (uint64_t i = 0; i < count; ++i) {
       Stored value;
       std::memcpy(&value, data.data() + i * sizeof(Stored), sizeof(Stored));
@@ -211,7 +218,7 @@ class Parser {
   Status append_strings(uint64_t count, MetaValue* out, bool* typed) {
     auto* items = leaves<std::string>(out, typed);
     if (!items) return mixed_types();
-    items->reserve(items->size() + count);
+    reserve_first(items, count);
     for (uint64_t i = 0; i < count; ++i) {
       PARE_ASSIGN_OR_RETURN(const std::string_view text, read_string("an array's string", kMaxMetadataStringBytes));
       items->emplace_back(text);
