@@ -25,6 +25,7 @@ struct EngineOptions {
   int32_t logit_rows = 64;       // of those, rows whose logits may be wanted at once
   bool share_prefixes = true;
   int32_t steps_in_flight = 0;   // 0: tokens are looked at after each step; 1: one step late, as on a GPU
+  bool kv_f32 = false;           // stored rows in fp32 instead of fp16: to compare with exact references
   std::string attn = "dense";    // selector spec (docs/formats/spec.md)
   std::string kv = "dense";      // policy spec
 };

@@ -83,6 +83,7 @@ Status EngineMemory::make_store(const LoadedModel& model) {
   c.layers = &layers_;
   c.n_kv_heads = config.n_kv_heads;
   c.head_dim = config.head_dim;
+  if (options_.kv_f32) c.codec = Codec::F32;
   c.max_sequences = options_.max_sequences;
   c.max_context = options_.max_context;
   c.max_step_rows = options_.step_rows;
