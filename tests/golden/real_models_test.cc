@@ -151,8 +151,8 @@ TEST_P(RealDecoder, GreedyFollowsLlamaCpp) {
 INSTANTIATE_TEST_SUITE_P(All, RealDecoder,
                          testing::Values("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct",
                                          "qwen2.5-coder-1.5b-instruct"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& p) {
+                           std::string name = p.param;
                            for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
                            return name;
                          });

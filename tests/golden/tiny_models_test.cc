@@ -101,8 +101,8 @@ INSTANTIATE_TEST_SUITE_P(All, TinyDecoder,
                          testing::Combine(testing::Values("llama", "llama_rope_linear", "llama_rope_llama3",
                                                           "llama_rope_yarn", "qwen2", "qwen3", "gemma3"),
                                           testing::Bool()),
-                         [](const auto& info) {
-                           return std::string(std::get<0>(info.param)) + (std::get<1>(info.param) ? "_gguf" : "_safetensors");
+                         [](const auto& p) {
+                           return std::string(std::get<0>(p.param)) + (std::get<1>(p.param) ? "_gguf" : "_safetensors");
                          });
 
 TEST(TinyEncoder, EmbeddingsMatch) {
