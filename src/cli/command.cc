@@ -77,4 +77,12 @@ Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& mod
   return loaded;
 }
 
+Expected<std::unique_ptr<Tokenizer>> read_tokenizer(const ModelFile& file) {
+  if (file.container() == ModelFile::Container::kGguf) return make_tokenizer_from_gguf(file.metadata());
+  if (file.tokenizer_json().empty() && !file.vocab_txt().empty()) {
+    return make_tokenizer_from_vocab_txt(file.vocab_txt(), file.tokenizer_config_json());
+  }
+  return make_tokenizer_from_json(file.tokenizer_json(), file.tokenizer_config_json());
+}
+
 }  // namespace pare::cli

@@ -56,6 +56,9 @@ struct SamplingOptions {
 // Resolves a store name or path and loads it, with progress when it takes long.
 Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& model, int threads);
 
+// The tokenizer that comes with a model, without its weights.
+Expected<std::unique_ptr<Tokenizer>> read_tokenizer(const ModelFile& file);
+
 // One file each, in the order that --help lists them.
 void add_run_command(Commands* commands);
 void add_chat_command(Commands* commands);

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace pare::cli {
 namespace {
@@ -51,6 +52,8 @@ int report_error(const Status& status, bool json) {
 }
 
 void print_json(const nlohmann::ordered_json& object) {
+  static bool printed = false;
+  if (std::exchange(printed, true)) return;
   const std::string text = object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   fmt::print("{}\n", text);
   std::fflush(stdout);

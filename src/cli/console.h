@@ -19,7 +19,8 @@ int exit_code_for(const Status& status);
 // never has to parse stderr. Returns the exit code.
 int report_error(const Status& status, bool json);
 
-// One object and a newline on stdout. Invalid UTF-8 in strings becomes U+FFFD.
+// One object and a newline on stdout. Invalid UTF-8 in strings becomes U+FFFD. The first object of a process is the
+// only one: an interrupted command that has told what it has is not followed by its error.
 void print_json(const nlohmann::ordered_json& object);
 
 // A bar on stderr for work over a second; silent unless stderr is a terminal. One instance per piece of work.

@@ -1,28 +1,78 @@
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <new>
+#include <string_view>
+#include <system_error>
 
 #include "cli/command.h"
+#include "cli/console.h"
 #include "cli/version.h"
 
-int main(int argc, char** argv) {
-  CLI::App app("pare runs language models while spending compute, memory and data only where they change the answer.");
-  app.require_subcommand(1);
-  app.set_version_flag("--version", std::string(pare::cli::version_text()));
-  app.footer("Start with:  pare pull smollm2-135m-instruct\n"
-             "             pare run smollm2-135m-instruct -f README.md \"What is this project about?\"\n"
-             "Exit codes:  0 done, 1 the machine failed, 2 the input was wrong, 130 interrupted.");
-  pare::cli::Commands commands(&app);
-  pare::cli::add_run_command(&commands);
-  pare::cli::add_embed_command(&commands);
-  pare::cli::add_bench_command(&commands);
-  pare::cli::add_eval_command(&commands);
-  pare::cli::add_tokenize_command(&commands);
-  pare::cli::add_render_command(&commands);
-  pare::cli::add_pull_command(&commands);
+namespace pare::cli {
+namespace {
+
+// Parsing may have failed before the flag was reached.
+bool wants_json(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]) == "--json") return true;
+  }
+  return false;
+}
+
+int run_commands(CLI::App& app, Commands& commands, int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    const auto chosen = app.get_subcommands();
+    const std::string help = chosen.empty() ? "pare --help" : fmt::format("pare {} --help", chosen.front()->get_name());
+    return report_error(invalid_argument(fmt::format("{} (see `{}`)", error.what(), help)), wants_json(argc, argv));
   }
   return commands.run();
 }
+
+int run_program(int argc, char** argv) {
+  CLI::App app("pare runs language models while spending compute, memory and data only where they change the answer.");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", version_text());
+  app.footer("Start with:  pare pull smollm2-135m-instruct\n"
+             "             pare run smollm2-135m-instruct -f README.md \"What is this project about?\"\n"
+             "Exit codes:  0 done, 1 the machine failed, 2 the input was wrong, 130 interrupted.\n"
+             "Every command takes --json; docs/cli.md has what each prints.");
+  Commands commands(&app);
+  add_run_command(&commands);
+  add_chat_command(&commands);
+  add_embed_command(&commands);
+  add_bench_command(&commands);
+  add_eval_command(&commands);
+  add_tokenize_command(&commands);
+  add_render_command(&commands);
+  add_inspect_command(&commands);
+  add_convert_command(&commands);
+  add_quantize_command(&commands);
+  add_pull_command(&commands);
+  add_doctor_command(&commands);
+  // The two failures that the standard library and fmt report by throwing, wherever they happen.
+  int code = kExitFailure;
+  try {
+    code = run_commands(app, commands, argc, argv);
+  } catch (const std::bad_alloc&) {
+    code = report_error(resource_exhausted("out of memory"), wants_json(argc, argv));
+  } catch (const std::system_error& error) {
+    std::fprintf(stderr, "pare: %s\n", error.what());
+  }
+  // An answer that did not reach its reader (a full disk behind a redirection) is a failure.
+  const bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
+  if (lost && code == kExitOk) {
+    std::perror("pare: standard output");
+    code = kExitFailure;
+  }
+  return code;
+}
+
+}  // namespace
+}  // namespace pare::cli
+
+int main(int argc, char** argv) { return pare::cli::run_program(argc, argv); }

@@ -13,13 +13,6 @@
 namespace pare::cli {
 namespace {
 
-Expected<std::unique_ptr<Tokenizer>> open_tokenizer(const std::string& model) {
-  PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(model));
-  PARE_ASSIGN_OR_RETURN(const ModelFile file, ModelFile::open(path));
-  if (file.container() == ModelFile::Container::kGguf) return make_tokenizer_from_gguf(file.metadata());
-  return make_tokenizer_from_json(file.tokenizer_json(), file.tokenizer_config_json());
-}
-
 struct TokenizeOptions {
   std::string model, text, file;
   bool no_special = false;
@@ -30,7 +23,11 @@ Status tokenize(const TokenizeOptions& o, bool json) {
   if (!o.file.empty()) {
     PARE_ASSIGN_OR_RETURN(text, read_text_file(o.file, kMaxPromptBytes));
   }
-  PARE_ASSIGN_OR_RETURN(const auto tokenizer, open_tokenizer(o.model));
+  PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model));
+  PARE_ASSIGN_OR_RETURN(const ModelFile file, ModelFile::open(path));
+  auto made = read_tokenizer(file);
+  if (!made.ok()) return made.status().with_context(path.string());
+  const std::unique_ptr<Tokenizer> tokenizer = std::move(made).value();
   EncodeOptions options;
   options.add_special = !o.no_special;
   options.parse_special = !o.no_special;

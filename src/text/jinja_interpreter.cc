@@ -193,36 +193,44 @@ class Interpreter {
 
   Expected<Flow> exec_for(const Statement& statement, const ScopePtr& scope, Output* output) {
     PARE_ASSIGN_OR_RETURN(const Value iterable, eval(*statement.expr, scope));
-    PARE_ASSIGN_OR_RETURN(Value items, iterate(rt_, iterable));
+    PARE_ASSIGN_OR_RETURN(const Value source, iterate(rt_, iterable));
+    const auto loop = std::make_shared<LoopObject>(&rt_, source);
     if (statement.condition) {
-      PARE_ASSIGN_OR_RETURN(items, select_items(statement, items, scope));
+      loop->keep = [&](const Value& item) -> Expected<bool> {
+        PARE_RETURN_IF_ERROR(rt_.step());
+        const ScopePtr test = inner(scope);
+        PARE_RETURN_IF_ERROR(assign(*statement.target, item, test));
+        PARE_ASSIGN_OR_RETURN(const Value keep, eval(*statement.condition, test));
+        return truthy(keep);
+      };
     }
-    const auto loop = std::make_shared<LoopObject>(&rt_, items, 0);
-    const Value loop_value = Value::object(Kind::kLoop, loop);
-    for (const Value& item : items.items()) {
-      PARE_RETURN_IF_ERROR(rt_.step());
-      const ScopePtr body = inner(scope);
-      body->variables.emplace("loop", loop_value);
-      PARE_RETURN_IF_ERROR(assign(*statement.target, item, body));
-      PARE_ASSIGN_OR_RETURN(const Flow flow, exec_block(statement.body, body, output));
-      if (flow == Flow::kBreak) break;
-      ++loop->position;
-    }
-    // As in Jinja, "else" is for no iteration at all: a break does not matter.
-    if (items.items().empty()) return exec_block(statement.otherwise, inner(scope), output);
+    const auto completed = run_loop(statement, loop, scope, output);
+    loop->keep = nullptr;
+    PARE_RETURN_IF_ERROR(completed.status());
+    // As in Jinja, "else" runs unless some iteration reached the end of the body: after a break in the first
+    // one too.
+    if (!*completed) return exec_block(statement.otherwise, inner(scope), output);
     return Flow::kNormal;
   }
 
-  Expected<Value> select_items(const Statement& statement, const Value& items, const ScopePtr& scope) {
-    std::vector<Value> selected;
-    for (const Value& item : items.items()) {
+  // Whether an iteration reached the end of the body.
+  Expected<bool> run_loop(const Statement& statement, const std::shared_ptr<LoopObject>& loop,
+                          const ScopePtr& scope, Output* output) {
+    const Value loop_value = Value::object(Kind::kLoop, loop);
+    bool completed = false;
+    for (;; ++loop->position) {
       PARE_RETURN_IF_ERROR(rt_.step());
-      const ScopePtr test = inner(scope);
-      PARE_RETURN_IF_ERROR(assign(*statement.target, item, test));
-      PARE_ASSIGN_OR_RETURN(const Value keep, eval(*statement.condition, test));
-      if (truthy(keep)) selected.push_back(item);
+      PARE_RETURN_IF_ERROR(loop->take(loop->position + 1));
+      if (loop->position >= loop->items.size()) return completed;
+      const ScopePtr body = inner(scope);
+      body->variables.emplace("loop", loop_value);
+      // A copy: looking ahead in the body moves the items.
+      const Value item = loop->items[loop->position];
+      PARE_RETURN_IF_ERROR(assign(*statement.target, item, body));
+      PARE_ASSIGN_OR_RETURN(const Flow flow, exec_block(statement.body, body, output));
+      if (flow == Flow::kBreak) return completed;
+      completed = completed || flow == Flow::kNormal;
     }
-    return Value::list(&rt_, std::move(selected));
   }
 
   Expected<Flow> exec_set_block(const Statement& statement, const ScopePtr& scope) {

@@ -213,31 +213,31 @@ std::string describe_missing(const Value& object, std::string_view name) {
 }
 
 // Attributes that are not methods; absent: false.
-bool get_loop_attribute(Runtime& rt, const LoopObject& loop, std::string_view name, Value* out) {
-  const auto& items = loop.items.items();
-  const int64_t position = static_cast<int64_t>(loop.position), size = static_cast<int64_t>(items.size());
+Expected<bool> get_loop_attribute(Runtime& rt, const LoopObject& loop, std::string_view name, Value* out) {
+  const size_t position = loop.position;
+  const auto integer = [](size_t i) { return Value::integer(static_cast<int64_t>(i)); };
   if (name == "index") {
-    *out = Value::integer(position + 1);
+    *out = integer(position + 1);
   } else if (name == "index0") {
-    *out = Value::integer(position);
-  } else if (name == "revindex") {
-    *out = Value::integer(size - position);
-  } else if (name == "revindex0") {
-    *out = Value::integer(size - position - 1);
+    *out = integer(position);
   } else if (name == "first") {
     *out = Value::boolean(position == 0);
-  } else if (name == "last") {
-    *out = Value::boolean(position + 1 == size);
-  } else if (name == "length") {
-    *out = Value::integer(size);
   } else if (name == "depth") {
-    *out = Value::integer(loop.depth0 + 1);
+    *out = integer(1);
   } else if (name == "depth0") {
-    *out = Value::integer(loop.depth0);
+    *out = integer(0);
   } else if (name == "previtem") {
-    *out = position == 0 ? Value::undefined(&rt, "there is no previous item") : items[loop.position - 1];
-  } else if (name == "nextitem") {
-    *out = position + 1 >= size ? Value::undefined(&rt, "there is no next item") : items[loop.position + 1];
+    *out = position == 0 ? Value::undefined(&rt, "there is no previous item") : loop.items[position - 1];
+  } else if (name == "last" || name == "nextitem") {
+    PARE_RETURN_IF_ERROR(loop.take(position + 2));
+    const bool last = position + 1 >= loop.items.size();
+    *out = name == "last" ? Value::boolean(last)
+           : last         ? Value::undefined(&rt, "there is no next item")
+                          : loop.items[position + 1];
+  } else if (name == "length" || name == "revindex" || name == "revindex0") {
+    PARE_RETURN_IF_ERROR(loop.take(SIZE_MAX));
+    const size_t size = loop.items.size();
+    *out = integer(name == "length" ? size : size - position - (name == "revindex" ? 0 : 1));
   } else {
     return false;
   }
@@ -245,13 +245,16 @@ bool get_loop_attribute(Runtime& rt, const LoopObject& loop, std::string_view na
 }
 
 // What Python's getattr finds.
-bool find_attribute(Runtime& rt, const Value& object, std::string_view name, Value* out) {
+Expected<bool> find_attribute(Runtime& rt, const Value& object, std::string_view name, Value* out) {
   if (object.is(Kind::kNamespace)) {
     const Value* value = object.as<NamespaceObject>().find(name);
     if (value != nullptr) *out = *value;
     return value != nullptr;
   }
-  if (object.is(Kind::kLoop) && get_loop_attribute(rt, object.as<LoopObject>(), name, out)) return true;
+  if (object.is(Kind::kLoop)) {
+    PARE_ASSIGN_OR_RETURN(const bool found, get_loop_attribute(rt, object.as<LoopObject>(), name, out));
+    if (found) return true;
+  }
   if (object.is(Kind::kRange)) {
     const RangeObject& range = object.as<RangeObject>();
     if (name == "start" || name == "stop" || name == "step") {
@@ -444,7 +447,8 @@ Expected<bool> contains(Runtime& rt, const Value& container, const Value& item) 
 Expected<Value> get_attribute(Runtime& rt, const Value& object, std::string_view name) {
   if (object.is_undefined()) return invalid_argument(object.undefined_reason());
   Value out;
-  if (find_attribute(rt, object, name, &out)) return out;
+  PARE_ASSIGN_OR_RETURN(const bool found, find_attribute(rt, object, name, &out));
+  if (found) return out;
   if (object.is(Kind::kDict)) {
     const Value* value = object.dict().find(name);
     if (value != nullptr) return *value;
@@ -458,7 +462,8 @@ Expected<Value> get_item(Runtime& rt, const Value& object, const Value& key) {
   Value out;
   if (find_item(rt, object, key, &out)) return out;
   if (key.is_string()) {
-    if (find_attribute(rt, object, key.text(), &out)) return out;
+    PARE_ASSIGN_OR_RETURN(const bool found, find_attribute(rt, object, key.text(), &out));
+    if (found) return out;
     return Value::undefined(&rt, describe_missing(object, key.text()));
   }
   PARE_ASSIGN_OR_RETURN(const std::string shown, to_repr(rt, key));
@@ -503,7 +508,10 @@ Expected<int64_t> length(Runtime& rt, const Value& value) {
   }
   if (value.is_sequence()) return static_cast<int64_t>(value.items().size());
   if (value.is(Kind::kDict)) return static_cast<int64_t>(value.dict().entries.size());
-  if (value.is(Kind::kLoop)) return static_cast<int64_t>(value.as<LoopObject>().items.items().size());
+  if (value.is(Kind::kLoop)) {
+    PARE_RETURN_IF_ERROR(value.as<LoopObject>().take(SIZE_MAX));
+    return static_cast<int64_t>(value.as<LoopObject>().items.size());
+  }
   return invalid_argument("object of type " + quoted(value.type_name()) + " has no len()");
 }
 

@@ -231,9 +231,9 @@ class Parser {
 
   Status parse_for(Statement* out) {
     out->kind = StatementKind::kFor;
-    PARE_ASSIGN_OR_RETURN(out->target, parse_target("in"));
+    PARE_ASSIGN_OR_RETURN(out->target, parse_target());
     PARE_RETURN_IF_ERROR(expect_name("in"));
-    PARE_ASSIGN_OR_RETURN(out->expr, parse_tuple(false, "recursive"));
+    PARE_ASSIGN_OR_RETURN(out->expr, parse_tuple(false));
     if (skip_name("if")) {
       PARE_ASSIGN_OR_RETURN(out->condition, parse_expression());
     }
@@ -256,7 +256,7 @@ class Parser {
   }
 
   Status parse_set(Statement* out) {
-    PARE_ASSIGN_OR_RETURN(out->target, parse_target("", true));
+    PARE_ASSIGN_OR_RETURN(out->target, parse_target(true));
     if (loop_depth_ > 0) PARE_RETURN_IF_ERROR(check_not_loop(*out->target));
     if (skip_op("=")) {
       out->kind = StatementKind::kSet;
@@ -287,7 +287,7 @@ class Parser {
     out->kind = StatementKind::kWith;
     while (!at(TokenType::kBlockEnd)) {
       if (!out->assignments.empty()) PARE_RETURN_IF_ERROR(expect_op(","));
-      PARE_ASSIGN_OR_RETURN(ExprPtr target, parse_target(""));
+      PARE_ASSIGN_OR_RETURN(ExprPtr target, parse_target());
       PARE_RETURN_IF_ERROR(expect_op("="));
       PARE_ASSIGN_OR_RETURN(ExprPtr value, parse_expression());
       out->assignments.emplace_back(std::move(target), std::move(value));
@@ -349,12 +349,12 @@ class Parser {
   }
 
   // ---- assignment targets
-  Expected<ExprPtr> parse_target(std::string_view end, bool with_namespace = false) {
+  Expected<ExprPtr> parse_target(bool with_namespace = false) {
     const Position position = current().position;
     ExprPtr tuple;
     ExprPtr single;
     while (true) {
-      if (tuple && (at(TokenType::kBlockEnd) || (!end.empty() && at_name(end)))) break;
+      if (tuple && at(TokenType::kBlockEnd)) break;
       PARE_ASSIGN_OR_RETURN(ExprPtr item, parse_primary(with_namespace));
       const bool more = skip_op(",");
       if (!tuple && !more) {
@@ -387,15 +387,12 @@ class Parser {
   }
 
   // ---- expressions, loosest first
-  // One expression, or several with commas. `end`: a name that may follow a trailing comma.
-  Expected<ExprPtr> parse_tuple(bool with_condition = true, std::string_view end = "",
-                                bool parenthesized = false) {
+  // One expression, or several with commas.
+  Expected<ExprPtr> parse_tuple(bool with_condition = true, bool parenthesized = false) {
     const Position position = current().position;
     ExprPtr tuple;
     while (true) {
-      if (at(TokenType::kPrintEnd) || at(TokenType::kBlockEnd) || at_op(")") ||
-          (!end.empty() && at_name(end)))
-        break;
+      if (at(TokenType::kPrintEnd) || at(TokenType::kBlockEnd) || at_op(")")) break;
       PARE_ASSIGN_OR_RETURN(ExprPtr item, with_condition ? parse_expression() : parse_or());
       const bool more = skip_op(",");
       if (!tuple && !more) return item;
@@ -577,7 +574,7 @@ class Parser {
     const Nesting nesting(&nesting_);
     PARE_RETURN_IF_ERROR(check_nesting());
     if (skip_op("(")) {
-      PARE_ASSIGN_OR_RETURN(expr, parse_tuple(true, "", true));
+      PARE_ASSIGN_OR_RETURN(expr, parse_tuple(true, true));
       PARE_RETURN_IF_ERROR(expect_op(")"));
       return expr;
     }

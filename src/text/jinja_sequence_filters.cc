@@ -73,6 +73,13 @@ Expected<std::optional<AttributePath>> optional_path(Runtime& rt, const Value* a
   return std::optional<AttributePath>(std::move(path));
 }
 
+// Python's sorted() wants an integer for "reverse", where other flags may be anything.
+Expected<bool> reverse_flag(const Value* value) {
+  if (value == nullptr) return false;
+  PARE_ASSIGN_OR_RETURN(const int64_t number, to_index(*value));
+  return number != 0;
+}
+
 bool flag(const Value* value) { return value != nullptr && truthy(*value); }
 
 // Stable merge sort that can fail: std::sort must not see a comparison that stops being an order.
@@ -175,7 +182,6 @@ Expected<Value> filter_first(Runtime& rt, const Value& input, Args args) {
 Expected<Value> filter_last(Runtime& rt, const Value& input, Args args) {
   PARE_RETURN_IF_ERROR(bind_arguments("last", args, {}).status());
   if (input.is(Kind::kGenerator)) return invalid_argument("'generator' object is not reversible");
-  if (input.is_undefined()) return invalid_argument(input.undefined_reason());
   PARE_ASSIGN_OR_RETURN(const Value items, iterate(rt, input));
   if (!items.items().empty()) return items.items().back();
   return Value::undefined(&rt, "No last item, sequence was empty.");
@@ -185,7 +191,6 @@ Expected<Value> filter_reverse(Runtime& rt, const Value& input, Args args) {
   PARE_RETURN_IF_ERROR(bind_arguments("reverse", args, {}).status());
   const Value minus_one = Value::integer(-1);
   if (input.is_string()) return get_slice(rt, input, nullptr, nullptr, &minus_one);
-  if (input.is_undefined()) return invalid_argument(input.undefined_reason());
   if (!is_iterable(input)) return invalid_argument("argument must be iterable");
   PARE_ASSIGN_OR_RETURN(const Value items, iterate(rt, input));
   PARE_RETURN_IF_ERROR(rt.step(items.items().size() * sizeof(Value)));
@@ -340,7 +345,8 @@ Expected<Value> filter_sort(Runtime& rt, const Value& input, Args args) {
     keys.push_back(Value::list(&rt, std::move(parts)));
   }
   std::vector<size_t> order;
-  PARE_RETURN_IF_ERROR(sort_by_key(rt, keys, flag(bound[0]), &order));
+  PARE_ASSIGN_OR_RETURN(const bool reverse, reverse_flag(bound[0]));
+  PARE_RETURN_IF_ERROR(sort_by_key(rt, keys, reverse, &order));
   std::vector<Value> out;
   out.reserve(order.size());
   for (size_t i : order) out.push_back(items.items()[i]);
@@ -364,7 +370,8 @@ Expected<Value> filter_dictsort(Runtime& rt, const Value& input, Args args) {
     keys.push_back(std::move(part));
   }
   std::vector<size_t> order;
-  PARE_RETURN_IF_ERROR(sort_by_key(rt, keys, flag(bound[2]), &order));
+  PARE_ASSIGN_OR_RETURN(const bool reverse, reverse_flag(bound[2]));
+  PARE_RETURN_IF_ERROR(sort_by_key(rt, keys, reverse, &order));
   std::vector<Value> out;
   for (size_t i : order) {
     PARE_RETURN_IF_ERROR(rt.step());
@@ -441,18 +448,21 @@ Expected<Value> filter_sum(Runtime& rt, const Value& input, Args args) {
 
 Expected<Value> filter_batch(Runtime& rt, const Value& input, Args args) {
   PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments("batch", args, {"linecount", "fill_with"}, 1));
-  PARE_ASSIGN_OR_RETURN(const int64_t size, to_index(*bound[0]));
   PARE_ASSIGN_OR_RETURN(const Value items, iterate(rt, input));
   std::vector<Value> rows, row;
   for (const Value& item : items.items()) {
-    PARE_RETURN_IF_ERROR(rt.step());
-    if (static_cast<int64_t>(row.size()) == size) rows.push_back(Value::list(&rt, std::exchange(row, {})));
+    PARE_ASSIGN_OR_RETURN(const bool full,
+                          equals(rt, Value::integer(static_cast<int64_t>(row.size())), *bound[0]));
+    if (full) rows.push_back(Value::list(&rt, std::exchange(row, {})));
     row.push_back(item);
   }
   if (!row.empty()) {
-    if (bound[1] && !bound[1]->is_none() && static_cast<int64_t>(row.size()) < size) {
-      PARE_RETURN_IF_ERROR(rt.reserve_product(static_cast<uint64_t>(size), sizeof(Value)));
-      row.resize(static_cast<size_t>(size), *bound[1]);
+    if (bound[1] && !bound[1]->is_none()) {
+      PARE_ASSIGN_OR_RETURN(const int64_t size, to_index(*bound[0]));
+      if (static_cast<int64_t>(row.size()) < size) {
+        PARE_RETURN_IF_ERROR(rt.reserve_product(static_cast<uint64_t>(size), sizeof(Value)));
+        row.resize(static_cast<size_t>(size), *bound[1]);
+      }
     }
     rows.push_back(Value::list(&rt, std::move(row)));
   }

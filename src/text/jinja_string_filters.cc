@@ -208,10 +208,11 @@ Expected<Value> filter_tojson(Runtime& rt, const Value& input, Args args) {
       bind_arguments("tojson", args, {"ensure_ascii", "indent", "separators", "sort_keys"}));
   JsonStyle style;
   style.ensure_ascii = bound[0] && truthy(*bound[0]);
+  // json.dumps does not look at the indentation of what is only a string.
   if (bound[1] && bound[1]->is_string()) {
     style.has_indent = true;
     style.indent = bound[1]->text();
-  } else if (bound[1] && !bound[1]->is_none()) {
+  } else if (bound[1] && !bound[1]->is_none() && !input.is_string()) {
     PARE_ASSIGN_OR_RETURN(const int64_t width, to_index(*bound[1]));
     PARE_RETURN_IF_ERROR(
         rt.reserve_product(static_cast<uint64_t>(std::max<int64_t>(width, 0)), kMaxValueDepth));

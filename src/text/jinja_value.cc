@@ -210,6 +210,19 @@ const Value* NamespaceObject::find(std::string_view name) const {
   return it == index.end() ? nullptr : &attributes[it->second].second;
 }
 
+Status LoopObject::take(size_t count) const {
+  while (items.size() < count && taken < source.items().size()) {
+    const Value& item = source.items()[taken++];
+    if (keep) {
+      PARE_ASSIGN_OR_RETURN(const bool wanted, keep(item));
+      if (!wanted) continue;
+    }
+    items.push_back(item);
+    memory.grow(sizeof(Value));
+  }
+  return ok_status();
+}
+
 bool is_hashable(const Value& value) {
   return value.is_number() || value.is_none() || value.is_string() || value.is_undefined();
 }
@@ -251,8 +264,6 @@ bool truthy(const Value& value) {
       return !value.items().empty();
     case Kind::kDict:
       return !value.dict().entries.empty();
-    case Kind::kLoop:
-      return !value.as<LoopObject>().items.items().empty();
     default:
       return true;
   }

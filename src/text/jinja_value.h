@@ -217,14 +217,21 @@ struct NamespaceObject : Object {
   mutable std::map<std::string, size_t, std::less<>> index;
 };
 
+// The "loop" of a running for: takes items from the source as they are needed, so that the condition of a
+// filtered loop sees what earlier iterations did.
 struct LoopObject : Object {
-  LoopObject(Runtime* runtime, Value sequence, int level)
-      : Object(runtime, sizeof(LoopObject)), items(std::move(sequence)), depth0(level) {
-    depth = 1 + items.depth();
+  LoopObject(Runtime* runtime, Value sequence)
+      : Object(runtime, sizeof(LoopObject)), source(std::move(sequence)) {
+    depth = 1 + source.depth();
   }
-  const Value items;
-  const int depth0;
-  mutable size_t position = 0;
+  // Takes items until there are `count`, or all.
+  Status take(size_t count) const;
+
+  const Value source;
+  mutable std::function<Expected<bool>(const Value& item)>
+      keep;  // null: every item; only while the loop runs
+  mutable std::vector<Value> items;
+  mutable size_t taken = 0, position = 0;
 };
 
 // A dictionary key must be a scalar: Python would also hash tuples, which no template was seen to need.

@@ -144,8 +144,9 @@ TEST_P(RealDecoder, GreedyFollowsLlamaCpp) {
   RecordProperty("steps", steps);
   RecordProperty("different", different);
   EXPECT_LE(different, steps / 20);
-  // Two builds of llama.cpp differ where the gap is up to 0.21.
-  EXPECT_LE(widest, 0.5);
+  // Either side's log-probability of a token lies up to 0.34 from exact (docs/references.md, the largest over the four
+  // models), and two tokens swap when the four errors add up.
+  EXPECT_LE(widest, 4 * 0.34);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RealDecoder,

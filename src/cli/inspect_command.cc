@@ -1,0 +1,174 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/limits.h"
+#include "cli/command.h"
+#include "cli/console.h"
+#include "cli/inspect_policies.h"
+#include "io/quote_name.h"
+#include "io/store.h"
+#include "plan/layer_map.h"
+
+namespace pare::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct InspectOptions {
+  std::string task, what, model;
+  bool tensors = false;
+};
+
+std::string shape_text(const TensorEntry& entry) {
+  std::string text;
+  for (const int64_t n : entry.shape) text += fmt::format("{}{}", text.empty() ? "" : " x ", n);
+  return text;
+}
+
+Json config_json(const ModelConfig& c) {
+  Json json{{"architecture", c.arch}, {"encoder", c.encoder}, {"layers", c.n_layers}, {"dim", c.dim},
+            {"heads", c.n_heads}, {"kv_heads", c.n_kv_heads}, {"head_dim", c.head_dim}, {"ffn_dim", c.ffn_dim},
+            {"vocab", c.vocab}, {"context", c.context_max}, {"norm_eps", c.norm_eps}, {"rope_base", c.rope.base},
+            {"rope_channels", c.rope.rot}};
+  if (c.window > 0) {
+    json["window"] = c.window;
+    json["window_layers"] = std::count(c.sliding.begin(), c.sliding.end(), uint8_t{1});
+    json["window_rope_base"] = c.rope_sliding.base;
+  }
+  json["qkv_bias"] = c.qkv_bias;
+  json["qk_norm"] = c.qk_norm;
+  if (!c.encoder) json["kv_bytes_per_token"] = c.kv_bytes_per_token();
+  return json;
+}
+
+Json tensors_json(const ModelFile& file) {
+  struct Sum {
+    int64_t tensors = 0, items = 0, bytes = 0;
+  };
+  std::map<std::string_view, Sum> by_type;
+  Sum all;
+  for (const TensorEntry& entry : file.tensors()) {
+    int64_t items = 1;
+    for (const int64_t n : entry.shape) items *= n;  // the reader checked that the product fits
+    for (Sum* sum : {&by_type[dtype_name(entry.dtype)], &all}) {
+      ++sum->tensors;
+      sum->items += items;
+      sum->bytes += static_cast<int64_t>(entry.data.size());
+    }
+  }
+  const auto sum_json = [](const Sum& s) { return Json{{"count", s.tensors}, {"elements", s.items}, {"bytes", s.bytes}}; };
+  Json json = sum_json(all);
+  json["by_type"] = Json::object();
+  for (const auto& [type, sum] : by_type) json["by_type"][std::string(type)] = sum_json(sum);
+  return json;
+}
+
+Json tokenizer_json(const Tokenizer& t) {
+  const auto token = [&](TokenId id) -> Json {
+    if (id == kNoToken) return nullptr;
+    return {{"id", id}, {"text", std::string(t.token_text(id))}};
+  };
+  Json ends = Json::array();
+  for (const TokenId id : t.end_of_generation()) ends.push_back(token(id));
+  return {{"family", t.family()}, {"pre_tokenizer", t.pre_tokenizer()}, {"tokens", t.vocab_size()}, {"bos", token(t.bos())},
+          {"eos", token(t.eos())}, {"end_of_generation", std::move(ends)}};
+}
+
+void print_model(const Json& m) {
+  const auto text_of = [](const Json& value) {
+    return value.is_string() ? value.get<std::string>()
+                             : value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
+  fmt::print("{}\n{}, {}\n", m["path"].get<std::string>(), m["container"].get<std::string>(),
+             format_bytes(m["tensors"]["bytes"].get<int64_t>()));
+  for (const char* part : {"config", "tokenizer", "template"}) {
+    fmt::print("\n{}\n", part);
+    if (m[part].is_null()) fmt::print("  none\n");
+    if (!m[part].is_object()) continue;
+    for (const auto& [key, value] : m[part].items()) fmt::print("  {:<20} {}\n", key, text_of(value));
+  }
+  fmt::print("\n{:<8} {:>8} {:>16} {:>12}\n", "type", "tensors", "elements", "bytes");
+  for (const auto& [type, sum] : m["tensors"]["by_type"].items()) {
+    fmt::print("{:<8} {:>8} {:>16} {:>12}\n", type, sum["count"].get<int64_t>(), sum["elements"].get<int64_t>(),
+               format_bytes(sum["bytes"].get<int64_t>()));
+  }
+}
+
+// Shows what it can: a part that cannot be read says why, so that a file that does not run can be looked at.
+Status inspect_model(const InspectOptions& o, bool json) {
+  PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.what));
+  PARE_ASSIGN_OR_RETURN(const ModelFile file, ModelFile::open(path));
+  const auto or_error = [](const auto& value, const auto& to) -> Json {
+    if (value.ok()) return to(*value);
+    return {{"error", std::string(value.status().message())}};
+  };
+  Json m{{"path", path.string()},
+         {"container", file.container() == ModelFile::Container::kGguf ? "GGUF" : "safetensors"}};
+  m["config"] = or_error(read_model_config(file), config_json);
+  m["tokenizer"] = or_error(read_tokenizer(file), [](const auto& t) { return tokenizer_json(*t); });
+  m["template"] = nullptr;
+  if (!file.chat_template().empty()) {
+    m["template"] = or_error(ChatTemplate::parse(file.chat_template()), [&](const auto&) {
+      return Json{{"bytes", file.chat_template().size()}};
+    });
+  }
+  m["tensors"] = tensors_json(file);
+  if (!json) print_model(m);
+  if (o.tensors) {
+    Json list = Json::array();
+    if (!json) fmt::print("\n");
+    for (const TensorEntry& entry : file.tensors()) {
+      if (json) {
+        list.push_back({{"name", entry.name}, {"type", dtype_name(entry.dtype)}, {"shape", entry.shape},
+                        {"bytes", entry.data.size()}});
+      } else {
+        fmt::print("{:<44} {:<7} {:<22} {:>10}\n", quote_name(entry.name), dtype_name(entry.dtype), shape_text(entry),
+                   format_bytes(static_cast<int64_t>(entry.data.size())));
+      }
+    }
+    if (json) m["tensors"]["list"] = std::move(list);
+  }
+  if (json) print_json(m);
+  return ok_status();
+}
+
+Status inspect(const InspectOptions& o, bool json) {
+  if (o.task == "policies") {
+    if (!o.what.empty()) return invalid_argument("inspect policies takes no further argument");
+    return inspect_policies(json);
+  }
+  if (o.what.empty()) {
+    return invalid_argument(fmt::format("inspect {} needs {}", o.task, o.task == "model" ? "a MODEL" : "a spec string"));
+  }
+  if (o.task == "model") return inspect_model(o, json);
+  LayerMap layers = uniform_layer_map(static_cast<int32_t>(kMaxLayers));
+  if (!o.model.empty()) {
+    PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model));
+    PARE_ASSIGN_OR_RETURN(const ModelFile file, ModelFile::open(path));
+    PARE_ASSIGN_OR_RETURN(const ModelConfig config, read_model_config(file));
+    layers = uniform_layer_map(config.n_layers);
+  }
+  return inspect_spec(o.what, layers, json);
+}
+
+}  // namespace
+
+void add_inspect_command(Commands* commands) {
+  auto o = std::make_shared<InspectOptions>();
+  CLI::App* app = commands->add("inspect", "Show a model file, a policy spec, or every policy and what goes with what",
+                                [o, commands] { return inspect(*o, commands->json()); });
+  app->add_option("TASK", o->task, "model, spec or policies")->required()->check(CLI::IsMember({"model", "spec", "policies"}));
+  app->add_option("WHAT", o->what, "model: a store name or a path; spec: the text, both halves or one");
+  app->add_flag("--tensors", o->tensors, "model: list every tensor");
+  app->add_option("--model", o->model, "spec: the model whose layers `layers=` names; without it, any layer is accepted");
+  app->footer("kv_bytes_per_token counts every layer in fp16, before any policy. Legality comes from the policies'\n"
+              "capability records (src/plan/caps.h): what each needs of the stored rows and what it breaks.\n\n"
+              "  pare inspect model smollm2-135m-instruct --tensors\n"
+              "  pare inspect spec \"attn=streaming(sink=4,window=256); kv=streaming\"\n"
+              "  pare inspect policies");
+}
+
+}  // namespace pare::cli
