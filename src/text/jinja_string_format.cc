@@ -136,9 +136,10 @@ class Operands {
   }
 
   Status finish() const {
-    const bool complete = operand_.is(Kind::kTuple) ? used_ == operand_.items().size()
-                          : operand_.is(Kind::kDict) || operand_.is(Kind::kList) ? true
-                                                                                 : used_ > 0;
+    // Whatever has a [] passes for a mapping, of which nothing need be used.
+    const bool mapping = operand_.is(Kind::kDict) || operand_.is(Kind::kList) || operand_.is(Kind::kRange) ||
+                         operand_.is_undefined();
+    const bool complete = operand_.is(Kind::kTuple) ? used_ == operand_.items().size() : mapping || used_ > 0;
     return complete ? ok_status() : invalid_argument("not all arguments converted during string formatting");
   }
 
