@@ -24,6 +24,8 @@ Status check_sizes(DType dtype, size_t items, size_t bytes) {
   return invalid_argument(fmt::format("{} elements as {} are {} bytes, not {}", items, dtype_name(dtype), *wanted, bytes));
 }
 
+constexpr float kHalfMax = 65'504.0f;
+
 bool is_plain_float(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
 
 }  // namespace
@@ -68,8 +70,10 @@ Status quantize_row(DType dtype, std::span<const float> in, std::span<std::byte>
     return ok_status();
   }
   for (size_t i = 0; i < in.size(); ++i) {
-    if (!std::isfinite(in[i])) {
-      return invalid_argument(fmt::format("element {} is {}; {} holds finite values only", i, in[i], dtype_name(dtype)));
+    // Scales and minima are fp16: beyond its range a block would decode to infinities. False for NaN too.
+    if (!(std::abs(in[i]) <= kHalfMax)) {
+      return invalid_argument(
+          fmt::format("element {} is {}; {} holds magnitudes up to {}", i, in[i], dtype_name(dtype), kHalfMax));
     }
   }
   const BlockEncoder encode = find_block_encoder(dtype);

@@ -27,7 +27,7 @@ bool can_quantize(DType dtype);
 // Encodes in.size() elements (whole blocks) into `out`. Halves round to nearest even. Q4_0 to Q8_0 are
 // bit-equal to the gguf package. Q4_K and Q6_K search each block's scales for the least squared error weighted
 // by magnitude. kInvalidArgument when the sizes disagree, the format is not writable, or (block formats) an
-// element is not finite.
+// element is not a number of magnitude up to 65,504.
 Status quantize_row(DType dtype, std::span<const float> in, std::span<std::byte> out);
 
 }  // namespace pare

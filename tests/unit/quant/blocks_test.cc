@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -12,6 +13,8 @@
 #include <limits>
 #include <string>
 #include <vector>
+
+#include "base/half.h"
 
 namespace pare {
 namespace {
@@ -76,6 +79,116 @@ INSTANTIATE_TEST_SUITE_P(Formats, EncodeGolden,
                          testing::Values(DType::F16, DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1,
                                          DType::Q8_0),
                          [](const auto& param) { return std::string(dtype_name(param.param)); });
+
+// Weighted-normal rows as real weights have them, with a few outliers.
+std::vector<float> weights_like(uint32_t seed, size_t n) {
+  uint64_t state = seed * 0x9E3779B97F4A7C15u + 1;
+  const auto uniform = [&] {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<float>(state >> 40) * 0x1p-24f;
+  };
+  std::vector<float> values(n);
+  for (float& value : values) {
+    float sum = -6.0f;
+    for (int i = 0; i < 12; ++i) sum += uniform();
+    value = sum * 0.02f * (uniform() < 0.01f ? 4.0f : 1.0f);
+  }
+  return values;
+}
+
+double squared_error(DType dtype, std::span<const float> values) {
+  std::vector<std::byte> bytes(*dtype_bytes(dtype, values.size()));
+  EXPECT_TRUE(quantize_row(dtype, values, bytes).ok());
+  std::vector<float> back(values.size());
+  EXPECT_TRUE(dequantize_row(dtype, bytes, back).ok());
+  double error = 0.0;
+  for (size_t i = 0; i < values.size(); ++i) error += std::pow(double{values[i]} - back[i], 2);
+  return error;
+}
+
+// The error of a plain grid over each group's range, with scales that cost nothing: what a search must beat
+// even though its own scales have 6 or 8 bits.
+double plain_error(std::span<const float> values, size_t group, bool affine, float levels) {
+  double error = 0.0;
+  for (size_t at = 0; at < values.size(); at += group) {
+    const auto part = values.subspan(at, group);
+    const auto [low, high] = std::minmax_element(part.begin(), part.end());
+    const float largest = std::max(std::abs(*low), std::abs(*high));
+    const float offset = affine ? std::min(*low, 0.0f) : 0.0f;
+    const float step = affine ? (*high - offset) / levels : largest / levels;
+    for (const float value : part) {
+      const float back = step == 0.0f ? offset : std::round((value - offset) / step) * step + offset;
+      error += std::pow(double{value} - back, 2);
+    }
+  }
+  return error;
+}
+
+TEST(KQuants, TheSearchBeatsPlainMinMax) {
+  for (uint32_t seed = 1; seed <= 8; ++seed) {
+    const std::vector<float> values = weights_like(seed, 64 * 256);
+    EXPECT_LT(squared_error(DType::Q4_K, values), 0.95 * plain_error(values, 32, true, 15.0f)) << seed;
+    EXPECT_LT(squared_error(DType::Q6_K, values), plain_error(values, 16, false, 31.0f)) << seed;
+    EXPECT_LT(squared_error(DType::Q4_K, values), 0.75 * squared_error(DType::Q4_0, values)) << seed;
+    EXPECT_LT(squared_error(DType::Q6_K, values), 0.1 * squared_error(DType::Q4_K, values)) << seed;
+  }
+}
+
+TEST(KQuants, EdgesComeBack) {
+  for (const DType dtype : {DType::Q4_K, DType::Q6_K}) {
+    for (const float value : {0.0f, 1.0f, -1.0f, 1e-30f, -3e4f, 6e4f}) {
+      const std::vector<float> row(256, value);
+      EXPECT_LE(squared_error(dtype, row), 256 * std::pow(0.01 * double{value} + 1e-6, 2)) << dtype_name(dtype) << " " << value;
+    }
+    std::vector<float> lone(256, 0.0f);
+    lone[17] = -5.0f;
+    EXPECT_LE(squared_error(dtype, lone), 0.01);
+  }
+}
+
+TEST(Blocks, SizesTypesAndValuesAreChecked) {
+  std::vector<float> row(256, 1.0f);
+  std::vector<std::byte> bytes(144);
+  EXPECT_TRUE(quantize_row(DType::Q4_K, row, bytes).ok());
+  EXPECT_THAT(quantize_row(DType::Q4_K, row, std::span(bytes).first(143)).message(), HasSubstr("are 144 bytes, not 143"));
+  EXPECT_THAT(dequantize_row(DType::Q4_K, bytes, std::span(row).first(255)).message(), HasSubstr("block of 256"));
+  EXPECT_THAT(quantize_row(DType::IQ4_XS, row, bytes).message(), HasSubstr("IQ4_XS cannot be written"));
+  EXPECT_THAT(dequantize_row(DType::I32, bytes, std::span(row).first(36)).message(), HasSubstr("I32"));
+  EXPECT_TRUE(dequantize_row(DType::Q8_0, {}, {}).ok());
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e9f}) {
+    row[3] = bad;
+    EXPECT_THAT(quantize_row(DType::Q4_K, row, bytes).message(), HasSubstr("element 3")) << bad;
+  }
+}
+
+TEST(Half, EveryValueSurvivesTheRoundTrip) {
+  for (uint32_t bits = 0; bits < 1 << 16; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = half_to_float(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(half_to_float(float_to_half(value))));
+      EXPECT_TRUE(std::isnan(bfloat_to_float(float_to_bfloat(value))));
+    } else {
+      ASSERT_EQ(float_to_half(value), half) << value;
+    }
+    const float wide = bfloat_to_float(half);
+    ASSERT_TRUE(std::isnan(wide) || float_to_bfloat(wide) == half) << wide;
+  }
+}
+
+TEST(Half, TiesGoToEvenAndTheRestToTheNearest) {
+  // Between every pair of finite neighbours: the middle, and one float above and below it.
+  for (uint16_t half = 0; half < 0x7BFF; ++half) {
+    const float low = half_to_float(half), high = half_to_float(half + 1), middle = (low + high) / 2;
+    ASSERT_EQ(float_to_half(middle), half % 2 == 0 ? half : half + 1) << middle;
+    ASSERT_EQ(float_to_half(std::nextafter(middle, 0.0f)), half) << middle;
+    ASSERT_EQ(float_to_half(std::nextafter(middle, 1e6f)), half + 1) << middle;
+    ASSERT_EQ(float_to_half(-middle) & 0x7FFF, float_to_half(middle));
+  }
+  EXPECT_EQ(float_to_half(65519.996f), 0x7BFF);
+  EXPECT_EQ(float_to_half(65520.0f), 0x7C00);
+  static_assert(float_to_half(1.0f) == 0x3C00 && half_to_float(0xC000) == -2.0f && float_to_bfloat(1.0f) == 0x3F80);
+}
 
 }  // namespace
 }  // namespace pare
