@@ -568,11 +568,7 @@ Expected<std::string> pad_text(Runtime& rt, std::string_view text, int64_t width
   uint64_t left = 0;
   if (padding == Padding::kLeft) left = missing;
   if (padding == Padding::kBoth) left = missing / 2 + (missing & static_cast<uint64_t>(width) & 1);
-  std::string out;
-  for (uint64_t i = 0; i < left; ++i) out += fill;
-  out += text;
-  for (uint64_t i = left; i < missing; ++i) out += fill;
-  return out;
+  return repeat_text(fill, left).append(text).append(repeat_text(fill, missing - left));
 }
 
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends) {

@@ -139,12 +139,7 @@ Expected<Value> repeat(Runtime& rt, const Value& value, int64_t count) {
   if (value.is_string()) {
     PARE_RETURN_IF_ERROR(rt.reserve_product(n, value.text().size()));
     PARE_RETURN_IF_ERROR(rt.step(n * value.text().size()));
-    std::string out;
-    if (!value.text().empty()) {
-      out.reserve(n * value.text().size());
-      for (uint64_t i = 0; i < n; ++i) out += value.text();
-    }
-    return Value::string(&rt, std::move(out), value.safe());
+    return Value::string(&rt, repeat_text(value.text(), n), value.safe());
   }
   PARE_RETURN_IF_ERROR(rt.reserve_product(n, value.items().size() * sizeof(Value)));
   PARE_RETURN_IF_ERROR(rt.step(n * value.items().size() * sizeof(Value)));

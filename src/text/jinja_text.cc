@@ -332,6 +332,15 @@ bool is_alphabetic(char32_t c) { return find_run(kAlphabetic, c) != nullptr; }
 bool is_decimal(char32_t c) { return find_run(kDecimal, c) != nullptr; }
 bool is_printable(char32_t c) { return find_run(kNotPrintable, c) == nullptr; }
 
+std::string repeat_text(std::string_view text, uint64_t count) {
+  if (text.size() == 1) return std::string(count, text[0]);
+  std::string out;
+  if (text.empty()) return out;
+  out.reserve(text.size() * count);
+  for (uint64_t i = 0; i < count; ++i) out += text;
+  return out;
+}
+
 std::string escape_html(std::string_view text) {
   std::string out;
   for (char c : text) {

@@ -40,6 +40,7 @@ bool is_alphabetic(char32_t c);
 bool is_decimal(char32_t c);
 bool is_printable(char32_t c);
 
+std::string repeat_text(std::string_view text, uint64_t count);
 std::string escape_html(std::string_view text);
 std::string quote_python(std::string_view text);  // repr(str)
 std::string quoted(std::string_view name);        // 'name', for messages

@@ -34,8 +34,8 @@ struct Tally {
   int text = 0, raised = 0, error = 0, declined = 0;
 };
 
-// Where `declines_allowed`, a kUnsupported or kResourceExhausted of ours is counted instead of compared: random
-// templates reach big integers and addresses of objects.
+// Where `declines_allowed`, a kUnsupported or kResourceExhausted of ours is counted instead of compared:
+// random templates reach big integers and addresses of objects.
 Tally replay(const std::string& path, bool declines_allowed = false) {
   Tally tally;
   const Json document = Json::parse(read_file(path));
@@ -54,16 +54,17 @@ Tally replay(const std::string& path, bool declines_allowed = false) {
     const std::string tools = named_input(document, test, "tools", "");
     const std::string extra = named_input(document, test, "extra", "");
     auto parsed = ChatTemplate::parse(source);
-    const auto rendered = !parsed.ok() ? Expected<std::string>(parsed.status())
-                                       : parsed->render({.messages_json = messages,
-                                                         .tools_json = tools,
-                                                         .extra_json = extra,
-                                                         .bos_token = bos,
-                                                         .eos_token = eos,
-                                                         .add_generation_prompt = test.value("add_generation_prompt", true),
-                                                         .strftime_now = [](std::string_view format) {
-                                                           return "<" + std::string(format) + ">";
-                                                         }});
+    const auto rendered =
+        !parsed.ok() ? Expected<std::string>(parsed.status())
+                     : parsed->render({.messages_json = messages,
+                                       .tools_json = tools,
+                                       .extra_json = extra,
+                                       .bos_token = bos,
+                                       .eos_token = eos,
+                                       .add_generation_prompt = test.value("add_generation_prompt", true),
+                                       .strftime_now = [](std::string_view format) {
+                                         return "<" + std::string(format) + ">";
+                                       }});
     const std::string what = test.dump(-1, ' ', false, Json::error_handler_t::replace);
     const StatusCode code = rendered.status().code();
     if (declines_allowed && (code == StatusCode::kUnsupported || code == StatusCode::kResourceExhausted)) {
