@@ -149,7 +149,8 @@ void Decoder::forward(ExecContext& ctx, const StepInputs& in, Tensor* out) const
       ctx.arena.release(mark);
       continue;
     }
-    // After the last attention only the rows whose logits are wanted go on.
+    // After the last attention only the rows whose logits are wanted go on; inside a prompt there are none.
+    if (wanted == 0) break;
     ops::LinearInput last = ops::make_linear_input(ctx, wanted, heads.rows.k, heads.quantized);
     Tensor y = ops::make_f32(ctx, {wanted, config_.dim});
     ops::gather_rows(ctx, heads.values, in.logit_rows, last.values);

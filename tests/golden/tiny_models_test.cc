@@ -72,6 +72,24 @@ std::vector<float> run_logits(const std::shared_ptr<const LoadedModel>& model, c
   return logits;
 }
 
+// Logits of the prompt's last row alone: all chunks before the last want none.
+std::vector<float> last_logits(const std::shared_ptr<const LoadedModel>& model, const std::vector<int32_t>& ids, int step_rows) {
+  EngineOptions options;
+  options.threads = 2;
+  options.step_rows = step_rows;
+  options.kv_f32 = true;
+  auto engine = Engine::create(model, options);
+  EXPECT_TRUE(engine.ok()) << engine.status().to_string();
+  std::vector<float> logits;
+  Request request;
+  request.tokens = ids;
+  request.max_tokens = 1;
+  request.on_logits = [&](int32_t, int32_t, std::span<const float> row) { logits.assign(row.begin(), row.end()); };
+  EXPECT_TRUE((*engine)->submit(std::move(request), {}).ok());
+  EXPECT_TRUE((*engine)->run().ok());
+  return logits;
+}
+
 class TinyDecoder : public testing::TestWithParam<std::tuple<const char*, bool>> {};
 
 TEST_P(TinyDecoder, LogitsMatch) {
@@ -95,6 +113,7 @@ TEST_P(TinyDecoder, LogitsMatch) {
   RecordProperty("worst", std::to_string(worst) + " of " + std::to_string(bound));
   // Chunks change nothing, to the bit.
   EXPECT_EQ(run_logits(model, ids, 7), logits);
+  EXPECT_EQ(last_logits(model, ids, 7), std::vector<float>(logits.end() - c.vocab, logits.end()));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TinyDecoder,
