@@ -1,8 +1,10 @@
 // A chat template and a conversation, both hostile: "template \0 messages \0 extra variables".
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
+#include "base/limits.h"
 #include "text/chat_template.h"
 
 namespace {
@@ -35,5 +37,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                       .eos_token = "</s>",
                       .add_generation_prompt = true,
                       .strftime_now = [](std::string_view format) { return std::string(format); }});
-  return text.ok() && text->size() > (size_t{64} << 20) ? __builtin_trap(), 0 : 0;
+  if (text.ok() && static_cast<int64_t>(text->size()) > pare::kMaxTemplateOutputBytes) __builtin_trap();
+  return 0;
 }
