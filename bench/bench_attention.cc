@@ -47,8 +47,7 @@ double read_bandwidth() {
 
 // A store of one sequence: grouped heads, fp16 tiles, pages in order.
 struct Store {
-  Store(int rows_, int group_, int kv_heads_, int d_)
-      : rows(rows_), group(group_), kv_heads(kv_heads_), d(d_) {
+  Store(int rows_, int group_, int kv_heads_, int d_) : rows(rows_), group(group_), kv_heads(kv_heads_), d(d_) {
     const int pages = (rows + kPageRows - 1) / kPageRows;
     const uint64_t plane = static_cast<uint64_t>(kPageRows) * d * 2;
     for (int g = 0; g < kv_heads; ++g) {
@@ -97,8 +96,7 @@ void Prefill(benchmark::State& state) {
   if (level > detected_cpu_level()) return state.SkipWithError("no such CPU level here");
   const int tokens = static_cast<int>(state.range(1)), group = static_cast<int>(state.range(2));
   const int d = static_cast<int>(state.range(3));
-  const int tile_rows =
-      state.range(4) ? static_cast<int>(state.range(4)) : preferred_tile_rows(level, group, d);
+  const int tile_rows = state.range(4) ? static_cast<int>(state.range(4)) : preferred_tile_rows(level, group, d);
   Store store(tokens, group, 1, d);
   store.seq = {.q_row = 0, .n_q = tokens, .pos = 0, .prompt_len = tokens};
   const Range all{0, INT32_MAX};
@@ -122,11 +120,10 @@ void Prefill(benchmark::State& state) {
   auto workspace = AlignedBuffer::allocate(kernels.prefill_workspace_bytes(tile_rows, group, d));
   AttentionCounters counters;
   for (auto _ : state) {
-    for (int32_t t = 0; t < n_tiles; ++t)
-      kernels.prefill_tile(store.layer, plan, t, 0, workspace->data(), &counters);
+    for (int32_t t = 0; t < n_tiles; ++t) kernels.prefill_tile(store.layer, plan, t, 0, workspace->data(), &counters);
   }
-  state.counters["GMAC/s"] = benchmark::Counter(2.0 * d * static_cast<double>(counters.keys_visited) * 1e-9,
-                                                benchmark::Counter::kIsRate);
+  state.counters["GMAC/s"] =
+      benchmark::Counter(2.0 * d * static_cast<double>(counters.keys_visited) * 1e-9, benchmark::Counter::kIsRate);
 }
 
 // One decode step of one sequence, cold: the store is larger than the caches. Arguments: level, rows, R, D,
@@ -141,8 +138,7 @@ void Decode(benchmark::State& state) {
   store.seq = {.q_row = 0, .n_q = 1, .pos = rows - 1};
   Run run{.rows = rows};
   run.item_spans = static_cast<uint16_t>(item_spans);
-  const int per_item = kSpanRows * item_spans,
-            unit_rows = item_spans == 1 ? kSpanRows : kSpanRows * kOctetSpans;
+  const int per_item = kSpanRows * item_spans, unit_rows = item_spans == 1 ? kSpanRows : kSpanRows * kOctetSpans;
   const int32_t n_runs = 1, items[] = {0, (rows + per_item - 1) / per_item};
   const Member member{0, 0};
   Fold fold{.n_parts = (rows + unit_rows - 1) / unit_rows};
@@ -172,8 +168,7 @@ void Decode(benchmark::State& state) {
   state.counters["peak"] = benchmark::Counter(bytes / read_bandwidth(), benchmark::Counter::kIsRate);
 }
 
-constexpr int64_t kAvx2 = static_cast<int64_t>(CpuLevel::kAvx2),
-                  kAvx512 = static_cast<int64_t>(CpuLevel::kAvx512);
+constexpr int64_t kAvx2 = static_cast<int64_t>(CpuLevel::kAvx2), kAvx512 = static_cast<int64_t>(CpuLevel::kAvx512);
 
 void prefill_shapes(benchmark::internal::Benchmark* b) {
   for (int64_t level : {kAvx2, kAvx512}) {
@@ -194,9 +189,7 @@ BENCHMARK(Prefill)->Apply(prefill_shapes)->Unit(benchmark::kMillisecond);
 void decode_shapes(benchmark::internal::Benchmark* b) {
   for (int64_t level : {kAvx2, kAvx512}) {
     for (int64_t spans : {1, 8}) {
-      b->Args({level, 4096, 1, 64, spans})
-          ->Args({level, 4096, 3, 64, spans})
-          ->Args({level, 4096, 7, 64, spans});
+      b->Args({level, 4096, 1, 64, spans})->Args({level, 4096, 3, 64, spans})->Args({level, 4096, 7, 64, spans});
       b->Args({level, 4096, 6, 128, spans})->Args({level, 4096, 4, 256, spans});
     }
   }

@@ -184,8 +184,7 @@ Rates measure(ThreadPool& pool, CpuLevel level, const Weights& w, int64_t t) {
   rows.ld = first.k;
   if (wants_quantized_input(first.dtype)) kernels.quantize_rows(rows, 0, t);
   const int64_t tiles = ceil_div(first.n, kRowTile);
-  const size_t copies =
-      t >= 64 ? 1 : w.copies.size();  // many rows read a weight often: the cache may hold it
+  const size_t copies = t >= 64 ? 1 : w.copies.size();  // many rows read a weight often: the cache may hold it
   const double seconds = best_seconds([&] {
     for (size_t i = 0; i < copies; ++i) {
       const int64_t tasks = pool.threads() == 1 ? 1 : pool.threads() * 4;
@@ -216,13 +215,11 @@ int run(int argc, char** argv) {
     const double bandwidth = read_bandwidth(pool);
     std::printf("threads %d: reads %.1f GB/s\n", threads, bandwidth / 1e9);
     for (const CpuLevel level : testable_cpu_levels()) {
-      if (level == CpuLevel::kScalar || (!only_level.empty() && only_level != cpu_level_name(level)))
-        continue;
+      if (level == CpuLevel::kScalar || (!only_level.empty() && only_level != cpu_level_name(level))) continue;
       const double peak = int8_peak(pool, level);
-      std::printf("%s, %d threads, int8 peak %.0f GMAC/s\n", std::string(cpu_level_name(level)).c_str(),
-                  threads, peak / 1e9);
-      std::printf("  %-28s %12s %6s | GMAC/s (of peak) at T = 8, 16, 64, 512\n", "weight", "T=1 GB/s",
-                  "floor");
+      std::printf("%s, %d threads, int8 peak %.0f GMAC/s\n", std::string(cpu_level_name(level)).c_str(), threads,
+                  peak / 1e9);
+      std::printf("  %-28s %12s %6s | GMAC/s (of peak) at T = 8, 16, 64, 512\n", "weight", "T=1 GB/s", "floor");
       for (const Shape& s : kShapes) {
         if (!only_format.empty() && only_format != dtype_name(s.dtype)) continue;
         const Weights w = make_weights(s, size_t{192} << 20);

@@ -29,14 +29,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!parsed.ok()) return 0;
   const std::string_view messages = next_part(&input, kMessages);
   const std::string_view extra = next_part(&input, "");
-  const auto text =
-      parsed->render({.messages_json = messages,
-                      .tools_json = R"([{"type": "function", "function": {"name": "f"}}])",
-                      .extra_json = extra,
-                      .bos_token = "<s>",
-                      .eos_token = "</s>",
-                      .add_generation_prompt = true,
-                      .strftime_now = [](std::string_view format) { return std::string(format); }});
+  const auto text = parsed->render({.messages_json = messages,
+                                    .tools_json = R"([{"type": "function", "function": {"name": "f"}}])",
+                                    .extra_json = extra,
+                                    .bos_token = "<s>",
+                                    .eos_token = "</s>",
+                                    .add_generation_prompt = true,
+                                    .strftime_now = [](std::string_view format) { return std::string(format); }});
   if (text.ok() && static_cast<int64_t>(text->size()) > pare::kMaxTemplateOutputBytes) __builtin_trap();
   return 0;
 }

@@ -111,8 +111,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else if (choice == kFamilies) {
     exercise(kSentencePiece, rest, rest.find("\xE2\x96\x81") == rest.npos);
   } else {
-    const auto tokenizer = choice == kFamilies + 1 ? make_tokenizer_from_json(rest, "")
-                                                   : make_tokenizer_from_vocab_txt(rest, "");
+    const auto tokenizer =
+        choice == kFamilies + 1 ? make_tokenizer_from_json(rest, "") : make_tokenizer_from_vocab_txt(rest, "");
     if (tokenizer.ok()) exercise(**tokenizer, "Hello <|im_end|> w\xC3\xB6rld\xFF  12", false);
   }
   return 0;

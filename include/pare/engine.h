@@ -17,17 +17,17 @@ namespace pare {
 struct LoadedModel;  // runtime/loaded_model.h
 
 struct EngineOptions {
-  int32_t threads = 0;           // 0: what the machine allows
-  int32_t max_sequences = 8;     // branches running at once
-  int32_t max_context = 0;       // tokens of one sequence; 0: the model's
-  int64_t kv_rows = 0;           // tokens held over all sequences, shared ones once; 0: one full context
-  int32_t step_rows = 512;       // rows of one step: decode rows first, then prompt chunks
-  int32_t logit_rows = 64;       // of those, rows whose logits may be wanted at once
+  int32_t threads = 0;        // 0: what the machine allows
+  int32_t max_sequences = 8;  // branches running at once
+  int32_t max_context = 0;    // tokens of one sequence; 0: the model's
+  int64_t kv_rows = 0;        // tokens held over all sequences, shared ones once; 0: one full context
+  int32_t step_rows = 512;    // rows of one step: decode rows first, then prompt chunks
+  int32_t logit_rows = 64;    // of those, rows whose logits may be wanted at once
   bool share_prefixes = true;
-  int32_t steps_in_flight = 0;   // 0: tokens are looked at after each step; 1: one step late, as on a GPU
-  bool kv_f32 = false;           // stored rows in fp32 instead of fp16: to compare with exact references
-  std::string attn = "dense";    // selector spec (docs/formats/spec.md)
-  std::string kv = "dense";      // policy spec
+  int32_t steps_in_flight = 0;  // 0: tokens are looked at after each step; 1: one step late, as on a GPU
+  bool kv_f32 = false;          // stored rows in fp32 instead of fp16: to compare with exact references
+  std::string attn = "dense";   // selector spec (docs/formats/spec.md)
+  std::string kv = "dense";     // policy spec
 };
 
 struct EngineStats {
@@ -46,7 +46,8 @@ struct EngineStats {
 class Engine {
  public:
   // Errors: option out of range, spec (with its place), illegal pair of policies, memory.
-  static Expected<std::unique_ptr<Engine>> create(std::shared_ptr<const LoadedModel> model, const EngineOptions& options);
+  static Expected<std::unique_ptr<Engine>> create(std::shared_ptr<const LoadedModel> model,
+                                                  const EngineOptions& options);
   ~Engine();
 
   // Queues a request. Refused at once when it could never run: invalid field, prompt beyond the context, KV beyond the

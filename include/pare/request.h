@@ -40,9 +40,9 @@ struct Request {
   SamplingParams sampling;
   std::vector<std::string> stop;  // generation ends before any of these texts
   bool ignore_eos = false;
-  int32_t logprobs = -1;          // -1: none; n >= 0: of the chosen token and of the n most likely
-  bool observe_prompt = false;    // on_logits sees every prompt row too (perplexity)
-  LogitObserver on_logits;        // may be empty
+  int32_t logprobs = -1;        // -1: none; n >= 0: of the chosen token and of the n most likely
+  bool observe_prompt = false;  // on_logits sees every prompt row too (perplexity)
+  LogitObserver on_logits;      // may be empty
 };
 
 // Every field within the ranges above and within base/limits.h; ids in [0, vocab). Errors name field and value.
@@ -60,9 +60,9 @@ struct TokenLogprob {
 struct TokenEvent {
   RequestId request = 0;
   int32_t branch = 0;
-  int32_t token = -1;            // -1: no token came with this event
-  std::string_view text;         // text that became certain; "" while a code point or a stop string is open
-  float logprob = 0.0f;          // when logprobs >= 0
+  int32_t token = -1;     // -1: no token came with this event
+  std::string_view text;  // text that became certain; "" while a code point or a stop string is open
+  float logprob = 0.0f;   // when logprobs >= 0
   std::span<const TokenLogprob> top;
   FinishReason finish = FinishReason::kNone;
   const Status* error = nullptr;  // when finish is kFailed

@@ -105,10 +105,10 @@ class [[nodiscard]] Expected {
 #define PARE_CONCAT(a, b) PARE_CONCAT_IMPL(a, b)
 
 // PARE_RETURN_IF_ERROR(expr): leaves the function with expr's Status unless it is ok.
-#define PARE_RETURN_IF_ERROR(expr)                      \
-  do {                                                  \
-    ::pare::Status pare_status_ = (expr);               \
-    if (!pare_status_.ok()) return pare_status_;        \
+#define PARE_RETURN_IF_ERROR(expr)               \
+  do {                                           \
+    ::pare::Status pare_status_ = (expr);        \
+    if (!pare_status_.ok()) return pare_status_; \
   } while (false)
 
 // PARE_ASSIGN_OR_RETURN(auto x, expr): declares or assigns x from an Expected, or returns its Status.

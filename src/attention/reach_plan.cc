@@ -17,16 +17,13 @@ bool is_prefill(const SeqStep& s) { return s.n_q > 0 && (s.flags & kSeqDecode) =
 struct Cells {
   int32_t first, last;
 };
-Cells cells_of(const SeqStep& s, int32_t tile_rows) {
-  return {s.pos / tile_rows, (s.pos + s.n_q - 1) / tile_rows};
-}
+Cells cells_of(const SeqStep& s, int32_t tile_rows) { return {s.pos / tile_rows, (s.pos + s.n_q - 1) / tile_rows}; }
 
 }  // namespace
 
 Status build_reach_plan(const PrefillRows& rows, Reach reach, Arena& arena, BlockPlan& out) {
   if (rows.tile_rows == 0 || rows.tile_rows > 1024 || !std::has_single_bit(rows.tile_rows)) {
-    return internal_error(
-        fmt::format("query tiles of {} rows; a power of two up to 1024 is needed", rows.tile_rows));
+    return internal_error(fmt::format("query tiles of {} rows; a power of two up to 1024 is needed", rows.tile_rows));
   }
   const int32_t tile_rows = rows.tile_rows;
   int32_t n_seqs = 0, n_tiles = 0;
@@ -43,8 +40,7 @@ Status build_reach_plan(const PrefillRows& rows, Reach reach, Arena& arena, Bloc
   const auto lists = arena.take<KeyList>(n_seqs);
   const auto ranges = arena.take<Range>(2 * static_cast<size_t>(n_seqs));
   const auto count = arena.take<int32_t>(1);
-  if (tiles.size() + lists.size() + ranges.size() + count.size() !=
-      static_cast<size_t>(n_tiles + 3 * n_seqs + 1)) {
+  if (tiles.size() + lists.size() + ranges.size() + count.size() != static_cast<size_t>(n_tiles + 3 * n_seqs + 1)) {
     return resource_exhausted(fmt::format("step arena of {} bytes is full (block plan)", arena.capacity()));
   }
 

@@ -33,13 +33,11 @@ Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map) {
     PARE_RETURN_IF_ERROR(add(spec, t));
     const std::vector<LayerRange>& ranges = set.terms_.back().bound.layers(kLayersParam.name);
     const int32_t term = static_cast<int32_t>(t);
-    const auto fail = [&](std::string_view message) {
-      return spec_error(spec, spec.terms[t].column, message);
-    };
+    const auto fail = [&](std::string_view message) { return spec_error(spec, spec.terms[t].column, message); };
     if (ranges.empty()) {
       if (rest != kUnassigned) {
-        return fail(fmt::format("'{}' and '{}' both have no layers=; one term may take the rest",
-                                spec.terms[rest].name, spec.terms[t].name));
+        return fail(fmt::format("'{}' and '{}' both have no layers=; one term may take the rest", spec.terms[rest].name,
+                                spec.terms[t].name));
       }
       rest = term;
     }
@@ -86,8 +84,7 @@ Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map) {
     const auto& ranges = set.terms_[t].bound.layers(kLayersParam.name);
     return ranges.empty() ? n_layers : ranges[0].first;
   };
-  std::sort(order.begin(), order.end(),
-            [&](int32_t a, int32_t b) { return first_layer(a) < first_layer(b); });
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return first_layer(a) < first_layer(b); });
   for (int32_t t : order) {
     if (!set.canonical_.empty()) set.canonical_ += '+';
     set.canonical_ += set.terms_[t].bound.canonical();
@@ -144,8 +141,7 @@ Status SelectorSet::build(const PrefillRows& rows, Arena& arena, StepPlans& plan
 
 size_t SelectorSet::max_bytes(int32_t max_rows, int32_t max_seqs, uint16_t tile_rows) const {
   size_t bytes = round_up(plans_.size() * sizeof(BlockPlan), size_t{64});
-  for (const Plan& plan : plans_)
-    bytes += terms_[plan.term].selector->max_bytes(max_rows, max_seqs, tile_rows);
+  for (const Plan& plan : plans_) bytes += terms_[plan.term].selector->max_bytes(max_rows, max_seqs, tile_rows);
   return bytes;
 }
 

@@ -50,12 +50,11 @@ class AttentionSelector {
 };
 
 // Every selector's last parameter: which layers its term takes (SelectorSet).
-inline constexpr ParamSchema kLayersParam = {
-    .name = "layers",
-    .kind = ParamKind::kLayers,
-    .optional = true,
-    .max = kMaxLayers - 1,
-    .help = "layers this term takes; without it, those that no other names"};
+inline constexpr ParamSchema kLayersParam = {.name = "layers",
+                                             .kind = ParamKind::kLayers,
+                                             .optional = true,
+                                             .max = kMaxLayers - 1,
+                                             .help = "layers this term takes; without it, those that no other names"};
 
 using SelectorEntry = RegistryEntry<AttentionSelector>;
 std::span<const SelectorEntry> selector_registry();

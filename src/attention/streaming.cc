@@ -13,11 +13,7 @@ constexpr Caps kCaps = {.name = "streaming",
                         .horizon = Horizon::kRow};
 
 constexpr ParamSchema kParams[] = {
-    {.name = "sink",
-     .fallback = 4,
-     .min = 0,
-     .max = kMaxContext,
-     .help = "first positions that every row attends"},
+    {.name = "sink", .fallback = 4, .min = 0, .max = kMaxContext, .help = "first positions that every row attends"},
     {.name = "window",
      .fallback = 1024,
      .min = 1,

@@ -6,7 +6,8 @@ namespace pare {
 [[noreturn]] void check_failed(const char* condition, const char* file, int line);
 }
 
-#define PARE_CHECK(cond)                                              \
-  do {                                                                \
-    if (!(cond)) [[unlikely]] ::pare::check_failed(#cond, __FILE__, __LINE__); \
+#define PARE_CHECK(cond)                               \
+  do {                                                 \
+    if (!(cond)) [[unlikely]]                          \
+      ::pare::check_failed(#cond, __FILE__, __LINE__); \
   } while (false)

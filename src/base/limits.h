@@ -11,7 +11,7 @@ namespace pare {
 inline constexpr int64_t kMaxTensorDims = 4;
 inline constexpr int64_t kMaxTensors = 65'536;
 inline constexpr int64_t kMaxMetadataKeys = 65'536;
-inline constexpr int64_t kMaxMetadataDepth = 4;            // nested GGUF arrays
+inline constexpr int64_t kMaxMetadataDepth = 4;  // nested GGUF arrays
 inline constexpr int64_t kMaxKeyBytes = 65'535;
 inline constexpr int64_t kMaxMetadataStringBytes = 64 << 20;
 inline constexpr int64_t kMaxMetadataArrayItems = 16 << 20;

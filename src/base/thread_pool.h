@@ -29,8 +29,9 @@ class ThreadPool {
   template <typename Body>
   void run(int64_t tasks, Body&& body) {
     using Fn = std::remove_reference_t<Body>;
-    run_erased(tasks, [](void* fn, int64_t task, int thread) { (*static_cast<Fn*>(fn))(task, thread); },
-               const_cast<void*>(static_cast<const void*>(&body)));
+    run_erased(
+        tasks, [](void* fn, int64_t task, int thread) { (*static_cast<Fn*>(fn))(task, thread); },
+        const_cast<void*>(static_cast<const void*>(&body)));
   }
 
   // As run, for one task per thread, where body(thread) splits the work itself.

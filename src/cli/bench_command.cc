@@ -29,7 +29,8 @@ struct Series {
 
 nlohmann::ordered_json spread(const std::vector<double>& values) {
   if (values.empty()) return nullptr;
-  return {{"median", median(values)}, {"min", *std::min_element(values.begin(), values.end())},
+  return {{"median", median(values)},
+          {"min", *std::min_element(values.begin(), values.end())},
           {"max", *std::max_element(values.begin(), values.end())}};
 }
 
@@ -82,18 +83,31 @@ Status bench(BenchOptions o, bool json) {
   const EngineStats stats = runner->engine().stats();
 
   if (json || o.format == "json") {
-    nlohmann::ordered_json object{
-        {"model", o.model.model}, {"file_bytes", model->file_bytes}, {"commit", commit()},
-        {"cpu_level", cpu_level_name(level)}, {"threads", o.config.threads}, {"attn", runner->engine().attn_spec()},
-        {"kv", runner->engine().kv_spec()}, {"prompt", o.config.prompt}, {"gen", o.config.generate},
-        {"depth", o.config.depth}, {"parallel", o.config.parallel}, {"repetitions", o.repetitions},
-        {"prefill_tps", ours.prefill.empty() ? 0.0 : median(ours.prefill)},
-        {"decode_tps", ours.decode.empty() ? 0.0 : median(ours.decode)}, {"decode_floor_ratio", ratio},
-        {"prefill_spread", spread(ours.prefill)}, {"decode_spread", spread(ours.decode)},
-        {"prefill_gmacs_per_s", gmacs}, {"decode_bytes_per_step", floor.decode_bytes_per_step},
-        {"read_bandwidth_bytes_per_s", bandwidth}, {"peak_rss_bytes", rss}, {"weight_bytes", stats.weight_bytes},
-        {"workspace_bytes", stats.workspace_bytes}, {"kv_bytes_allocated", stats.kv_bytes_allocated},
-        {"kv_bytes_per_token", stats.kv_bytes_per_token}};
+    nlohmann::ordered_json object{{"model", o.model.model},
+                                  {"file_bytes", model->file_bytes},
+                                  {"commit", commit()},
+                                  {"cpu_level", cpu_level_name(level)},
+                                  {"threads", o.config.threads},
+                                  {"attn", runner->engine().attn_spec()},
+                                  {"kv", runner->engine().kv_spec()},
+                                  {"prompt", o.config.prompt},
+                                  {"gen", o.config.generate},
+                                  {"depth", o.config.depth},
+                                  {"parallel", o.config.parallel},
+                                  {"repetitions", o.repetitions},
+                                  {"prefill_tps", ours.prefill.empty() ? 0.0 : median(ours.prefill)},
+                                  {"decode_tps", ours.decode.empty() ? 0.0 : median(ours.decode)},
+                                  {"decode_floor_ratio", ratio},
+                                  {"prefill_spread", spread(ours.prefill)},
+                                  {"decode_spread", spread(ours.decode)},
+                                  {"prefill_gmacs_per_s", gmacs},
+                                  {"decode_bytes_per_step", floor.decode_bytes_per_step},
+                                  {"read_bandwidth_bytes_per_s", bandwidth},
+                                  {"peak_rss_bytes", rss},
+                                  {"weight_bytes", stats.weight_bytes},
+                                  {"workspace_bytes", stats.workspace_bytes},
+                                  {"kv_bytes_allocated", stats.kv_bytes_allocated},
+                                  {"kv_bytes_per_token", stats.kv_bytes_per_token}};
     if (!o.peer.empty()) {
       object["peer"] = {{"prefill_spread", spread(peer.prefill)}, {"decode_spread", spread(peer.decode)}};
       if (!peer.prefill.empty()) object["prefill_ratio"] = median(ours.prefill) / median(peer.prefill);
@@ -104,8 +118,9 @@ Status bench(BenchOptions o, bool json) {
   }
   fmt::print("{}, {} threads, CPU level {}, attn={}, kv={}\n", version_text(), o.config.threads, cpu_level_name(level),
              runner->engine().attn_spec(), runner->engine().kv_spec());
-  fmt::print("read bandwidth {:.1f} GB/s; decode floor {:.1f} MB per step = {:.1f} steps/s; medians (min-max) of {}\n\n",
-             bandwidth * 1e-9, floor.decode_bytes_per_step * 1e-6, floor_steps_per_s, o.repetitions);
+  fmt::print(
+      "read bandwidth {:.1f} GB/s; decode floor {:.1f} MB per step = {:.1f} steps/s; medians (min-max) of {}\n\n",
+      bandwidth * 1e-9, floor.decode_bytes_per_step * 1e-6, floor_steps_per_s, o.repetitions);
   fmt::print("| {} | tokens/s | floor ratio | llama.cpp | ratio |\n|---|---|---|---|---|\n", o.model.model);
   const auto against = [](const std::vector<double>& a, const std::vector<double>& b) {
     return a.empty() || b.empty() ? std::string("-") : fmt::format("{:.2f}", median(a) / median(b));
@@ -117,12 +132,12 @@ Status bench(BenchOptions o, bool json) {
   if (!ours.decode.empty()) {
     fmt::print("| decode {}{}{} | {} | {:.2f} | {} | {} |\n", o.config.generate,
                o.config.depth > 0 ? fmt::format(" at {}", o.config.depth) : "",
-               o.config.parallel > 1 ? fmt::format(", {} sequences", o.config.parallel) : "", figure(ours.decode), ratio,
-               figure(peer.decode), against(ours.decode, peer.decode));
+               o.config.parallel > 1 ? fmt::format(", {} sequences", o.config.parallel) : "", figure(ours.decode),
+               ratio, figure(peer.decode), against(ours.decode, peer.decode));
   }
   fmt::print("\npeak RSS {}, weights {}, workspace {}, KV {} ({} a token)\n", format_bytes(rss),
-             format_bytes(stats.weight_bytes), format_bytes(stats.workspace_bytes), format_bytes(stats.kv_bytes_allocated),
-             format_bytes(stats.kv_bytes_per_token));
+             format_bytes(stats.weight_bytes), format_bytes(stats.workspace_bytes),
+             format_bytes(stats.kv_bytes_allocated), format_bytes(stats.kv_bytes_per_token));
   return ok_status();
 }
 
@@ -130,21 +145,27 @@ Status bench(BenchOptions o, bool json) {
 
 void add_bench_command(Commands* commands) {
   auto o = std::make_shared<BenchOptions>();
-  CLI::App* app = commands->add("bench", "Measure speed beside the machine's floor and a peer", [o, commands] { return bench(*o, commands->json()); });
+  CLI::App* app = commands->add("bench", "Measure speed beside the machine's floor and a peer",
+                                [o, commands] { return bench(*o, commands->json()); });
   o->model.add_to(app);
   app->remove_option(app->get_option("--context"));
-  app->add_option("--prompt", o->config.prompt, "Tokens of the prefill run; 0 leaves it out")->check(CLI::Range(0, 1 << 20));
-  app->add_option("--gen", o->config.generate, "Steps of the decode run; 0 leaves it out")->check(CLI::Range(0, 1 << 20));
-  app->add_option("--depth", o->config.depth, "Tokens in the cache before the decode run")->check(CLI::Range(0, 1 << 20));
+  app->add_option("--prompt", o->config.prompt, "Tokens of the prefill run; 0 leaves it out")
+      ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--gen", o->config.generate, "Steps of the decode run; 0 leaves it out")
+      ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--depth", o->config.depth, "Tokens in the cache before the decode run")
+      ->check(CLI::Range(0, 1 << 20));
   app->add_option("--parallel", o->config.parallel, "Sequences that decode together")->check(CLI::Range(1, 1024));
-  app->add_option("--repetitions", o->repetitions, "Runs after one warm-up; medians are reported")->check(CLI::Range(1, 1000));
+  app->add_option("--repetitions", o->repetitions, "Runs after one warm-up; medians are reported")
+      ->check(CLI::Range(1, 1000));
   app->add_option("--peer", o->peer, "A llama-bench (tools/build_llama_cpp.sh) to run interleaved on the same file");
   app->add_option("--format", o->format, "md or json")->check(CLI::IsMember({"md", "json"}));
-  app->footer("Prefill and decode are separate runs, as in llama-bench; decode starts at --depth. The floor of a decode step\n"
-              "is the bytes that must be read (tensors used, KV at the mean depth, one embedding row a sequence) over the\n"
-              "read bandwidth that this process measures with the same threads.\n"
-              "TTFT: from submission to the first token. ITL: mean time between the tokens after it. TPOT is the same as\n"
-              "ITL here: the first token never counts.");
+  app->footer(
+      "Prefill and decode are separate runs, as in llama-bench; decode starts at --depth. The floor of a decode step\n"
+      "is the bytes that must be read (tensors used, KV at the mean depth, one embedding row a sequence) over the\n"
+      "read bandwidth that this process measures with the same threads.\n"
+      "TTFT: from submission to the first token. ITL: mean time between the tokens after it. TPOT is the same as\n"
+      "ITL here: the first token never counts.");
 }
 
 }  // namespace pare::cli

@@ -27,7 +27,8 @@ constexpr std::string_view kHelp =
     "/stats         what the last answer cost\n"
     "/save FILE     write the conversation as a JSON array of messages\n"
     "/quit          leave; so does Ctrl-D\n"
-    "A line that ends with \\ goes on in the next one; \"\"\" opens and closes a block of lines. A message that begins\n"
+    "A line that ends with \\ goes on in the next one; \"\"\" opens and closes a block of lines. A message that "
+    "begins\n"
     "with a slash is written with two. Ctrl-C stops the answer; what came of it stays in the conversation.\n";
 
 struct ChatOptions {
@@ -104,7 +105,8 @@ class Chat {
     } else if (c.name == "save") {
       PARE_RETURN_IF_ERROR(save(c.argument));
     } else {
-      return invalid_argument(fmt::format("unknown command '/{}'; /help lists them, // begins a message with a slash", c.name));
+      return invalid_argument(
+          fmt::format("unknown command '/{}'; /help lists them, // begins a message with a slash", c.name));
     }
     return true;
   }
@@ -129,7 +131,8 @@ class Chat {
       return invalid_argument(fmt::format("{} exists; /save does not overwrite it", name));
     }
     PARE_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(name));
-    PARE_RETURN_IF_ERROR(file.write(std::string_view(with_system().dump(2, ' ', false, Json::error_handler_t::replace) + "\n")));
+    PARE_RETURN_IF_ERROR(
+        file.write(std::string_view(with_system().dump(2, ' ', false, Json::error_handler_t::replace) + "\n")));
     PARE_RETURN_IF_ERROR(file.commit());
     saved_ = name;
     fmt::print(stderr, "{}: {} messages\n", name, with_system().size());
@@ -148,9 +151,7 @@ Status chat(const ChatOptions& o, bool json) {
   PARE_ASSIGN_OR_RETURN(const auto session, Chat::create(o, json));
   LineEditor editor;
   if (editor.interactive()) fmt::print(stderr, "/help lists the commands, Ctrl-D leaves.\n");
-  const NextLine next = [&](bool continued, std::string* line) {
-    return editor.read(continued ? ". " : "> ", line);
-  };
+  const NextLine next = [&](bool continued, std::string* line) { return editor.read(continued ? ". " : "> ", line); };
   for (;;) {
     arm_interrupt();
     std::string message;
@@ -193,12 +194,13 @@ void add_chat_command(Commands* commands) {
   app->add_option("--system", o->system, "System message of the chat template");
   app->add_option("--max-tokens", o->max_tokens, "Tokens of one answer at most");
   o->sampling.add_to(app);
-  app->footer(std::string(kHelp) +
-              "\nWithout a terminal, lines are read from standard input as if typed, and the first error ends the program.\n"
-              "--json prints one object when the conversation is over. --context 0 stands for the model's context, 8,192 at\n"
-              "most. History: $XDG_STATE_HOME/pare/history, else ~/.local/state/pare/history.\n\n"
-              "  pare chat smollm2-135m-instruct --system \"Answer in one sentence.\"\n"
-              "  printf 'Name a river.\\nAnd its country?\\n' | pare chat smollm2-135m-instruct --json");
+  app->footer(
+      std::string(kHelp) +
+      "\nWithout a terminal, lines are read from standard input as if typed, and the first error ends the program.\n"
+      "--json prints one object when the conversation is over. --context 0 stands for the model's context, 8,192 at\n"
+      "most. History: $XDG_STATE_HOME/pare/history, else ~/.local/state/pare/history.\n\n"
+      "  pare chat smollm2-135m-instruct --system \"Answer in one sentence.\"\n"
+      "  printf 'Name a river.\\nAnd its country?\\n' | pare chat smollm2-135m-instruct --json");
 }
 
 }  // namespace pare::cli

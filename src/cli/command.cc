@@ -27,7 +27,8 @@ int Commands::run() {
 }
 
 void ModelOptions::add_to(CLI::App* app) {
-  app->add_option("MODEL", model, "A store name (see `pare pull --help`) or a path: .gguf, .safetensors or a model folder")
+  app->add_option("MODEL", model,
+                  "A store name (see `pare pull --help`) or a path: .gguf, .safetensors or a model folder")
       ->required();
   app->add_option("--threads", threads, "CPU threads; 0 takes what the machine allows")
       ->check(CLI::Range(int64_t{0}, kMaxThreads));
@@ -61,7 +62,8 @@ Status SamplingOptions::finish() {
     if (good) {
       const auto first = std::from_chars(item.data(), item.data() + equals, id);
       const auto second = std::from_chars(item.data() + equals + 1, end, value);
-      good = first.ec == std::errc() && first.ptr == item.data() + equals && second.ec == std::errc() && second.ptr == end;
+      good =
+          first.ec == std::errc() && first.ptr == item.data() + equals && second.ec == std::errc() && second.ptr == end;
     }
     if (!good) return invalid_argument(fmt::format("--logit-bias '{}' is not ID=VALUE", item));
     params.logit_bias.emplace_back(id, value);

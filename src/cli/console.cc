@@ -59,7 +59,8 @@ void print_json(const nlohmann::ordered_json& object) {
   std::fflush(stdout);
 }
 
-Progress::Progress(bool enabled) : started_(std::chrono::steady_clock::now()), enabled_(enabled && ::isatty(STDERR_FILENO)) {}
+Progress::Progress(bool enabled)
+    : started_(std::chrono::steady_clock::now()), enabled_(enabled && ::isatty(STDERR_FILENO)) {}
 
 Progress::~Progress() { finish(); }
 

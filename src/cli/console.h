@@ -1,9 +1,8 @@
 // What every command shares: output, progress, errors and exit codes. The only folder that prints.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
-
 #include <chrono>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 

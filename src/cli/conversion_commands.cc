@@ -80,7 +80,8 @@ Status convert(const ConversionOptions& o, bool json) {
   PARE_RETURN_IF_ERROR(check_output(in_path, o));
   const bool gguf = fs::path(o.out).extension() == ".gguf";
   if (!gguf && recipe.name != "BF16") {
-    return invalid_argument(fmt::format("{}: safetensors are written in BF16; {} needs an OUT that ends in .gguf", o.out, recipe.name));
+    return invalid_argument(
+        fmt::format("{}: safetensors are written in BF16; {} needs an OUT that ends in .gguf", o.out, recipe.name));
   }
   PARE_ASSIGN_OR_RETURN(const ModelFile in, ModelFile::open(in_path));
   ThreadPool pool(o.threads > 0 ? o.threads : usable_cpus());
@@ -93,7 +94,8 @@ Status convert(const ConversionOptions& o, bool json) {
   }
   Progress progress(!json);
   options.progress = [&](uint64_t done, uint64_t total) {
-    progress.update("writing " + fs::path(o.out).filename().string(), static_cast<int64_t>(done), static_cast<int64_t>(total));
+    progress.update("writing " + fs::path(o.out).filename().string(), static_cast<int64_t>(done),
+                    static_cast<int64_t>(total));
   };
   if (Status status = gguf ? convert_to_gguf(in, o.out, options) : write_folder(in, o.out, options); !status.ok()) {
     return status.with_context(in_path.string());
@@ -101,7 +103,10 @@ Status convert(const ConversionOptions& o, bool json) {
   progress.finish();
   const int64_t bytes = bytes_of(o.out);
   if (json) {
-    print_json({{"path", o.out}, {"type", recipe.name}, {"container", gguf ? "GGUF" : "safetensors"}, {"bytes", bytes},
+    print_json({{"path", o.out},
+                {"type", recipe.name},
+                {"container", gguf ? "GGUF" : "safetensors"},
+                {"bytes", bytes},
                 {"tensors", in.tensors().size()}});
   } else {
     fmt::print("{}: {}, {}\n", o.out, recipe.name, format_bytes(bytes));
@@ -130,22 +135,26 @@ CLI::App* add_conversion(Commands* commands, const std::string& name, const std:
 
 void add_convert_command(Commands* commands) {
   auto o = std::make_shared<ConversionOptions>();
-  CLI::App* app = add_conversion(commands, "convert", "Write a model into another container, in half precision or any format", o);
+  CLI::App* app =
+      add_conversion(commands, "convert", "Write a model into another container, in half precision or any format", o);
   app->add_option("--type", o->recipe, fmt::format("One of {}", recipe_names()));
-  app->footer("OUT that ends in .gguf becomes one GGUF file with metadata, tokenizer and template; any other OUT is a folder\n"
-              "that gets the tensors as BF16 safetensors (no configuration or tokenizer files).\n\n"
-              "  pare convert smollm2-135m-instruct smollm2.bf16.gguf\n"
-              "  pare convert ./my-finetune my-finetune.gguf --type F16");
+  app->footer(
+      "OUT that ends in .gguf becomes one GGUF file with metadata, tokenizer and template; any other OUT is a folder\n"
+      "that gets the tensors as BF16 safetensors (no configuration or tokenizer files).\n\n"
+      "  pare convert smollm2-135m-instruct smollm2.bf16.gguf\n"
+      "  pare convert ./my-finetune my-finetune.gguf --type F16");
 }
 
 void add_quantize_command(Commands* commands) {
   auto o = std::make_shared<ConversionOptions>();
   CLI::App* app = add_conversion(commands, "quantize", "Write a model in fewer bits", o);
   app->add_option("TYPE", o->recipe, fmt::format("One of {}", recipe_names()))->required();
-  app->footer("Q4_K_S and Q4_K_M mix formats: the output matrix and, for _M, some value and down projections get Q6_K. Norms\n"
-              "and other vectors stay F32; a row that does not fit a format's blocks gets the next larger format that it fits.\n"
-              "Quantizing what is quantized already loses twice: begin with F16, BF16 or F32 where you can.\n\n"
-              "  pare quantize model.bf16.gguf model.q4.gguf Q4_K_M");
+  app->footer(
+      "Q4_K_S and Q4_K_M mix formats: the output matrix and, for _M, some value and down projections get Q6_K. Norms\n"
+      "and other vectors stay F32; a row that does not fit a format's blocks gets the next larger format that it "
+      "fits.\n"
+      "Quantizing what is quantized already loses twice: begin with F16, BF16 or F32 where you can.\n\n"
+      "  pare quantize model.bf16.gguf model.q4.gguf Q4_K_M");
 }
 
 }  // namespace pare::cli

@@ -21,9 +21,14 @@ using Json = nlohmann::ordered_json;
 
 Json machine_json() {
   const MachineFacts m = read_machine_facts();
-  return {{"cpu", m.cpu_model}, {"cpus", m.cpus}, {"usable_cpus", usable_cpus()}, {"memory_bytes", m.memory_bytes},
-          {"memory_available_bytes", m.memory_available_bytes}, {"memory_limit_bytes", m.memory_limit_bytes},
-          {"transparent_huge_pages", m.transparent_huge_pages}, {"huge_pages_free", m.huge_pages_free}};
+  return {{"cpu", m.cpu_model},
+          {"cpus", m.cpus},
+          {"usable_cpus", usable_cpus()},
+          {"memory_bytes", m.memory_bytes},
+          {"memory_available_bytes", m.memory_available_bytes},
+          {"memory_limit_bytes", m.memory_limit_bytes},
+          {"transparent_huge_pages", m.transparent_huge_pages},
+          {"huge_pages_free", m.huge_pages_free}};
 }
 
 // The levels above the detected one cannot run here, so no test on this machine covers them.
@@ -36,7 +41,8 @@ Json cpu_level_json(Json* problems) {
     if (level > detected) untested.push_back(cpu_level_name(level));
   }
   return {{"detected", cpu_level_name(detected)},
-          {"selected", selected.ok() ? Json(cpu_level_name(*selected)) : Json(nullptr)}, {"never_tested_here", untested}};
+          {"selected", selected.ok() ? Json(cpu_level_name(*selected)) : Json(nullptr)},
+          {"never_tested_here", untested}};
 }
 
 Json store_json(Json* problems) {
@@ -58,7 +64,9 @@ Json store_json(Json* problems) {
 }
 
 void print_report(const Json& r) {
-  const auto bytes = [](const Json& value) { return value.is_number() ? format_bytes(value.get<int64_t>()) : "unknown"; };
+  const auto bytes = [](const Json& value) {
+    return value.is_number() ? format_bytes(value.get<int64_t>()) : "unknown";
+  };
   const auto words = [](const Json& list) {
     std::string text;
     for (const Json& item : list) text += (text.empty() ? "" : ", ") + item.get<std::string>();
@@ -67,17 +75,21 @@ void print_report(const Json& r) {
   const auto line = [](std::string_view name, const std::string& value) { fmt::print("{:<20} {}\n", name, value); };
   const Json& m = r["machine"];
   const int64_t limit = m["memory_limit_bytes"].get<int64_t>();
-  line("CPU", fmt::format("{}, {} of {} CPUs usable", m["cpu"].get<std::string>(), m["usable_cpus"].get<int>(), m["cpus"].get<int>()));
-  line("CPU level", fmt::format("{} (detected {})", r["cpu_level"]["selected"].is_null() ? "none" : r["cpu_level"]["selected"].get<std::string>(),
-                                r["cpu_level"]["detected"].get<std::string>()));
+  line("CPU", fmt::format("{}, {} of {} CPUs usable", m["cpu"].get<std::string>(), m["usable_cpus"].get<int>(),
+                          m["cpus"].get<int>()));
+  line("CPU level",
+       fmt::format("{} (detected {})",
+                   r["cpu_level"]["selected"].is_null() ? "none" : r["cpu_level"]["selected"].get<std::string>(),
+                   r["cpu_level"]["detected"].get<std::string>()));
   line("never tested here", words(r["cpu_level"]["never_tested_here"]));
   line("memory", fmt::format("{}, {} available{}", bytes(m["memory_bytes"]), bytes(m["memory_available_bytes"]),
                              limit > 0 ? fmt::format(", limited to {}", format_bytes(limit)) : ""));
-  line("huge pages", fmt::format("transparent: {}, reserved and free: {}", m["transparent_huge_pages"].get<std::string>(),
-                                 m["huge_pages_free"].get<int64_t>()));
+  line("huge pages", fmt::format("transparent: {}, reserved and free: {}",
+                                 m["transparent_huge_pages"].get<std::string>(), m["huge_pages_free"].get<int64_t>()));
   if (r.contains("read_bandwidth_bytes_per_s")) {
-    line("read bandwidth", fmt::format("{:.1f} GB/s with {} threads", r["read_bandwidth_bytes_per_s"].get<double>() * 1e-9,
-                                       m["usable_cpus"].get<int>()));
+    line("read bandwidth",
+         fmt::format("{:.1f} GB/s with {} threads", r["read_bandwidth_bytes_per_s"].get<double>() * 1e-9,
+                     m["usable_cpus"].get<int>()));
   }
   if (!r["store"].is_null()) {
     line("store", fmt::format("{}, {} free", r["store"]["path"].get<std::string>(), bytes(r["store"]["free_bytes"])));
@@ -112,11 +124,13 @@ Status doctor(bool quick, bool json) {
 
 void add_doctor_command(Commands* commands) {
   auto quick = std::make_shared<bool>(false);
-  CLI::App* app = commands->add("doctor", "Report the machine, the CPU level in use, the store, the build and the limits",
-                                [quick, commands] { return doctor(*quick, commands->json()); });
+  CLI::App* app =
+      commands->add("doctor", "Report the machine, the CPU level in use, the store, the build and the limits",
+                    [quick, commands] { return doctor(*quick, commands->json()); });
   app->add_flag("--quick", *quick, "Do not measure the read bandwidth (about a third of a second)");
-  app->footer("PARE_CPU_LEVEL (scalar, avx2, avx512, amx) lowers the level; one above the detected is reported as a problem\n"
-              "here and is an error elsewhere.");
+  app->footer(
+      "PARE_CPU_LEVEL (scalar, avx2, avx512, amx) lowers the level; one above the detected is reported as a problem\n"
+      "here and is an error elsewhere.");
 }
 
 }  // namespace pare::cli

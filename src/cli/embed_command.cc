@@ -46,13 +46,15 @@ Status embed(const EmbedOptions& o, bool json) {
 
 void add_embed_command(Commands* commands) {
   auto o = std::make_shared<EmbedOptions>();
-  CLI::App* app = commands->add("embed", "Print sentence vectors from an encoder model", [o, commands] { return embed(*o, commands->json()); });
+  CLI::App* app = commands->add("embed", "Print sentence vectors from an encoder model",
+                                [o, commands] { return embed(*o, commands->json()); });
   app->add_option("MODEL", o->model, "An encoder, e.g. all-minilm-l6-v2")->required();
   app->add_option("--text", o->texts, "A text; may be repeated")->allow_extra_args(false);
   app->add_option("--file", o->file, "One text a line; - is standard input");
   app->add_option("--threads", o->threads, "CPU threads; 0 takes what the machine allows");
-  app->footer("Vectors have length 1: the dot product of two is their cosine similarity.\n\n"
-              "  pare embed all-minilm-l6-v2 --text \"a cat\" --text \"a kitten\" --json");
+  app->footer(
+      "Vectors have length 1: the dot product of two is their cosine similarity.\n\n"
+      "  pare embed all-minilm-l6-v2 --text \"a cat\" --text \"a kitten\" --json");
 }
 
 }  // namespace pare::cli

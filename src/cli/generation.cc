@@ -23,7 +23,8 @@ DecodeCost decode_cost(const GenerationResult& r, int threads) {
   if (cost.steps == 0) return cost;
   cost.ms_per_step = (r.after.decode_ms - r.before.decode_ms) / cost.steps;
   cost.bytes_per_step = static_cast<double>(r.after.decode_weight_bytes + r.after.decode_kv_bytes -
-                                            r.before.decode_weight_bytes - r.before.decode_kv_bytes) / cost.steps;
+                                            r.before.decode_weight_bytes - r.before.decode_kv_bytes) /
+                        cost.steps;
   const double peak = read_bandwidth_bytes_per_s(threads);
   if (cost.ms_per_step > 0 && peak > 0) cost.bandwidth_share = cost.bytes_per_step / (cost.ms_per_step * 1e-3) / peak;
   return cost;
@@ -100,7 +101,8 @@ std::string statistics_line(const GenerationResult& r, const Engine& engine) {
     line += fmt::format(" | {} read per step, {:.0f} % of the read bandwidth",
                         format_bytes(static_cast<int64_t>(cost.bytes_per_step)), cost.bandwidth_share * 100.0);
   }
-  line += fmt::format(" | KV {} in {} pages", format_bytes(r.after.kv_bytes_used), r.after.kv_pages_used + r.after.kv_pages_cached);
+  line += fmt::format(" | KV {} in {} pages", format_bytes(r.after.kv_bytes_used),
+                      r.after.kv_pages_used + r.after.kv_pages_cached);
   if (r.after.kv_pages_freed > 0) line += fmt::format(" ({} freed)", r.after.kv_pages_freed);
   line += fmt::format(", {} query-key pairs", r.after.keys_visited - r.before.keys_visited);
   if (s.preemptions > 0) line += fmt::format(", {} pre-emptions", s.preemptions);

@@ -29,10 +29,11 @@ std::string shape_text(const TensorEntry& entry) {
 }
 
 Json config_json(const ModelConfig& c) {
-  Json json{{"architecture", c.arch}, {"encoder", c.encoder}, {"layers", c.n_layers}, {"dim", c.dim},
-            {"heads", c.n_heads}, {"kv_heads", c.n_kv_heads}, {"head_dim", c.head_dim}, {"ffn_dim", c.ffn_dim},
-            {"vocab", c.vocab}, {"context", c.context_max}, {"norm_eps", c.norm_eps}, {"rope_base", c.rope.base},
-            {"rope_channels", c.rope.rot}};
+  Json json{
+      {"architecture", c.arch},     {"encoder", c.encoder},     {"layers", c.n_layers},   {"dim", c.dim},
+      {"heads", c.n_heads},         {"kv_heads", c.n_kv_heads}, {"head_dim", c.head_dim}, {"ffn_dim", c.ffn_dim},
+      {"vocab", c.vocab},           {"context", c.context_max}, {"norm_eps", c.norm_eps}, {"rope_base", c.rope.base},
+      {"rope_channels", c.rope.rot}};
   if (c.window > 0) {
     json["window"] = c.window;
     json["window_layers"] = std::count(c.sliding.begin(), c.sliding.end(), uint8_t{1});
@@ -59,7 +60,9 @@ Json tensors_json(const ModelFile& file) {
       sum->bytes += static_cast<int64_t>(entry.data.size());
     }
   }
-  const auto sum_json = [](const Sum& s) { return Json{{"count", s.tensors}, {"elements", s.items}, {"bytes", s.bytes}}; };
+  const auto sum_json = [](const Sum& s) {
+    return Json{{"count", s.tensors}, {"elements", s.items}, {"bytes", s.bytes}};
+  };
   Json json = sum_json(all);
   json["by_type"] = Json::object();
   for (const auto& [type, sum] : by_type) json["by_type"][std::string(type)] = sum_json(sum);
@@ -73,14 +76,14 @@ Json tokenizer_json(const Tokenizer& t) {
   };
   Json ends = Json::array();
   for (const TokenId id : t.end_of_generation()) ends.push_back(token(id));
-  return {{"family", t.family()}, {"pre_tokenizer", t.pre_tokenizer()}, {"tokens", t.vocab_size()}, {"bos", token(t.bos())},
-          {"eos", token(t.eos())}, {"end_of_generation", std::move(ends)}};
+  return {{"family", t.family()},     {"pre_tokenizer", t.pre_tokenizer()},
+          {"tokens", t.vocab_size()}, {"bos", token(t.bos())},
+          {"eos", token(t.eos())},    {"end_of_generation", std::move(ends)}};
 }
 
 void print_model(const Json& m) {
   const auto text_of = [](const Json& value) {
-    return value.is_string() ? value.get<std::string>()
-                             : value.dump(-1, ' ', false, Json::error_handler_t::replace);
+    return value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, Json::error_handler_t::replace);
   };
   fmt::print("{}\n{}, {}\n", m["path"].get<std::string>(), m["container"].get<std::string>(),
              format_bytes(m["tensors"]["bytes"].get<int64_t>()));
@@ -122,7 +125,9 @@ Status inspect_model(const InspectOptions& o, bool json) {
     if (!json) fmt::print("\n");
     for (const TensorEntry& entry : file.tensors()) {
       if (json) {
-        list.push_back({{"name", entry.name}, {"type", dtype_name(entry.dtype)}, {"shape", entry.shape},
+        list.push_back({{"name", entry.name},
+                        {"type", dtype_name(entry.dtype)},
+                        {"shape", entry.shape},
                         {"bytes", entry.data.size()}});
       } else {
         fmt::print("{:<44} {:<7} {:<22} {:>10}\n", quote_name(entry.name), dtype_name(entry.dtype), shape_text(entry),
@@ -141,7 +146,8 @@ Status inspect(const InspectOptions& o, bool json) {
     return inspect_policies(json);
   }
   if (o.what.empty()) {
-    return invalid_argument(fmt::format("inspect {} needs {}", o.task, o.task == "model" ? "a MODEL" : "a spec string"));
+    return invalid_argument(
+        fmt::format("inspect {} needs {}", o.task, o.task == "model" ? "a MODEL" : "a spec string"));
   }
   if (o.task == "model") return inspect_model(o, json);
   LayerMap layers = uniform_layer_map(static_cast<int32_t>(kMaxLayers));
@@ -160,15 +166,19 @@ void add_inspect_command(Commands* commands) {
   auto o = std::make_shared<InspectOptions>();
   CLI::App* app = commands->add("inspect", "Show a model file, a policy spec, or every policy and what goes with what",
                                 [o, commands] { return inspect(*o, commands->json()); });
-  app->add_option("TASK", o->task, "model, spec or policies")->required()->check(CLI::IsMember({"model", "spec", "policies"}));
+  app->add_option("TASK", o->task, "model, spec or policies")
+      ->required()
+      ->check(CLI::IsMember({"model", "spec", "policies"}));
   app->add_option("WHAT", o->what, "model: a store name or a path; spec: the text, both halves or one");
   app->add_flag("--tensors", o->tensors, "model: list every tensor");
-  app->add_option("--model", o->model, "spec: the model whose layers `layers=` names; without it, any layer is accepted");
-  app->footer("kv_bytes_per_token counts every layer in fp16, before any policy. Legality comes from the policies'\n"
-              "capability records (src/plan/caps.h): what each needs of the stored rows and what it breaks.\n\n"
-              "  pare inspect model smollm2-135m-instruct --tensors\n"
-              "  pare inspect spec \"attn=streaming(sink=4,window=256); kv=streaming\"\n"
-              "  pare inspect policies");
+  app->add_option("--model", o->model,
+                  "spec: the model whose layers `layers=` names; without it, any layer is accepted");
+  app->footer(
+      "kv_bytes_per_token counts every layer in fp16, before any policy. Legality comes from the policies'\n"
+      "capability records (src/plan/caps.h): what each needs of the stored rows and what it breaks.\n\n"
+      "  pare inspect model smollm2-135m-instruct --tensors\n"
+      "  pare inspect spec \"attn=streaming(sink=4,window=256); kv=streaming\"\n"
+      "  pare inspect policies");
 }
 
 }  // namespace pare::cli

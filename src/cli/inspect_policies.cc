@@ -77,11 +77,18 @@ Json params_json(const PolicySchema& schema) {
 }
 
 Json caps_json(const Caps& c) {
-  return {{"phase", phase_name(c.phase)}, {"scope", scope_name(c.scope)}, {"needs", fact_names(c.needs)},
-          {"breaks", fact_names(c.breaks)}, {"breaks_sealed", fact_names(c.breaks_sealed)}, {"owns", own_names(c.owns)},
-          {"horizon", horizon_text(c)}, {"chunk_grid", c.chunk_grid},
+  return {{"phase", phase_name(c.phase)},
+          {"scope", scope_name(c.scope)},
+          {"needs", fact_names(c.needs)},
+          {"breaks", fact_names(c.breaks)},
+          {"breaks_sealed", fact_names(c.breaks_sealed)},
+          {"owns", own_names(c.owns)},
+          {"horizon", horizon_text(c)},
+          {"chunk_grid", c.chunk_grid},
           {"rollback_rows", c.rollback_rows == INT32_MAX ? Json(nullptr) : Json(c.rollback_rows)},
-          {"verify_rows", c.verify_rows}, {"min_tokens", c.min_tokens}, {"batch_invariant", c.batch_invariant}};
+          {"verify_rows", c.verify_rows},
+          {"min_tokens", c.min_tokens},
+          {"batch_invariant", c.batch_invariant}};
 }
 
 struct Named {
@@ -91,13 +98,15 @@ struct Named {
 
 std::vector<Named> all_selectors() {
   std::vector<Named> out;
-  for (const SelectorEntry& entry : selector_registry()) out.push_back({fmt::format("attn={}", entry.schema.name), &entry.schema});
+  for (const SelectorEntry& entry : selector_registry())
+    out.push_back({fmt::format("attn={}", entry.schema.name), &entry.schema});
   return out;
 }
 
 std::vector<Named> all_kv_policies() {
   std::vector<Named> out;
-  for (const KvPolicyEntry& entry : kv_policy_registry()) out.push_back({fmt::format("kv={}", entry.schema.name), &entry.schema});
+  for (const KvPolicyEntry& entry : kv_policy_registry())
+    out.push_back({fmt::format("kv={}", entry.schema.name), &entry.schema});
   return out;
 }
 
@@ -115,14 +124,17 @@ std::vector<Pair> legality() {
   std::vector<Pair> pairs;
   const auto selectors = all_selectors(), stages = all_kv_policies();
   for (const Named& a : selectors) {
-    for (const Named& b : stages) pairs.push_back({a.label, b.label, check_order(*a.schema->caps, *b.schema->caps, false)});
+    for (const Named& b : stages)
+      pairs.push_back({a.label, b.label, check_order(*a.schema->caps, *b.schema->caps, false)});
   }
   for (const Named& a : stages) {
-    for (const Named& b : stages) pairs.push_back({a.label, b.label, check_order(*a.schema->caps, *b.schema->caps, false)});
+    for (const Named& b : stages)
+      pairs.push_back({a.label, b.label, check_order(*a.schema->caps, *b.schema->caps, false)});
   }
   for (const std::vector<Named>& family : {selectors, stages}) {
     for (const Named& a : family) {
-      for (const Caps& f : feature_caps()) pairs.push_back({a.label, std::string(f.name), feature_after(*a.schema->caps, f)});
+      for (const Caps& f : feature_caps())
+        pairs.push_back({a.label, std::string(f.name), feature_after(*a.schema->caps, f)});
     }
   }
   return pairs;
@@ -132,9 +144,9 @@ void print_policy(const Named& policy) {
   const PolicySchema& s = *policy.schema;
   fmt::print("{}: {}\n", policy.label, s.summary);
   for (const Json& p : params_json(s)) {
-    const std::string range = p.contains("default")
-                                  ? fmt::format("= {} ({} to {})", p["default"].dump(), p["min"].dump(), p["max"].dump())
-                                  : "optional";
+    const std::string range =
+        p.contains("default") ? fmt::format("= {} ({} to {})", p["default"].dump(), p["min"].dump(), p["max"].dump())
+                              : "optional";
     fmt::print("  {:<10} {:<8} {:<28} {}\n", p["name"].get<std::string>(), p["kind"].get<std::string>(), range,
                p["help"].get<std::string>());
   }
@@ -165,7 +177,10 @@ Status inspect_spec(const std::string& text, const LayerMap& layers, bool json) 
     if (!json) fmt::print("  {:<16} {}\n", feature.name, legal.ok() ? "yes" : legal.message());
   }
   if (json) {
-    print_json({{"canonical", canonical}, {"attn", selectors.canonical()}, {"kv", kv.canonical}, {"legal", true},
+    print_json({{"canonical", canonical},
+                {"attn", selectors.canonical()},
+                {"kv", kv.canonical},
+                {"legal", true},
                 {"features", std::move(features)}});
   }
   return ok_status();
@@ -176,18 +191,25 @@ Status inspect_policies(bool json) {
     const auto family = [](const std::vector<Named>& policies) {
       Json list = Json::array();
       for (const Named& p : policies) {
-        list.push_back({{"name", p.schema->name}, {"summary", p.schema->summary}, {"neutral", p.schema->neutral},
-                        {"params", params_json(*p.schema)}, {"caps", caps_json(*p.schema->caps)}});
+        list.push_back({{"name", p.schema->name},
+                        {"summary", p.schema->summary},
+                        {"neutral", p.schema->neutral},
+                        {"params", params_json(*p.schema)},
+                        {"caps", caps_json(*p.schema->caps)}});
       }
       return list;
     };
     Json features = Json::array(), pairs = Json::array();
     for (const Caps& f : feature_caps()) features.push_back({{"name", f.name}, {"caps", caps_json(f)}});
     for (const Pair& p : legality()) {
-      pairs.push_back({{"first", p.first}, {"then", p.then}, {"legal", p.legal.ok()},
+      pairs.push_back({{"first", p.first},
+                       {"then", p.then},
+                       {"legal", p.legal.ok()},
                        {"reason", p.legal.ok() ? Json(nullptr) : Json(std::string(p.legal.message()))}});
     }
-    print_json({{"attn", family(all_selectors())}, {"kv", family(all_kv_policies())}, {"features", std::move(features)},
+    print_json({{"attn", family(all_selectors())},
+                {"kv", family(all_kv_policies())},
+                {"features", std::move(features)},
                 {"legality", std::move(pairs)}});
     return ok_status();
   }

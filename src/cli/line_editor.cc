@@ -99,7 +99,8 @@ struct LineEditor::Terminal {
     const fs::path path = history_path();
     std::error_code error;
     const auto bytes = fs::file_size(path, error);
-    if (!error && bytes <= static_cast<uintmax_t>(kMaxHistoryFileBytes)) ::history(history, &event, H_LOAD, path.c_str());
+    if (!error && bytes <= static_cast<uintmax_t>(kMaxHistoryFileBytes))
+      ::history(history, &event, H_LOAD, path.c_str());
   }
 
   void save() {

@@ -9,12 +9,12 @@ namespace pare::cli {
 
 struct MachineFacts {
   std::string cpu_model;
-  int cpus = 0;                      // online
-  int64_t memory_bytes = 0;          // of the machine
+  int cpus = 0;              // online
+  int64_t memory_bytes = 0;  // of the machine
   int64_t memory_available_bytes = 0;
-  int64_t memory_limit_bytes = 0;    // the control group's; 0: none
+  int64_t memory_limit_bytes = 0;      // the control group's; 0: none
   std::string transparent_huge_pages;  // "always", "madvise", "never"
-  int64_t huge_pages_free = 0;       // reserved ones
+  int64_t huge_pages_free = 0;         // reserved ones
 };
 MachineFacts read_machine_facts();
 

@@ -1,6 +1,6 @@
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <new>
 #include <string_view>
@@ -37,10 +37,11 @@ int run_program(int argc, char** argv) {
   CLI::App app("pare runs language models while spending compute, memory and data only where they change the answer.");
   app.require_subcommand(1);
   app.set_version_flag("--version", version_text());
-  app.footer("Start with:  pare pull smollm2-135m-instruct\n"
-             "             pare run smollm2-135m-instruct -f README.md \"What is this project about?\"\n"
-             "Exit codes:  0 done, 1 the machine failed, 2 the input was wrong, 130 interrupted.\n"
-             "Every command takes --json; docs/cli.md has what each prints.");
+  app.footer(
+      "Start with:  pare pull smollm2-135m-instruct\n"
+      "             pare run smollm2-135m-instruct -f README.md \"What is this project about?\"\n"
+      "Exit codes:  0 done, 1 the machine failed, 2 the input was wrong, 130 interrupted.\n"
+      "Every command takes --json; docs/cli.md has what each prints.");
   Commands commands(&app);
   add_run_command(&commands);
   add_chat_command(&commands);

@@ -55,9 +55,19 @@ Expected<std::string> output_of(const std::vector<std::string>& arguments) {
 
 Expected<BenchSample> run_llama_bench(const std::string& program, const std::filesystem::path& model,
                                       const BenchConfig& config) {
-  std::vector<std::string> arguments{program, "-m", model.string(), "-t", fmt::format("{}", config.threads),
-                                     "-p", fmt::format("{}", config.prompt), "-n", fmt::format("{}", config.generate),
-                                     "-r", "1", "-o", "json"};
+  std::vector<std::string> arguments{program,
+                                     "-m",
+                                     model.string(),
+                                     "-t",
+                                     fmt::format("{}", config.threads),
+                                     "-p",
+                                     fmt::format("{}", config.prompt),
+                                     "-n",
+                                     fmt::format("{}", config.generate),
+                                     "-r",
+                                     "1",
+                                     "-o",
+                                     "json"};
   PARE_ASSIGN_OR_RETURN(std::string text, output_of(arguments));
   BenchSample sample;
   const auto read = [&](const std::string& output) {

@@ -16,18 +16,19 @@ Status pull(const std::string& name, bool json) {
     for (const auto& model : store_catalog()) {
       const bool here = resolve_model(model.name).ok();
       if (json) {
-        models.push_back({{"name", model.name}, {"bytes", model.bytes()}, {"licence", model.licence}, {"pulled", here}});
+        models.push_back(
+            {{"name", model.name}, {"bytes", model.bytes()}, {"licence", model.licence}, {"pulled", here}});
       } else {
-        fmt::print("{:<30} {:>10}  {:<8} {}\n", model.name, format_bytes(model.bytes()), here ? "here" : "", model.licence);
+        fmt::print("{:<30} {:>10}  {:<8} {}\n", model.name, format_bytes(model.bytes()), here ? "here" : "",
+                   model.licence);
       }
     }
     if (json) print_json({{"models", models}});
     return ok_status();
   }
   Progress progress(!json);
-  const auto path = pull_model(name, {}, [&](std::string_view label, int64_t done, int64_t total) {
-    progress.update(label, done, total);
-  });
+  const auto path = pull_model(
+      name, {}, [&](std::string_view label, int64_t done, int64_t total) { progress.update(label, done, total); });
   progress.finish();
   if (!path.ok()) return path.status();
   if (json) {
@@ -42,10 +43,12 @@ Status pull(const std::string& name, bool json) {
 
 void add_pull_command(Commands* commands) {
   auto name = std::make_shared<std::string>();
-  CLI::App* app = commands->add("pull", "Fetch a model into the store and check it", [name, commands] { return pull(*name, commands->json()); });
+  CLI::App* app = commands->add("pull", "Fetch a model into the store and check it",
+                                [name, commands] { return pull(*name, commands->json()); });
   app->add_option("NAME", *name, "A store name, or hf:OWNER/REPO[:FILE]; nothing lists the names");
-  app->footer("Pulls are resumable and atomic: an interrupted one goes on where it stopped, and a model is there whole or\n"
-              "not at all. The store is $PARE_STORE, else $XDG_CACHE_HOME/pare, else ~/.cache/pare.");
+  app->footer(
+      "Pulls are resumable and atomic: an interrupted one goes on where it stopped, and a model is there whole or\n"
+      "not at all. The store is $PARE_STORE, else $XDG_CACHE_HOME/pare, else ~/.cache/pare.");
 }
 
 }  // namespace pare::cli

@@ -88,14 +88,16 @@ void add_run_command(Commands* commands) {
   app->add_flag("--raw", o->raw, "Feed the text as it is instead of through the model's chat template");
   app->add_option("--max-tokens", o->max_tokens, "Tokens to generate at most");
   app->add_option("--samples", o->samples, "Answers to draw; they share the prompt's KV");
-  app->add_option("--logprobs", o->logprobs, "With --json: log-probabilities of the chosen and the N most likely tokens");
+  app->add_option("--logprobs", o->logprobs,
+                  "With --json: log-probabilities of the chosen and the N most likely tokens");
   app->add_flag("--ignore-eos", o->ignore_eos, "Go on past the end-of-text token");
   o->sampling.add_to(app);
-  app->footer("The line after the answer: tokens, time to first token (TTFT), mean time between tokens (ITL), bytes read\n"
-              "per generated token and their rate as a share of this machine's measured read bandwidth.\n\n"
-              "  pare run smollm2-135m-instruct \"Name three rivers.\"\n"
-              "  pare run smollm2-135m-instruct -f notes.txt --attn \"streaming(sink=4,window=256)\" \"Summarize.\"\n"
-              "  pare run model.gguf --raw --max-tokens 8 --logprobs 5 --json \"The capital of France is\"");
+  app->footer(
+      "The line after the answer: tokens, time to first token (TTFT), mean time between tokens (ITL), bytes read\n"
+      "per generated token and their rate as a share of this machine's measured read bandwidth.\n\n"
+      "  pare run smollm2-135m-instruct \"Name three rivers.\"\n"
+      "  pare run smollm2-135m-instruct -f notes.txt --attn \"streaming(sink=4,window=256)\" \"Summarize.\"\n"
+      "  pare run model.gguf --raw --max-tokens 8 --logprobs 5 --json \"The capital of France is\"");
 }
 
 }  // namespace pare::cli

@@ -35,7 +35,10 @@ Status tokenize(const TokenizeOptions& o, bool json) {
   if (json) {
     print_json({{"ids", ids}, {"count", ids.size()}});
   } else {
-    for (TokenId id : ids) fmt::print("{:>8}  {}\n", id, nlohmann::json(tokenizer->token_bytes(id, true)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    for (TokenId id : ids)
+      fmt::print("{:>8}  {}\n", id,
+                 nlohmann::json(tokenizer->token_bytes(id, true))
+                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   return ok_status();
 }
@@ -74,7 +77,8 @@ Status render(const RenderOptions& o, bool json) {
 
 void add_tokenize_command(Commands* commands) {
   auto o = std::make_shared<TokenizeOptions>();
-  CLI::App* app = commands->add("tokenize", "Show the token ids of a text", [o, commands] { return tokenize(*o, commands->json()); });
+  CLI::App* app = commands->add("tokenize", "Show the token ids of a text",
+                                [o, commands] { return tokenize(*o, commands->json()); });
   app->add_option("MODEL", o->model, "A store name or a path")->required();
   auto* text = app->add_option("--text", o->text, "The text itself");
   auto* file = app->add_option("--file", o->file, "A file with the text; - is standard input");
@@ -84,7 +88,8 @@ void add_tokenize_command(Commands* commands) {
 
 void add_render_command(Commands* commands) {
   auto o = std::make_shared<RenderOptions>();
-  CLI::App* app = commands->add("render", "Render a chat template over a conversation", [o, commands] { return render(*o, commands->json()); });
+  CLI::App* app = commands->add("render", "Render a chat template over a conversation",
+                                [o, commands] { return render(*o, commands->json()); });
   app->add_option("--template", o->template_file, "The Jinja template")->required();
   app->add_option("--messages", o->messages_file, "JSON array of {role, content, ...}")->required();
   app->add_option("--tools", o->tools_file, "JSON array of tool descriptions");

@@ -15,7 +15,8 @@ double median(std::vector<double> values) {
   return (values[half] + *std::max_element(values.begin(), values.begin() + half)) / 2.0;
 }
 
-Expected<std::unique_ptr<ModelBench>> ModelBench::create(std::shared_ptr<const LoadedModel> model, const BenchConfig& config) {
+Expected<std::unique_ptr<ModelBench>> ModelBench::create(std::shared_ptr<const LoadedModel> model,
+                                                         const BenchConfig& config) {
   std::unique_ptr<ModelBench> bench(new ModelBench());
   EngineOptions o;
   o.threads = config.threads;

@@ -26,14 +26,15 @@ struct BenchSample {
 };
 
 struct BenchFloor {
-  double decode_bytes_per_step = 0;  // weights used, KV at the mean depth, embedding rows
-  double prefill_macs_per_token = 0; // of the matrix products
+  double decode_bytes_per_step = 0;   // weights used, KV at the mean depth, embedding rows
+  double prefill_macs_per_token = 0;  // of the matrix products
 };
 
 // Holds one engine over repetitions, so that loading, packing and first-touch are outside every figure.
 class ModelBench {
  public:
-  static Expected<std::unique_ptr<ModelBench>> create(std::shared_ptr<const LoadedModel> model, const BenchConfig& config);
+  static Expected<std::unique_ptr<ModelBench>> create(std::shared_ptr<const LoadedModel> model,
+                                                      const BenchConfig& config);
   // Prefill and decode are separate runs over fresh sequences with random tokens (fixed seed).
   Expected<BenchSample> run();
   BenchFloor floor() const;

@@ -38,7 +38,8 @@ class Chunks {
   static Expected<Chunks> make(std::span<const TokenId> ids, int32_t context, int32_t chunks_max, TokenId bos) {
     if (context < 4) return invalid_argument(fmt::format("a context of {} tokens has no half to score", context));
     int64_t n = static_cast<int64_t>(ids.size()) / context;
-    if (n == 0) return invalid_argument(fmt::format("the text has {} tokens, one context takes {}", ids.size(), context));
+    if (n == 0)
+      return invalid_argument(fmt::format("the text has {} tokens, one context takes {}", ids.size(), context));
     if (chunks_max > 0) n = std::min<int64_t>(n, chunks_max);
     return Chunks(ids, context, static_cast<int32_t>(n), bos);
   }
@@ -66,9 +67,12 @@ class Chunks {
       if (row >= first_scored() && row + 1 < context_) on_row(row, logits);
     };
     Status failure;
-    PARE_RETURN_IF_ERROR(engine.submit(std::move(request), [&](const TokenEvent& event) {
-      if (event.error) failure = *event.error;
-    }).status());
+    PARE_RETURN_IF_ERROR(engine
+                             .submit(std::move(request),
+                                     [&](const TokenEvent& event) {
+                                       if (event.error) failure = *event.error;
+                                     })
+                             .status());
     PARE_RETURN_IF_ERROR(engine.run());
     return failure;
   }
@@ -125,7 +129,8 @@ Expected<DivergenceResult> divergence(Engine& reference, Engine& candidate, std:
       }
       kl.add(sum);
       kl_max = std::max(kl_max, sum);
-      same += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(logits.begin(), logits.end()) - logits.begin();
+      same += std::max_element(p.begin(), p.end()) - p.begin() ==
+              std::max_element(logits.begin(), logits.end()) - logits.begin();
     }));
     if (progress && !progress(kl.n, chunks.scored())) return cancelled("stopped between contexts");
   }

@@ -27,8 +27,7 @@ class BoundedReader {
 
   // A number. `what` names the field in the error.
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  Expected<T> read(std::string_view what) {
+  requires std::is_arithmetic_v<T> Expected<T> read(std::string_view what) {
     if (left() < sizeof(T)) return overrun(what, sizeof(T));
     T value;
     std::memcpy(&value, bytes_.data() + offset_, sizeof(T));

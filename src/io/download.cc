@@ -88,8 +88,7 @@ class FileSink : public HttpSink {
   }
 
   Status begin(const HttpAnswer& answer) override {
-    if (answer.status == 416)
-      return data_loss("the server has no bytes from " + std::to_string(offset_) + " on");
+    if (answer.status == 416) return data_loss("the server has no bytes from " + std::to_string(offset_) + " on");
     const bool append = answer.status == 206;
     if (append) PARE_RETURN_IF_ERROR(check_range(answer.content_range));
     done_ = append ? offset_ : 0;
@@ -168,8 +167,7 @@ class FileSink : public HttpSink {
                         (expected_ < 0 || *total == expected_);
       if (fits) return ok_status();
     }
-    return data_loss("asked for bytes from " + std::to_string(offset_) + ", the server sends " +
-                     quote_name(range));
+    return data_loss("asked for bytes from " + std::to_string(offset_) + ", the server sends " + quote_name(range));
   }
 
   Expected<std::string> read_etag() const {
@@ -208,8 +206,7 @@ Expected<std::string> http_get(const std::string& url, int64_t max_bytes, const 
   return std::move(sink.text());
 }
 
-Status http_download(const std::string& url, const fs::path& path, int64_t expected_bytes,
-                     const HttpOptions& options,
+Status http_download(const std::string& url, const fs::path& path, int64_t expected_bytes, const HttpOptions& options,
                      const std::function<void(int64_t done, int64_t total)>& on_bytes) {
   FileSink sink(path, expected_bytes, on_bytes);
   // A pull may have been interrupted between the last byte and the check of the whole.

@@ -39,8 +39,7 @@ Expected<std::string> http_get(const std::string& url, int64_t max_bytes, const 
 // failed or ended early ("... ended after N of M bytes"), kDataLoss for an answer that contradicts itself or
 // `expected_bytes`, kNotFound for 404, kResourceExhausted for limits and full disks.
 Status http_download(const std::string& url, const std::filesystem::path& path, int64_t expected_bytes,
-                     const HttpOptions& options,
-                     const std::function<void(int64_t done, int64_t total)>& on_bytes);
+                     const HttpOptions& options, const std::function<void(int64_t done, int64_t total)>& on_bytes);
 
 // `text` as one segment of a URL's path.
 std::string url_escape(std::string_view text);

@@ -25,9 +25,7 @@ bool curl_ready() {
   return kReady;
 }
 
-std::string without_query(std::string_view url) {
-  return std::string(url.substr(0, url.find_first_of("?#")));
-}
+std::string without_query(std::string_view url) { return std::string(url.substr(0, url.find_first_of("?#"))); }
 
 // Who a URL talks to. A token may be shown only to an equal origin.
 struct Origin {
@@ -50,8 +48,7 @@ Expected<Origin> origin_of(const std::string& url) {
   };
   Origin origin{part(CURLUPART_SCHEME), part(CURLUPART_HOST), part(CURLUPART_PORT)};
   if (origin.scheme != "http" && origin.scheme != "https") {
-    return invalid_argument(without_query(url) + ": scheme '" + origin.scheme +
-                            "' is neither http nor https");
+    return invalid_argument(without_query(url) + ": scheme '" + origin.scheme + "' is neither http nor https");
   }
   return origin;
 }
@@ -127,8 +124,7 @@ class Exchange {
   bool header(std::string_view line) {
     header_bytes_ += static_cast<int64_t>(line.size());
     if (header_bytes_ > kMaxHttpHeaderBytes) {
-      stopped_ =
-          resource_exhausted("the answer's headers exceed " + std::to_string(kMaxHttpHeaderBytes) + " bytes");
+      stopped_ = resource_exhausted("the answer's headers exceed " + std::to_string(kMaxHttpHeaderBytes) + " bytes");
       return false;
     }
     while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.remove_suffix(1);
@@ -179,13 +175,10 @@ class Exchange {
     const std::string text = "HTTP status " + std::to_string(answer_.status);
     switch (answer_.status) {
       case 401:
-      case 403:
-        return {io_error(text + ": not allowed; a private or gated model needs a token in HF_TOKEN")};
+      case 403: return {io_error(text + ": not allowed; a private or gated model needs a token in HF_TOKEN")};
       case 404:
-      case 410:
-        return {not_found(text)};
-      default:
-        return {io_error(text), answer_.status == 429 || answer_.status >= 500};
+      case 410: return {not_found(text)};
+      default: return {io_error(text), answer_.status == 429 || answer_.status >= 500};
     }
   }
 
@@ -199,10 +192,8 @@ class Exchange {
       case CURLE_COULDNT_RESOLVE_HOST:
       case CURLE_COULDNT_CONNECT:
       case CURLE_HTTP2:
-      case CURLE_HTTP2_STREAM:
-        return {io_error(text), true};
-      default:
-        return {io_error(text)};
+      case CURLE_HTTP2_STREAM: return {io_error(text), true};
+      default: return {io_error(text)};
     }
   }
 
@@ -253,8 +244,7 @@ HttpOutcome http_fetch(const std::string& first_url, const std::vector<std::stri
     if (exchange.redirect().empty()) return {};
     url = exchange.redirect();
   }
-  return {
-      io_error(without_query(first_url) + ": more than " + std::to_string(kMaxHttpRedirects) + " redirects")};
+  return {io_error(without_query(first_url) + ": more than " + std::to_string(kMaxHttpRedirects) + " redirects")};
 }
 
 }  // namespace pare

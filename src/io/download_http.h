@@ -39,7 +39,7 @@ Status check_redirect(const std::string& first_url, const std::string& next_url)
 
 // GETs `url`, following at most kMaxHttpRedirects redirects, and passes the answer to `sink`. A status that
 // the sink does not accept is an error. Every message begins with the URL of the hop that failed.
-HttpOutcome http_fetch(const std::string& url, const std::vector<std::string>& headers,
-                       const HttpOptions& options, HttpSink& sink);
+HttpOutcome http_fetch(const std::string& url, const std::vector<std::string>& headers, const HttpOptions& options,
+                       HttpSink& sink);
 
 }  // namespace pare

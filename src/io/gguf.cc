@@ -74,8 +74,8 @@ class Parser {
   Expected<std::string_view> read_string(std::string_view what, int64_t limit) {
     PARE_ASSIGN_OR_RETURN(const uint64_t length, reader_.read<uint64_t>(what));
     if (length > static_cast<uint64_t>(limit)) {
-      return resource_exhausted(fmt::format("{} at offset {} has {} bytes, limit {}", what, reader_.offset() - 8,
-                                            length, limit));
+      return resource_exhausted(
+          fmt::format("{} at offset {} has {} bytes, limit {}", what, reader_.offset() - 8, length, limit));
     }
     return reader_.read_text(length, what);
   }
@@ -153,7 +153,8 @@ class Parser {
     PARE_RETURN_IF_ERROR(check_count("array items", count, kMaxMetadataArrayItems, min_bytes));
     array_items_ += count;
     if (array_items_ > uint64_t{kMaxMetadataArrayItems}) {
-      return resource_exhausted(fmt::format("nested arrays of {} items, limit {}", array_items_, kMaxMetadataArrayItems));
+      return resource_exhausted(
+          fmt::format("nested arrays of {} items, limit {}", array_items_, kMaxMetadataArrayItems));
     }
     if (type == GgufValueType::kArray) {
       if (depth >= kMaxMetadataDepth) {
@@ -270,7 +271,8 @@ class Parser {
     PARE_ASSIGN_OR_RETURN(extent.bytes, tensor_bytes(entry.dtype, entry.shape));
     extent.tensor = file_.tensors.size();
     if (extent.offset % file_.alignment != 0) {
-      return data_loss(fmt::format("data offset {} is no multiple of the alignment {}", extent.offset, file_.alignment));
+      return data_loss(
+          fmt::format("data offset {} is no multiple of the alignment {}", extent.offset, file_.alignment));
     }
     extents_.push_back(extent);
     file_.tensors.push_back(std::move(entry));
@@ -298,7 +300,8 @@ class Parser {
     std::sort(extents_.begin(), extents_.end(), [](const Extent& a, const Extent& b) { return a.offset < b.offset; });
     for (size_t i = 1; i < extents_.size(); ++i) {
       if (extents_[i].offset - extents_[i - 1].offset < extents_[i - 1].bytes) {
-        return data_loss(fmt::format("tensors {} and {} overlap", quote_name(file_.tensors[extents_[i - 1].tensor].name),
+        return data_loss(fmt::format("tensors {} and {} overlap",
+                                     quote_name(file_.tensors[extents_[i - 1].tensor].name),
                                      quote_name(file_.tensors[extents_[i].tensor].name)));
       }
     }
@@ -314,7 +317,7 @@ class Parser {
   BoundedReader reader_;
   GgufContents file_;
   uint64_t n_tensors_ = 0, n_pairs_ = 0;
-  uint64_t array_items_ = 0;  // of the current value, over all nesting levels
+  uint64_t array_items_ = 0;                    // of the current value, over all nesting levels
   std::unordered_set<std::string_view> names_;  // point into bytes_
   std::vector<Extent> extents_;
 };

@@ -25,7 +25,7 @@ class HeaderWriter {
   std::string take() { return std::move(out_); }
 
   template <typename T>
-    requires std::is_arithmetic_v<T>
+  requires std::is_arithmetic_v<T>
   void number(T value) {
     char raw[sizeof(T)];
     std::memcpy(raw, &value, sizeof(T));
@@ -88,7 +88,8 @@ class HeaderWriter {
 
  private:
   static bool is_float(double v) {
-    if (!(v >= -std::numeric_limits<float>::max() && v <= std::numeric_limits<float>::max())) return v != v || v - v != 0;
+    if (!(v >= -std::numeric_limits<float>::max() && v <= std::numeric_limits<float>::max()))
+      return v != v || v - v != 0;
     return static_cast<double>(static_cast<float>(v)) == v;
   }
 
@@ -98,7 +99,8 @@ class HeaderWriter {
 // What read_gguf would refuse must not be written.
 Status check_value(std::string_view key, const MetaValue& value) {
   if (key.empty() || static_cast<int64_t>(key.size()) > kMaxKeyBytes) {
-    return invalid_argument(fmt::format("metadata key {} has {} bytes, allowed 1 to {}", quote_name(key), key.size(), kMaxKeyBytes));
+    return invalid_argument(
+        fmt::format("metadata key {} has {} bytes, allowed 1 to {}", quote_name(key), key.size(), kMaxKeyBytes));
   }
   return std::visit(
       [&](const auto& held) -> Status {
@@ -107,12 +109,12 @@ Status check_value(std::string_view key, const MetaValue& value) {
           return ok_status();
         } else if constexpr (std::is_same_v<T, std::string>) {
           if (static_cast<int64_t>(held.size()) <= kMaxMetadataStringBytes) return ok_status();
-          return invalid_argument(fmt::format("metadata key {}: a string of {} bytes, limit {}", quote_name(key), held.size(),
-                                              kMaxMetadataStringBytes));
+          return invalid_argument(fmt::format("metadata key {}: a string of {} bytes, limit {}", quote_name(key),
+                                              held.size(), kMaxMetadataStringBytes));
         } else {
           if (static_cast<int64_t>(held.size()) <= kMaxMetadataArrayItems) return ok_status();
-          return invalid_argument(fmt::format("metadata key {}: an array of {} items, limit {}", quote_name(key), held.size(),
-                                              kMaxMetadataArrayItems));
+          return invalid_argument(fmt::format("metadata key {}: an array of {} items, limit {}", quote_name(key),
+                                              held.size(), kMaxMetadataArrayItems));
         }
       },
       value);
@@ -160,20 +162,22 @@ Status write_gguf(const std::filesystem::path& path, const Metadata& metadata, s
     header.number(offset);
     const auto end = checked_add<uint64_t>(offset, bytes[i]);
     const auto next = end ? checked_round_up<uint64_t>(*end, alignment) : std::nullopt;
-    if (!next || *next > static_cast<uint64_t>(INT64_MAX)) return invalid_argument("the tensors have more than 2^63 bytes");
+    if (!next || *next > static_cast<uint64_t>(INT64_MAX))
+      return invalid_argument("the tensors have more than 2^63 bytes");
     offset = *next;
   }
   std::string text = header.take();
   text.resize(round_up<uint64_t>(text.size(), alignment), '\0');
   PARE_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  PARE_RETURN_IF_ERROR(check_free_space(path.has_parent_path() ? path.parent_path() : ".",
-                                        static_cast<int64_t>(text.size() + offset)));
+  PARE_RETURN_IF_ERROR(
+      check_free_space(path.has_parent_path() ? path.parent_path() : ".", static_cast<int64_t>(text.size() + offset)));
   PARE_RETURN_IF_ERROR(file.write(text));
   TensorCopier copier(produce, progress, std::accumulate(bytes.begin(), bytes.end(), uint64_t{0}));
   const std::string padding(alignment, '\0');
   for (size_t i = 0; i < tensors.size(); ++i) {
     PARE_RETURN_IF_ERROR(copier.copy(i, tensors[i], bytes[i], &file));
-    PARE_RETURN_IF_ERROR(file.write(std::string_view(padding).substr(0, round_up<uint64_t>(bytes[i], alignment) - bytes[i])));
+    PARE_RETURN_IF_ERROR(
+        file.write(std::string_view(padding).substr(0, round_up<uint64_t>(bytes[i], alignment) - bytes[i])));
   }
   return file.commit();
 }

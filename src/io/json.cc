@@ -108,7 +108,8 @@ class Builder : public nlohmann::json_sax<Json> {
 bool is_integer(const Json& value) { return value.is_number_integer(); }  // unsigned included
 
 MetaValue integer_value(const Json& value) {
-  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) return value.get<uint64_t>();
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
+    return value.get<uint64_t>();
   return value.get<int64_t>();
 }
 
@@ -134,7 +135,9 @@ std::optional<MetaValue> array_value(const Json& array) {
 }
 
 Status flatten(const Json& value, const std::string& path, Metadata* out) {
-  const auto below = [&](std::string_view name) { return path.empty() ? std::string(name) : fmt::format("{}.{}", path, name); };
+  const auto below = [&](std::string_view name) {
+    return path.empty() ? std::string(name) : fmt::format("{}.{}", path, name);
+  };
   if (value.is_null()) return ok_status();
   if (value.is_object()) {
     for (const auto& [name, member] : value.get_ref<const Json::object_t&>()) {
@@ -160,7 +163,8 @@ Status flatten(const Json& value, const std::string& path, Metadata* out) {
     flat = value.get<std::string>();
   }
   if (static_cast<int64_t>(path.size()) > kMaxKeyBytes) {
-    return resource_exhausted(fmt::format("key {} has {} bytes, limit {}", quote_name(path), path.size(), kMaxKeyBytes));
+    return resource_exhausted(
+        fmt::format("key {} has {} bytes, limit {}", quote_name(path), path.size(), kMaxKeyBytes));
   }
   if (out->has(path)) return data_loss(fmt::format("two paths spell the key {}", quote_name(path)));
   if (static_cast<int64_t>(out->values().size()) >= kMaxMetadataKeys) {

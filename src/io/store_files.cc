@@ -26,12 +26,9 @@ Status errno_status(int error, std::string_view operation, const fs::path& path)
   switch (error) {
     case ENOSPC:
     case EDQUOT:
-    case EFBIG:
-      return resource_exhausted(std::move(message));
-    case ENOENT:
-      return not_found(std::move(message));
-    default:
-      return io_error(std::move(message));
+    case EFBIG: return resource_exhausted(std::move(message));
+    case ENOENT: return not_found(std::move(message));
+    default: return io_error(std::move(message));
   }
 }
 

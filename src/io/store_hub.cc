@@ -39,9 +39,8 @@ constexpr std::string_view kSideFiles[] = {
 
 bool is_plain_segment(std::string_view segment) {
   if (segment.empty() || segment.size() > 255 || segment.front() == '.') return false;
-  return std::all_of(segment.begin(), segment.end(), [](char c) {
-    return c != '/' && c != '\\' && static_cast<unsigned char>(c) >= ' ' && c != 0x7f;
-  });
+  return std::all_of(segment.begin(), segment.end(),
+                     [](char c) { return c != '/' && c != '\\' && static_cast<unsigned char>(c) >= ' ' && c != 0x7f; });
 }
 
 bool is_plain_path(std::string_view path) {
@@ -60,8 +59,7 @@ std::string from_environment(const char* name, std::string_view fallback) {
 
 std::string list_names(const std::vector<std::string>& names) {
   std::string text;
-  for (size_t i = 0; i < std::min(names.size(), kMaxNamesInMessage); ++i)
-    text += (i == 0 ? "" : ", ") + names[i];
+  for (size_t i = 0; i < std::min(names.size(), kMaxNamesInMessage); ++i) text += (i == 0 ? "" : ", ") + names[i];
   if (names.size() > kMaxNamesInMessage) {
     text += " and " + std::to_string(names.size() - kMaxNamesInMessage) + " more";
   }
@@ -80,8 +78,7 @@ int64_t size_of(const Json& entry) {
   const Json* size = find(entry, "size");
   if (size == nullptr || !size->is_number_unsigned()) return kUnknownBytes;
   const auto bytes = size->get<uint64_t>();
-  return bytes <= static_cast<uint64_t>(kMaxDownloadBytes) ? static_cast<int64_t>(bytes)
-                                                           : kMaxDownloadBytes + 1;
+  return bytes <= static_cast<uint64_t>(kMaxDownloadBytes) ? static_cast<int64_t>(bytes) : kMaxDownloadBytes + 1;
 }
 
 Expected<std::vector<HubFile>> parse_listing(const std::string& text) {
@@ -89,8 +86,7 @@ Expected<std::vector<HubFile>> parse_listing(const std::string& text) {
   const Json* siblings = listing.is_discarded() ? nullptr : find(listing, "siblings");
   if (siblings == nullptr || !siblings->is_array()) return data_loss("the hub's answer is no list of files");
   if (siblings->size() > static_cast<size_t>(kMaxHubFiles)) {
-    return data_loss(std::to_string(siblings->size()) + " files listed, limit " +
-                     std::to_string(kMaxHubFiles));
+    return data_loss(std::to_string(siblings->size()) + " files listed, limit " + std::to_string(kMaxHubFiles));
   }
   std::vector<HubFile> files;
   for (const Json& entry : *siblings) {
@@ -99,8 +95,7 @@ Expected<std::vector<HubFile>> parse_listing(const std::string& text) {
     HubFile file{name->get<std::string>(), size_of(entry), {}};
     if (const Json* lfs = find(entry, "lfs"); lfs != nullptr && lfs->is_object()) {
       const Json* sha256 = find(*lfs, "sha256");
-      if (sha256 == nullptr || !sha256->is_string() ||
-          !is_sha256_hex(sha256->get_ref<const std::string&>())) {
+      if (sha256 == nullptr || !sha256->is_string() || !is_sha256_hex(sha256->get_ref<const std::string&>())) {
         return data_loss("the hub lists " + quote_name(file.name) + " without a SHA-256");
       }
       file.sha256 = sha256->get<std::string>();
@@ -124,15 +119,14 @@ std::vector<std::string> names_ending(const std::vector<HubFile>& files, std::st
 }
 
 const HubFile* find_file(const std::vector<HubFile>& files, std::string_view name) {
-  const auto file =
-      std::find_if(files.begin(), files.end(), [&](const HubFile& f) { return f.name == name; });
+  const auto file = std::find_if(files.begin(), files.end(), [&](const HubFile& f) { return f.name == name; });
   return file == files.end() ? nullptr : &*file;
 }
 
 // "model-00001-of-00003.safetensors": a shard in the repository's root.
 bool is_shard(std::string_view name) {
-  return name.starts_with("model-") && name.find("-of-") != std::string_view::npos &&
-         name.ends_with(".safetensors") && name.find('/') == std::string_view::npos;
+  return name.starts_with("model-") && name.find("-of-") != std::string_view::npos && name.ends_with(".safetensors") &&
+         name.find('/') == std::string_view::npos;
 }
 
 Expected<std::vector<HubFile>> choose_safetensors(const std::vector<HubFile>& files) {
@@ -148,8 +142,7 @@ Expected<std::vector<HubFile>> choose_safetensors(const std::vector<HubFile>& fi
     if (!chosen.empty()) chosen.push_back(*index);
   }
   if (chosen.empty() || config == nullptr) {
-    return not_found(
-        "neither a .gguf nor config.json with model.safetensors; name one file (hf:OWNER/REPO:FILE)");
+    return not_found("neither a .gguf nor config.json with model.safetensors; name one file (hf:OWNER/REPO:FILE)");
   }
   for (const std::string_view side : kSideFiles) {
     if (const HubFile* file = find_file(files, side)) chosen.push_back(*file);
@@ -160,8 +153,7 @@ Expected<std::vector<HubFile>> choose_safetensors(const std::vector<HubFile>& fi
 
 class HubPull {
  public:
-  HubPull(const HubName& name, const fs::path& store, const PullOptions& options,
-          const PullProgress& progress)
+  HubPull(const HubName& name, const fs::path& store, const PullOptions& options, const PullProgress& progress)
       : name_(name),
         final_folder_(store / "hf" / name.owner / name.repo),
         staging_(store / ".partial" / "hf" / name.owner / name.repo),
@@ -179,9 +171,8 @@ class HubPull {
 
     report("listing files", 0, 0);
     const std::string repository = url_escape(name_.owner) + "/" + url_escape(name_.repo);
-    PARE_ASSIGN_OR_RETURN(
-        const std::string listing,
-        http_get(endpoint_ + "/api/models/" + repository + "?blobs=true", kMaxHubListingBytes, http_));
+    PARE_ASSIGN_OR_RETURN(const std::string listing, http_get(endpoint_ + "/api/models/" + repository + "?blobs=true",
+                                                              kMaxHubListingBytes, http_));
     PARE_ASSIGN_OR_RETURN(const std::vector<HubFile> files, choose_hub_files(name_, listing));
     PARE_RETURN_IF_ERROR(make_folders(staging_));
     for (const HubFile& file : files) PARE_RETURN_IF_ERROR(pull(file, repository).with_context(file.name));
@@ -270,13 +261,11 @@ Expected<std::vector<HubFile>> choose_hub_files(const HubName& name, const std::
   const std::vector<std::string> ggufs = names_ending(*files, ".gguf");
   if (!name.file.empty()) {
     if (const HubFile* file = find_file(*files, name.file)) return std::vector<HubFile>{*file};
-    return not_found(display(name) + ": no such file" +
-                     (ggufs.empty() ? "" : "; there are " + list_names(ggufs)));
+    return not_found(display(name) + ": no such file" + (ggufs.empty() ? "" : "; there are " + list_names(ggufs)));
   }
   if (ggufs.size() == 1) return std::vector<HubFile>{*find_file(*files, ggufs[0])};
   if (ggufs.size() > 1) {
-    return invalid_argument(display(name) + " has several models; add :FILE with one of " +
-                            list_names(ggufs));
+    return invalid_argument(display(name) + " has several models; add :FILE with one of " + list_names(ggufs));
   }
   auto chosen = choose_safetensors(*files);
   if (!chosen.ok()) return chosen.status().with_context(display(name));
@@ -293,16 +282,13 @@ Expected<fs::path> hub_model_path(const HubName& name, const fs::path& store) {
   if (file_bytes(folder / "config.json") >= 0) return folder;
   std::vector<std::string> ggufs;
   std::error_code error;
-  for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end;
-       entry.increment(error)) {
-    if (entry->path().extension() == ".gguf")
-      ggufs.push_back(fs::relative(entry->path(), folder, error).string());
+  for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    if (entry->path().extension() == ".gguf") ggufs.push_back(fs::relative(entry->path(), folder, error).string());
   }
   if (ggufs.empty()) return absent;
   if (ggufs.size() == 1) return folder / ggufs[0];
   std::sort(ggufs.begin(), ggufs.end());
-  return invalid_argument(display(name) + " has several models pulled; add :FILE with one of " +
-                          list_names(ggufs));
+  return invalid_argument(display(name) + " has several models pulled; add :FILE with one of " + list_names(ggufs));
 }
 
 Expected<fs::path> pull_from_hub(const HubName& name, const fs::path& store, const PullOptions& options,

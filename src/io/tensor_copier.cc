@@ -37,7 +37,8 @@ Status TensorCopier::copy(size_t index, const TensorSpec& spec, uint64_t bytes, 
   uint64_t written = 0;
   const TensorSink sink = [&](std::span<const std::byte> piece) -> Status {
     if (piece.size() > bytes - written) {
-      return internal_error(fmt::format("tensor {}: more than its {} bytes were produced", quote_name(spec.name), bytes));
+      return internal_error(
+          fmt::format("tensor {}: more than its {} bytes were produced", quote_name(spec.name), bytes));
     }
     PARE_RETURN_IF_ERROR(file->write(piece));
     written += piece.size();

@@ -60,20 +60,18 @@ Expected<zip_uint64_t> find_member(zip_t* archive, const std::string& member) {
 
 }  // namespace
 
-Expected<int64_t> read_wheel_member(const std::filesystem::path& wheel, const std::string& member,
-                                    int64_t max_bytes, const std::function<Status(std::string_view)>& sink) {
+Expected<int64_t> read_wheel_member(const std::filesystem::path& wheel, const std::string& member, int64_t max_bytes,
+                                    const std::function<Status(std::string_view)>& sink) {
   PARE_ASSIGN_OR_RETURN(const Archive archive, open_archive(wheel));
   PARE_ASSIGN_OR_RETURN(const zip_uint64_t index, find_member(archive.get(), member));
   const auto too_long = [&](const std::string& bytes) {
-    return data_loss("member " + quote_name(member) + " has " + bytes + " bytes, limit " +
-                     std::to_string(max_bytes));
+    return data_loss("member " + quote_name(member) + " has " + bytes + " bytes, limit " + std::to_string(max_bytes));
   };
   zip_stat_t info;
   if (zip_stat_index(archive.get(), index, 0, &info) != 0 || (info.valid & ZIP_STAT_SIZE) == 0) {
     return data_loss("member " + quote_name(member) + ": " + zip_strerror(archive.get()));
   }
-  if (max_bytes < 0 || info.size > static_cast<zip_uint64_t>(max_bytes))
-    return too_long(std::to_string(info.size));
+  if (max_bytes < 0 || info.size > static_cast<zip_uint64_t>(max_bytes)) return too_long(std::to_string(info.size));
 
   const Member file(zip_fopen_index(archive.get(), index, 0));
   if (!file) return data_loss("member " + quote_name(member) + ": " + zip_strerror(archive.get()));

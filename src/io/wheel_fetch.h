@@ -18,8 +18,7 @@ namespace pare {
 // arrived. Blocks until pip ends; pip has its own network time-outs. kNotFound: no such program, or it has no
 // pip. kResourceExhausted: disk full. kIoError: pip failed; the message ends with what it printed.
 Expected<std::filesystem::path> fetch_wheel(const std::string& python, const std::string& package,
-                                            const std::string& version,
-                                            const std::filesystem::path& work_folder,
+                                            const std::string& version, const std::filesystem::path& work_folder,
                                             const std::function<void(int64_t done)>& on_bytes);
 
 }  // namespace pare

@@ -107,10 +107,9 @@ int32_t preferred_tile_rows(CpuLevel level, int32_t group, int32_t head_dim);
 
 // Where slot `slot` (room for one query row) holds row `row` = q * R + r of KV head g: [K][n_q * R][m, l,
 // O[D]].
-inline float* decode_part(const SegmentPlan& plan, int32_t n_kv_heads, int32_t group, int32_t head_dim,
-                          int32_t n_q, int64_t slot, int32_t g, int32_t row) {
-  return plan.parts +
-         (slot * n_kv_heads * group + static_cast<int64_t>(g) * n_q * group + row) * (head_dim + 2);
+inline float* decode_part(const SegmentPlan& plan, int32_t n_kv_heads, int32_t group, int32_t head_dim, int32_t n_q,
+                          int64_t slot, int32_t g, int32_t row) {
+  return plan.parts + (slot * n_kv_heads * group + static_cast<int64_t>(g) * n_q * group + row) * (head_dim + 2);
 }
 
 }  // namespace pare

@@ -115,8 +115,7 @@ bool next_head_run(const AttentionLayer& layer, const QTile& tile, int32_t g, in
   if (r >= group) return false;
   run->r_begin = r;
   run->list = list_of(g * layer.qa + r * layer.qb);
-  while (r < group && named(g * layer.qa + r * layer.qb) && list_of(g * layer.qa + r * layer.qb) == run->list)
-    ++r;
+  while (r < group && named(g * layer.qa + r * layer.qb) && list_of(g * layer.qa + r * layer.qb) == run->list) ++r;
   run->r_end = r;
   return true;
 }
@@ -162,8 +161,7 @@ DecodeItem resolve_item(const AttentionLayer& layer, const SegmentPlan& plan, in
   out.pages = zone_pages(layer.kv, *out.zone, run.page0, layer.kv_layer);
   out.picked = out.zone->picked != 0;
   if (out.picked) {
-    out.span_end =
-        static_cast<int32_t>((run.pick_cap + static_cast<int64_t>(out.zone->span) - 1) / out.zone->span);
+    out.span_end = static_cast<int32_t>((run.pick_cap + static_cast<int64_t>(out.zone->span) - 1) / out.zone->span);
   } else {
     const int32_t span = static_cast<int32_t>(out.zone->span);
     out.span_begin = run.row0 / span;
@@ -176,8 +174,7 @@ DecodeItem resolve_item(const AttentionLayer& layer, const SegmentPlan& plan, in
   const int32_t begin = (out.unit0 / per_item + (item - plan.item_prefix[lo])) * per_item;
   out.unit_begin = std::max(begin, out.unit0);
   out.unit_end = std::min(begin + per_item, last);
-  for (int32_t m = 0; m < run.n_members; ++m)
-    out.n_query_rows += layer.seqs[plan.members[run.member0 + m].seq].n_q;
+  for (int32_t m = 0; m < run.n_members; ++m) out.n_query_rows += layer.seqs[plan.members[run.member0 + m].seq].n_q;
   return out;
 }
 
@@ -221,8 +218,8 @@ Visibility run_visibility(const SegmentPlan& plan, const Run& run) {
   return vis;
 }
 
-void fold_sequence(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq_index, int32_t g,
-                   MergeState merge, FinishState finish) {
+void fold_sequence(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq_index, int32_t g, MergeState merge,
+                   FinishState finish) {
   const SeqStep& seq = layer.seqs[seq_index];
   const int32_t kv_heads = layer.kv.n_kv_heads, group = layer.n_heads / kv_heads, d = layer.head_dim;
   alignas(64) float states[3][kMaxStateDim + 2];

@@ -39,8 +39,7 @@ static inline uint32_t low_bits(int64_t n) { return n <= 0 ? 0u : n >= 16 ? 0xff
 
 // `sees` for the 16 keys from j0, bit k for key j0 + k.
 static inline uint32_t sees_mask(const Visibility& vis, const QueryRow& row, int32_t j0) {
-  uint32_t mask =
-      low_bits(static_cast<int64_t>(row.limit) - j0) & ~low_bits(static_cast<int64_t>(vis.lo) - j0);
+  uint32_t mask = low_bits(static_cast<int64_t>(row.limit) - j0) & ~low_bits(static_cast<int64_t>(vis.lo) - j0);
   if (row.pos < vis.dense_from) {
     int64_t first = static_cast<int64_t>(row.pos) - vis.window + 1;
 #ifdef PARE_FAULT_ATTENTION_WINDOW_OFF_BY_ONE
@@ -136,8 +135,8 @@ static inline float query_factor(const AttentionLayer& layer, float log2e) {
 using MergeState = void (*)(float* dst, const float* src, int32_t d);
 // out = O * (1 / l), or 0 when l is 0.
 using FinishState = void (*)(const float* state, float* out, int32_t d);
-void fold_sequence(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq, int32_t g,
-                   MergeState merge, FinishState finish);
+void fold_sequence(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq, int32_t g, MergeState merge,
+                   FinishState finish);
 
 inline constexpr int32_t kMaxStateDim = 1024;
 

@@ -103,16 +103,15 @@ Expected<CpuLevel> selected_cpu_level() {
   Expected<CpuLevel> level = parse_cpu_level(name);
   if (!level.ok()) return level.status().with_context("PARE_CPU_LEVEL");
   if (*level > detected_cpu_level()) {
-    return unsupported("PARE_CPU_LEVEL: this machine has '" +
-                       std::string(cpu_level_name(detected_cpu_level())) + "', not '" + name + "'");
+    return unsupported("PARE_CPU_LEVEL: this machine has '" + std::string(cpu_level_name(detected_cpu_level())) +
+                       "', not '" + name + "'");
   }
   return level;
 }
 
 std::vector<CpuLevel> testable_cpu_levels() {
   std::vector<CpuLevel> levels;
-  for (int i = 0; i <= static_cast<int>(detected_cpu_level()); ++i)
-    levels.push_back(static_cast<CpuLevel>(i));
+  for (int i = 0; i <= static_cast<int>(detected_cpu_level()); ++i) levels.push_back(static_cast<CpuLevel>(i));
   return levels;
 }
 

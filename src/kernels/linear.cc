@@ -8,15 +8,11 @@ const LinearKernels& linear_kernels(CpuLevel level) {
   static constexpr LinearKernels kScalar = {ref::quantize_rows, ref::linear};
   switch (level) {
 #if defined(__x86_64__)
-    case CpuLevel::kAvx2:
-      return kLinearAvx2;
-    case CpuLevel::kAvx512:
-      return kLinearAvx512;
-    case CpuLevel::kAmx:
-      return kLinearAmx;
+    case CpuLevel::kAvx2: return kLinearAvx2;
+    case CpuLevel::kAvx512: return kLinearAvx512;
+    case CpuLevel::kAmx: return kLinearAmx;
 #endif
-    default:
-      return kScalar;
+    default: return kScalar;
   }
 }
 

@@ -31,8 +31,8 @@ size_t packed_weight_bytes(DType dtype, int64_t n, int64_t k);
 
 // Packs row tiles [tile_begin, tile_end) of `rows`, the source bytes of the whole weight (row-major, N rows).
 // Rows beyond N in the last tile become zeros. Tiles are independent: any thread, any order.
-void pack_weight_tiles(DType dtype, const std::byte* rows, int64_t n, int64_t k, int64_t tile_begin,
-                       int64_t tile_end, std::byte* packed);
+void pack_weight_tiles(DType dtype, const std::byte* rows, int64_t n, int64_t k, int64_t tile_begin, int64_t tile_end,
+                       std::byte* packed);
 
 // Unpacks row `row` to fp32, bit-equal to de-quantizing the source row (tests; embedding lookup of tied
 // weights).
@@ -76,8 +76,8 @@ struct LinearKernels {
   void (*quantize_rows)(const ActRows& x, int64_t t0, int64_t t1);
   // Rows [t0, t1) of y for output tiles [tile0, tile1): y [T][ld_y] fp32. Any t1-t0 >= 1: the kernel blocks
   // over T itself. Disjoint (t, tile) ranges may run on different threads.
-  void (*linear)(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0,
-                 int64_t tile1, const LinearEpilogue& epilogue, float* y, int64_t ld_y);
+  void (*linear)(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
+                 const LinearEpilogue& epilogue, float* y, int64_t ld_y);
 };
 const LinearKernels& linear_kernels(CpuLevel level);
 

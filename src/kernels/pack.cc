@@ -113,38 +113,25 @@ void read_iq4_xs(const uint8_t* p, SourceBlock* out) {
 void read_source_block(DType dtype, const uint8_t* p, SourceBlock* out) {
   uint8_t* u = out->u;
   switch (dtype) {
-    case DType::Q2_K:
-      return read_q2_k(p, out);
-    case DType::Q3_K:
-      return read_q3_k(p, out);
-    case DType::Q4_K:
-      return read_q4_k(p, p + 16, nullptr, out);
-    case DType::Q5_K:
-      return read_q4_k(p, p + 48, p + 16, out);
-    case DType::Q6_K:
-      return read_q6_k(p, out);
-    case DType::IQ4_XS:
-      return read_iq4_xs(p, out);
-    default:
-      break;
+    case DType::Q2_K: return read_q2_k(p, out);
+    case DType::Q3_K: return read_q3_k(p, out);
+    case DType::Q4_K: return read_q4_k(p, p + 16, nullptr, out);
+    case DType::Q5_K: return read_q4_k(p, p + 48, p + 16, out);
+    case DType::Q6_K: return read_q6_k(p, out);
+    case DType::IQ4_XS: return read_iq4_xs(p, out);
+    default: break;
   }
   out->d = load16(p);
   switch (dtype) {
     case DType::Q4_0:
-    case DType::IQ4_NL:
-      return split_nibbles(p + 2, 16, u, u + 16);
-    case DType::Q4_1:
-      out->m = load16(p + 2);
-      return split_nibbles(p + 4, 16, u, u + 16);
-    case DType::Q5_0:
-      split_nibbles(p + 6, 16, u, u + 16);
-      return add_fifth_bits(p + 2, u);
+    case DType::IQ4_NL: return split_nibbles(p + 2, 16, u, u + 16);
+    case DType::Q4_1: out->m = load16(p + 2); return split_nibbles(p + 4, 16, u, u + 16);
+    case DType::Q5_0: split_nibbles(p + 6, 16, u, u + 16); return add_fifth_bits(p + 2, u);
     case DType::Q5_1:
       out->m = load16(p + 2);
       split_nibbles(p + 8, 16, u, u + 16);
       return add_fifth_bits(p + 4, u);
-    default:
-      std::memcpy(u, p + 2, 32);  // Q8_0
+    default: std::memcpy(u, p + 2, 32);  // Q8_0
   }
 }
 
@@ -247,8 +234,8 @@ size_t packed_weight_bytes(DType dtype, int64_t n, int64_t k) {
   return static_cast<size_t>(ceil_div(n, kRowTile) * tile_bytes(dtype, k));
 }
 
-void pack_weight_tiles(DType dtype, const std::byte* rows, int64_t n, int64_t k, int64_t tile_begin,
-                       int64_t tile_end, std::byte* packed) {
+void pack_weight_tiles(DType dtype, const std::byte* rows, int64_t n, int64_t k, int64_t tile_begin, int64_t tile_end,
+                       std::byte* packed) {
   const PackedFormat* f = packed_format(dtype);
   const DTypeInfo info = dtype_info(dtype);
   const int64_t row_bytes = k / info.block_items * info.block_bytes;
@@ -296,9 +283,7 @@ PackedBlock read_packed_block(const PackedWeight& w, int64_t row, int64_t block)
   out.m = half_to_float(load16(header + kHeaderM + 2 * r));
   const uint8_t* sub = header + kHeaderSub + r;
   switch (f.math) {
-    case BlockMath::kSym32:
-      out.d *= static_cast<float>(static_cast<int8_t>(sub[16 * j]));
-      break;
+    case BlockMath::kSym32: out.d *= static_cast<float>(static_cast<int8_t>(sub[16 * j])); break;
     case BlockMath::kMin32:
       out.d *= static_cast<float>(sub[16 * j]);
       out.m *= -static_cast<float>(sub[16 * (8 + j)]);
@@ -326,15 +311,9 @@ void unpack_weight_row(const PackedWeight& w, int64_t row, float* out) {
       const int64_t half = i / 16;
       const auto value = static_cast<float>(p.value[i]);
       switch (f->math) {
-        case BlockMath::kSym32:
-          out[i] = p.d * value;
-          break;
-        case BlockMath::kMin32:
-          out[i] = p.d * value + p.m;
-          break;
-        case BlockMath::kSym16:
-          out[i] = p.d * static_cast<float>(p.scale[half]) * value;
-          break;
+        case BlockMath::kSym32: out[i] = p.d * value; break;
+        case BlockMath::kMin32: out[i] = p.d * value + p.m; break;
+        case BlockMath::kSym16: out[i] = p.d * static_cast<float>(p.scale[half]) * value; break;
         case BlockMath::kMin16:
           out[i] = p.d * static_cast<float>(p.scale[half]) * value - p.m * static_cast<float>(p.min[half]);
           break;

@@ -13,9 +13,7 @@ class DensePolicy final : public KvPolicy {
  public:
   const Caps& caps() const override { return kCaps; }
   Reach decode_reach() const override { return {}; }
-  int build_runs(const DecodeRows& rows, std::span<Run> out) const override {
-    return runs_of_reach(rows, out);
-  }
+  int build_runs(const DecodeRows& rows, std::span<Run> out) const override { return runs_of_reach(rows, out); }
   int max_runs() const override { return 2; }
 };
 
@@ -26,11 +24,7 @@ Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm&) {
 }  // namespace
 
 KvPolicyEntry dense_kv_entry() {
-  return {{.name = "dense",
-           .summary = "every row is kept and read",
-           .neutral = "dense",
-           .caps = &kCaps,
-           .params = {}},
+  return {{.name = "dense", .summary = "every row is kept and read", .neutral = "dense", .caps = &kCaps, .params = {}},
           make};
 }
 

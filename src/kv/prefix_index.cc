@@ -21,9 +21,7 @@ uint64_t key_of(uint64_t parent, std::span<const int32_t> tokens) {
   return key;
 }
 
-uint64_t bucket_count(int64_t nodes) {
-  return std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(nodes, 1)));
-}
+uint64_t bucket_count(int64_t nodes) { return std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(nodes, 1))); }
 
 }  // namespace
 
@@ -35,8 +33,7 @@ PrefixIndex::PrefixIndex(int32_t nodes) : nodes_(nodes), buckets_(bucket_count(n
 }
 
 int64_t PrefixIndex::bytes(int64_t nodes) {
-  return nodes * static_cast<int64_t>(sizeof(Node)) +
-         static_cast<int64_t>(bucket_count(nodes) * sizeof(int32_t));
+  return nodes * static_cast<int64_t>(sizeof(Node)) + static_cast<int64_t>(bucket_count(nodes) * sizeof(int32_t));
 }
 
 PrefixPoint PrefixIndex::root(uint64_t tag) { return {0, mix(tag)}; }

@@ -72,8 +72,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
                           std::span<SeqStep> seqs, Arena& arena, SegmentPlan& out) {
   const Reach reach = within_layer_window(policy.decode_reach(), layer_window);
   const int max_runs = policy.max_runs();
-  if (max_runs > kMaxRunsOfPolicy)
-    return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
+  if (max_runs > kMaxRunsOfPolicy) return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
 
   int32_t n_decode = 0;
   int64_t rows = 0;
@@ -102,8 +101,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   const auto full = [&] {
     return resource_exhausted(fmt::format("step arena of {} bytes is full (segment plan)", arena.capacity()));
   };
-  if (runs.size() + members.size() + folds.size() + prefix.size() + count.size() != 4 * cap + 2)
-    return full();
+  if (runs.size() + members.size() + folds.size() + prefix.size() + count.size() != 4 * cap + 2) return full();
 
   int32_t n_runs = 0, slots = 0;
   prefix[0] = 0;
@@ -156,8 +154,8 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   return ok_status();
 }
 
-size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs,
-                              int32_t max_rows, int32_t max_context) {
+size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
+                              int32_t max_context) {
   const int64_t seqs = std::min(max_seqs, max_rows);
   const int64_t cap = seqs * policy.max_runs() * 3;
   const auto array = [](int64_t bytes) { return round_up(static_cast<size_t>(bytes), kArenaAlign); };
@@ -165,12 +163,9 @@ size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape,
   // chosen only while all rows together are few (choose_item_spans): these, and two cut spans for each run.
   const int64_t by_octets =
       max_rows * (ceil_div(max_context, kOctetRows) + int64_t{policy.max_runs()} * (2 * kOctetSpans + 2));
-  const int64_t few_rows =
-      int64_t{kOctetRows} * kTasksPerThread * std::max(1, shape.threads) / shape.n_kv_heads;
-  const int64_t by_spans =
-      kMaxDecodeRows * (ceil_div<int64_t>(few_rows, kSpanRows) + 2 * seqs * policy.max_runs());
-  const int64_t spans_at_most =
-      max_rows * (ceil_div(max_context, kSpanRows) + int64_t{2} * policy.max_runs());
+  const int64_t few_rows = int64_t{kOctetRows} * kTasksPerThread * std::max(1, shape.threads) / shape.n_kv_heads;
+  const int64_t by_spans = kMaxDecodeRows * (ceil_div<int64_t>(few_rows, kSpanRows) + 2 * seqs * policy.max_runs());
+  const int64_t spans_at_most = max_rows * (ceil_div(max_context, kSpanRows) + int64_t{2} * policy.max_runs());
   const int64_t slots = std::max(by_octets, std::min(by_spans, spans_at_most));
   return array(cap * sizeof(Run)) + array(cap * sizeof(Member)) + array(cap * sizeof(Fold)) +
          array((cap + 1) * sizeof(int32_t)) + kArenaAlign +

@@ -29,7 +29,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
 
 // Arena bytes that build_segment_plan takes at most for max_seqs decoding sequences with max_rows query rows
 // in all.
-size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs,
-                              int32_t max_rows, int32_t max_context);
+size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
+                              int32_t max_context);
 
 }  // namespace pare

@@ -28,8 +28,7 @@ void PrefixTail::seal(int32_t page, PrefixPoint point) {
 void PrefixTail::truncate(int32_t len, uint64_t tag) {
   if (len == 0) return reset(tag);
   const int32_t page = len / kPageRows;
-  if (page < first_point_ || page > last_point_ || (len % kPageRows != 0 && page < first_page_))
-    broken_ = true;
+  if (page < first_point_ || page > last_point_ || (len % kPageRows != 0 && page < first_page_)) broken_ = true;
   last_point_ = std::min(last_point_, page);
 }
 

@@ -19,9 +19,7 @@ class PrefixTail {
   void adopt(int32_t pages, PrefixPoint point);
 
   void push(int32_t row, int32_t token);
-  std::span<const int32_t> page_tokens(int32_t page) const {
-    return {tokens_ + page % 2 * kPageRows, kPageRows};
-  }
+  std::span<const int32_t> page_tokens(int32_t page) const { return {tokens_ + page % 2 * kPageRows, kPageRows}; }
   PrefixPoint before(int32_t page) const { return points_[page % kPoints]; }
   void seal(int32_t page, PrefixPoint point);  // `page` is full and stands at `point`
 

@@ -11,8 +11,8 @@ namespace {
 
 constexpr size_t kArenaAlign = 64;
 
-Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy,
-            const SegmentShape& shape, KvStore& store, Arena& arena, StepPlans& plans) {
+Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy, const SegmentShape& shape,
+            KvStore& store, Arena& arena, StepPlans& plans) {
   const size_t n_seqs = seqs.size(), n_rows = static_cast<size_t>(plans.n_rows);
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     const auto steps = arena.take<SeqStep>(n_seqs);
@@ -35,8 +35,7 @@ Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolic
       q_row += s.n_q;
     }
     ClassStep& cls = plans.classes[c];
-    PARE_RETURN_IF_ERROR(
-        build_segment_plan(policy, layers.classes[c].window, shape, steps, arena, cls.segment));
+    PARE_RETURN_IF_ERROR(build_segment_plan(policy, layers.classes[c].window, shape, steps, arena, cls.segment));
     cls.seqs = steps.data();
     cls.dst = dst.data();
   }
@@ -73,8 +72,7 @@ size_t step_max_bytes(int32_t max_rows, int32_t max_seqs, int32_t max_context, c
   const size_t rows = round_up(static_cast<size_t>(max_rows) * sizeof(int32_t), kArenaAlign);
   const size_t steps = round_up(static_cast<size_t>(max_seqs) * sizeof(SeqStep), kArenaAlign);
   // Decode rows: no more than max_seqs sequences of kMaxDecodeRows.
-  const int32_t decode_rows =
-      static_cast<int32_t>(std::min<int64_t>(max_rows, int64_t{max_seqs} * kMaxDecodeRows));
+  const int32_t decode_rows = static_cast<int32_t>(std::min<int64_t>(max_rows, int64_t{max_seqs} * kMaxDecodeRows));
   return layers.classes.size() *
          (rows + steps + segment_plan_max_bytes(policy, shape, max_seqs, decode_rows, max_context));
 }

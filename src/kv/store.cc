@@ -40,8 +40,8 @@ Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) 
     impl->formats = make_row_formats(config, impl->layout);
     impl->zones.resize(kMaxZones);
     impl->prefixes = PrefixIndex(static_cast<int32_t>(impl->layout.prefix_nodes));
-    impl->page_ids.assign(
-        static_cast<size_t>(config.max_sequences) * impl->n_classes() * impl->layout.list_pitch, kNoPage);
+    impl->page_ids.assign(static_cast<size_t>(config.max_sequences) * impl->n_classes() * impl->layout.list_pitch,
+                          kNoPage);
     impl->sequences.resize(config.max_sequences);
     for (SeqId seq = config.max_sequences - 1; seq >= 0; --seq) impl->free_sequences.push_back(seq);
     impl->chain.resize(impl->layout.list_pitch);
@@ -158,8 +158,8 @@ Status KvStore::truncate(SeqId seq, int32_t len) {
   Sequence& s = m.at(seq);
   PARE_CHECK(s.staged == 0);
   if (len < min_length(seq) || len > s.len) {
-    return invalid_argument(fmt::format("sequence {}: cannot truncate to {} rows, {} to {} is possible", seq,
-                                        len, min_length(seq), s.len));
+    return invalid_argument(
+        fmt::format("sequence {}: cannot truncate to {} rows, {} to {} is possible", seq, len, min_length(seq), s.len));
   }
   const int32_t pages = ceil_div(len, kPageRows);
   for (int32_t c = 0; c < m.n_classes(); ++c) {
@@ -192,11 +192,9 @@ int32_t KvStore::min_length(SeqId seq) const {
     if (needed < s.prompt_len) {
       // Back inside the prompt, prompt rows to come need their own window and sinks; if these are gone, no
       // way back.
-      const bool gone =
-          cls.prompt_keep.unlimited() || s.dead_begin[c] < ceil_div(cls.prompt_keep.sink, kPageRows);
-      needed = gone
-                   ? s.prompt_len
-                   : std::min<int64_t>(round_up(first_kept + cls.prompt_keep.window - 1, grid), s.prompt_len);
+      const bool gone = cls.prompt_keep.unlimited() || s.dead_begin[c] < ceil_div(cls.prompt_keep.sink, kPageRows);
+      needed = gone ? s.prompt_len
+                    : std::min<int64_t>(round_up(first_kept + cls.prompt_keep.window - 1, grid), s.prompt_len);
     }
     min = static_cast<int32_t>(std::max<int64_t>(min, needed));
   }
@@ -210,17 +208,15 @@ Status KvStore::reserve(SeqId seq, int32_t rows) {
   Sequence& s = m.at(seq);
   PARE_CHECK(s.staged == 0 && rows >= 0);
   if (rows > m.config.max_context - s.len || rows > m.config.max_step_rows) {
-    return invalid_argument(fmt::format("sequence {}: {} more rows after {}, limits: {} a step, {} in all",
-                                        seq, rows, s.len, m.config.max_step_rows, m.config.max_context));
+    return invalid_argument(fmt::format("sequence {}: {} more rows after {}, limits: {} a step, {} in all", seq, rows,
+                                        s.len, m.config.max_step_rows, m.config.max_context));
   }
   if (rows == 0) return ok_status();
   const int32_t end = ceil_div(s.len + rows, kPageRows);
   const int32_t fresh = std::max(0, end - s.n_pages);
   const int32_t tail_page = s.len / kPageRows;
   const bool writes_tail = s.len % kPageRows != 0;
-  const auto is_shared = [&](int32_t c) {
-    return writes_tail && m.pages[c].refs(m.list(seq, c)[tail_page]) > 1;
-  };
+  const auto is_shared = [&](int32_t c) { return writes_tail && m.pages[c].refs(m.list(seq, c)[tail_page]) > 1; };
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     const int64_t needed = int64_t{fresh} + (is_shared(c) ? 1 : 0);
     if (needed > available_pages(c)) {

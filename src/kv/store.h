@@ -39,8 +39,7 @@ struct KvStoreConfig {
   int32_t max_sequences = 0;  // at once, forks included
   int32_t max_context = 0;    // rows of one sequence
   int32_t max_step_rows = 0;  // rows appended to one sequence in one step
-  int64_t total_rows =
-      0;  // rows to hold over all sequences, shared ones once; 0 = max_sequences * max_context
+  int64_t total_rows = 0;     // rows to hold over all sequences, shared ones once; 0 = max_sequences * max_context
 
   // Per class: what prompt rows still to come, and decode rows, may see. Rows out of both die; pages are
   // given back.
@@ -60,7 +59,7 @@ struct KvStoreConfig {
 
 struct KvClassStats {
   int64_t pages = 0, pages_used = 0, pages_cached = 0, pages_free = 0;  // used + cached + free = pages
-  int64_t page_bytes = 0;  // K and V of every layer and head of the class
+  int64_t page_bytes = 0;                                               // K and V of every layer and head of the class
   int64_t freed_dead = 0;  // pages given back by live sequences because no row can see them, since create()
   int64_t evicted = 0;     // cached pages reused, since create()
   int64_t rows_held = 0;   // rows of live sequences whose pages are alive; shared ones counted by each holder

@@ -104,9 +104,8 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
 
   const int64_t ids = config.max_sequences * n_classes * layout.list_pitch;
   if (ids > INT32_MAX) {
-    return resource_exhausted(
-        fmt::format("KV store: page lists of {} sequences with {} rows hold {} ids, limit {}",
-                    config.max_sequences, config.max_context, ids, INT32_MAX));
+    return resource_exhausted(fmt::format("KV store: page lists of {} sequences with {} rows hold {} ids, limit {}",
+                                          config.max_sequences, config.max_context, ids, INT32_MAX));
   }
   const int64_t copies = config.max_sequences * n_classes;
   const int64_t formats = int64_t{kMaxZones} * config.layers->n_kv_layers * config.n_kv_heads;
@@ -119,8 +118,7 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
 }
 
 std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout) {
-  std::vector<RowFormat> formats(static_cast<size_t>(kMaxZones) * config.layers->n_kv_layers *
-                                 config.n_kv_heads);
+  std::vector<RowFormat> formats(static_cast<size_t>(kMaxZones) * config.layers->n_kv_layers * config.n_kv_heads);
   for (size_t c = 0; c < layout.classes.size(); ++c) {
     const ClassLayout& cls = layout.classes[c];
     for (size_t i = 0; i < cls.kv_layers.size(); ++i) {

@@ -119,27 +119,26 @@ Status KvStore::check() const {
       for (int32_t i = 0; i < m.layout.list_pitch; ++i) {
         const bool dead = i >= listed || (i >= s.dead_begin[c] && i < s.dead_end[c]);
         if (dead != (ids[i] == kNoPage)) {
-          return internal_error(fmt::format("sequence {}, class {}, page {}: id {} where {}", seq, c, i,
-                                            ids[i], dead ? "none" : "one"));
+          return internal_error(
+              fmt::format("sequence {}, class {}, page {}: id {} where {}", seq, c, i, ids[i], dead ? "none" : "one"));
         }
         if (dead) continue;
-        if (ids[i] < 0 || ids[i] >= pool.pages())
-          return internal_error(fmt::format("page id {} out of range", ids[i]));
+        if (ids[i] < 0 || ids[i] >= pool.pages()) return internal_error(fmt::format("page id {} out of range", ids[i]));
         ++holders[ids[i]];
       }
       if (!s.live || s.staged == 0) continue;
       for (int32_t row = s.len; row < s.len + s.staged; row += kPageRows - row % kPageRows) {
         if (pool.refs(ids[row / kPageRows]) != 1) {
-          return internal_error(fmt::format("sequence {}, class {}: writes row {} of a page with {} holders",
-                                            seq, c, row, pool.refs(ids[row / kPageRows])));
+          return internal_error(fmt::format("sequence {}, class {}: writes row {} of a page with {} holders", seq, c,
+                                            row, pool.refs(ids[row / kPageRows])));
         }
       }
     }
     int32_t used = 0, cached = 0;
     for (int32_t page = 0; page < pool.pages(); ++page) {
       if (pool.refs(page) != holders[page]) {
-        return internal_error(fmt::format("class {}, page {}: {} references, {} holders", c, page,
-                                          pool.refs(page), holders[page]));
+        return internal_error(
+            fmt::format("class {}, page {}: {} references, {} holders", c, page, pool.refs(page), holders[page]));
       }
       const int32_t node = pool.node(page);
       if (node != PagePool::kNone) {
@@ -153,8 +152,8 @@ Status KvStore::check() const {
       cached += pool.refs(page) == 0 && node != PagePool::kNone;
     }
     if (used != pool.n_used() || cached != pool.n_cached()) {
-      return internal_error(fmt::format("class {}: {} pages used and {} cached, counted {} and {}", c,
-                                        pool.n_used(), pool.n_cached(), used, cached));
+      return internal_error(fmt::format("class {}: {} pages used and {} cached, counted {} and {}", c, pool.n_used(),
+                                        pool.n_cached(), used, cached));
     }
   }
   if (m.prefixes.size() > nodes_named) {

@@ -23,9 +23,7 @@ class StreamingPolicy final : public KvPolicy {
   explicit StreamingPolicy(Reach reach) : reach_(reach) {}
   const Caps& caps() const override { return kCaps; }
   Reach decode_reach() const override { return reach_; }
-  int build_runs(const DecodeRows& rows, std::span<Run> out) const override {
-    return runs_of_reach(rows, out);
-  }
+  int build_runs(const DecodeRows& rows, std::span<Run> out) const override { return runs_of_reach(rows, out); }
   int max_runs() const override { return 2; }
 
  private:
@@ -41,8 +39,7 @@ Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm& term) {
 
 KvPolicyEntry streaming_kv_entry() {
   return {{.name = "streaming",
-           .summary =
-               "after the prompt, the first and the most recent rows are kept; the others' pages are freed",
+           .summary = "after the prompt, the first and the most recent rows are kept; the others' pages are freed",
            .neutral = "streaming(sink=0,recent=16777216)",
            .caps = &kCaps,
            .params = kParams},

@@ -46,13 +46,13 @@ struct ModelConfig {
   float norm_eps = 1e-5f;
   Activation activation = Activation::kSilu;
   bool qkv_bias = false, qk_norm = false, post_norms = false;
-  bool norm_plus_one = false;  // the file stores RMS weights minus one (gemma from safetensors)
+  bool norm_plus_one = false;     // the file stores RMS weights minus one (gemma from safetensors)
   bool rows_interleaved = false;  // Q and K rows stored for interleaved RoPE (GGUF llama)
   bool normalize_embedding = false;
   float embed_scale = 1.0f;
   float attention_scale = 1.0f;
   float logit_softcap = 0.0f;
-  int32_t window = 0;          // sliding layers attend keys with i - j < window; 0 = no such layers
+  int32_t window = 0;            // sliding layers attend keys with i - j < window; 0 = no such layers
   std::vector<uint8_t> sliding;  // [L] 1 = sliding layer
   RopeConfig rope, rope_sliding;
 

@@ -20,7 +20,8 @@ struct NameTable {
   TensorName ffn_norm{"blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight"};
   TensorName attn_post_norm{"blk.{}.post_attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight"};
   TensorName ffn_post_norm{"blk.{}.post_ffw_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight"};
-  TensorName q{"blk.{}.attn_q", "model.layers.{}.self_attn.q_proj"}, k{"blk.{}.attn_k", "model.layers.{}.self_attn.k_proj"};
+  TensorName q{"blk.{}.attn_q", "model.layers.{}.self_attn.q_proj"},
+      k{"blk.{}.attn_k", "model.layers.{}.self_attn.k_proj"};
   TensorName v{"blk.{}.attn_v", "model.layers.{}.self_attn.v_proj"};
   TensorName o{"blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight"};
   TensorName q_norm{"blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight"};
@@ -116,11 +117,11 @@ size_t Decoder::workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t lo
   constexpr int64_t kAlign = 64;  // arena granularity, for each of at most 32 blocks alive
   const auto input = [&](int64_t t, int64_t k) { return t * k * 4 + static_cast<int64_t>(act_rows_bytes(t, k)); };
   const int64_t residual = rows * c.dim * 4, angles = 2 * rows * c.head_dim * 4;
-  const int64_t per_thread = static_cast<int64_t>(
-      std::max(ctx.attention.prefill_workspace_bytes(tile_rows, group, c.head_dim),
-               ctx.attention.decode_workspace_bytes(16 * group, c.head_dim)));
-  const int64_t attention = input(rows, c.dim) + rows * (hd + 2 * kd) * 4 + input(rows, hd) +
-                            ctx.pool.threads() * (per_thread + kAlign + 64);
+  const int64_t per_thread =
+      static_cast<int64_t>(std::max(ctx.attention.prefill_workspace_bytes(tile_rows, group, c.head_dim),
+                                    ctx.attention.decode_workspace_bytes(16 * group, c.head_dim)));
+  const int64_t attention =
+      input(rows, c.dim) + rows * (hd + 2 * kd) * 4 + input(rows, hd) + ctx.pool.threads() * (per_thread + kAlign + 64);
   const int64_t ffn = input(rows, c.dim) + input(rows, c.ffn_dim) + rows * c.ffn_dim * 4 + residual;
   const int64_t head = 2 * logit_rows * c.dim * 4 + input(logit_rows, c.dim);
   return static_cast<size_t>(2 * residual + angles + input(rows, hd) + std::max({attention + residual, ffn, head}) +
@@ -192,7 +193,8 @@ void Decoder::attention(ExecContext& ctx, int32_t l, const StepInputs& in, const
   ctx.arena.release(mark);
 }
 
-void Decoder::project_heads(ExecContext& ctx, const DecoderLayer& layer, const ops::LinearInput& heads, Tensor& x) const {
+void Decoder::project_heads(ExecContext& ctx, const DecoderLayer& layer, const ops::LinearInput& heads,
+                            Tensor& x) const {
   if (!config_.post_norms) {
     const std::array<ops::LinearOutput, 1> output{{{&layer.o, nullptr, &x, true}}};
     ops::linear(ctx, heads, output);

@@ -12,10 +12,10 @@ namespace pare {
 
 struct DecoderLayer {
   const float *attn_norm = nullptr, *attn_post_norm = nullptr, *ffn_norm = nullptr, *ffn_post_norm = nullptr;  // [E]
-  const float *q_norm = nullptr, *k_norm = nullptr;                        // [D], qk_norm only
-  const float *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr;     // [H*D], [K*D], qkv_bias only
-  ops::Weight q, k, v, o;      // [H*D, E], [K*D, E], [K*D, E], [E, H*D]
-  ops::Weight gate, up, down;  // [F, E], [F, E], [E, F]
+  const float *q_norm = nullptr, *k_norm = nullptr;                     // [D], qk_norm only
+  const float *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr;  // [H*D], [K*D], qkv_bias only
+  ops::Weight q, k, v, o;                                               // [H*D, E], [K*D, E], [K*D, E], [E, H*D]
+  ops::Weight gate, up, down;                                           // [F, E], [F, E], [E, F]
 };
 
 class Decoder : public Model {

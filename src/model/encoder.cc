@@ -36,7 +36,8 @@ Expected<ModelConfig> read_bert_config(const ModelFile& file) {
   if (params.gguf()) {
     PARE_ASSIGN_OR_RETURN(const auto* tokens, params.metadata().get_string_array("tokenizer.ggml.tokens"));
     c.vocab = static_cast<int32_t>(tokens->size());
-    PARE_ASSIGN_OR_RETURN(const int64_t types, params.metadata().get_int_or("tokenizer.ggml.token_type_count", 2, 1, 256));
+    PARE_ASSIGN_OR_RETURN(const int64_t types,
+                          params.metadata().get_int_or("tokenizer.ggml.token_type_count", 2, 1, 256));
     c.type_vocab = static_cast<int32_t>(types);
   } else {
     PARE_ASSIGN_OR_RETURN(c.vocab, params.size("", "vocab_size"));
@@ -63,10 +64,13 @@ Status Encoder::read_weights(const ModelFile& file, ThreadPool* pool) {
   const int64_t e = config_.dim, f = config_.ffn_dim;
   // Checkpoints saved from a task model carry the "bert." prefix.
   const std::string prefix = loader.has("bert.embeddings.word_embeddings.weight") ? "bert." : "";
-  const auto name = [&](const char* gguf_name, const char* hf_name) { return gguf ? std::string(gguf_name) : prefix + hf_name; };
+  const auto name = [&](const char* gguf_name, const char* hf_name) {
+    return gguf ? std::string(gguf_name) : prefix + hf_name;
+  };
 
   tokens_ = loader.matrix(name("token_embd.weight", "embeddings.word_embeddings.weight"), config_.vocab, e);
-  positions_ = loader.matrix(name("position_embd.weight", "embeddings.position_embeddings.weight"), config_.context_max, e);
+  positions_ =
+      loader.matrix(name("position_embd.weight", "embeddings.position_embeddings.weight"), config_.context_max, e);
   types_ = loader.matrix(name("token_types.weight", "embeddings.token_type_embeddings.weight"), config_.type_vocab, e);
   embed_norm_ = loader.vector(name("token_embd_norm.weight", "embeddings.LayerNorm.weight"), e);
   embed_norm_bias_ = loader.vector(name("token_embd_norm.bias", "embeddings.LayerNorm.bias"), e);
@@ -80,7 +84,8 @@ Status Encoder::read_weights(const ModelFile& file, ThreadPool* pool) {
       return gguf ? fmt::format("blk.{}.{}", l, gguf_name) : fmt::format("{}encoder.layer.{}.{}", prefix, l, hf_name);
     };
     EncoderLayer& layer = layers_[l];
-    const auto dense = [&](const char* gguf_name, const char* hf_name, int64_t n, int64_t k, ops::Weight* w, const float** b) {
+    const auto dense = [&](const char* gguf_name, const char* hf_name, int64_t n, int64_t k, ops::Weight* w,
+                           const float** b) {
       *w = loader.matrix(in_layer(gguf_name, hf_name) + ".weight", n, k);
       *b = loader.vector(in_layer(gguf_name, hf_name) + ".bias", n);
     };
@@ -107,9 +112,10 @@ Status Encoder::read_weights(const ModelFile& file, ThreadPool* pool) {
 size_t Encoder::workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t, int32_t tile_rows) const {
   const int64_t e = config_.dim, f = config_.ffn_dim;
   const auto input = [&](int64_t k) { return rows * k * 4 + static_cast<int64_t>(act_rows_bytes(rows, k)); };
-  const int64_t attention = rows * 3 * e * 4 + input(e) +
-                            ctx.pool.threads() * static_cast<int64_t>(ctx.attention.prefill_workspace_bytes(
-                                                     tile_rows, 1, config_.head_dim) + 128);
+  const int64_t attention =
+      rows * 3 * e * 4 + input(e) +
+      ctx.pool.threads() *
+          static_cast<int64_t>(ctx.attention.prefill_workspace_bytes(tile_rows, 1, config_.head_dim) + 128);
   return static_cast<size_t>(2 * input(e) + 2 * rows * e * 4 + std::max(attention, input(f)) + 2048);
 }
 
@@ -132,8 +138,9 @@ void Encoder::forward(ExecContext& ctx, const StepInputs& in, Tensor* out) const
     Tensor k = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
     Tensor v = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
     ops::LinearInput heads = ops::make_linear_input(ctx, rows, e, quantized(layer.o));
-    const std::array<ops::LinearOutput, 3> projections{
-        {{&layer.q, layer.q_bias, &q, false}, {&layer.k, layer.k_bias, &k, false}, {&layer.v, layer.v_bias, &v, false}}};
+    const std::array<ops::LinearOutput, 3> projections{{{&layer.q, layer.q_bias, &q, false},
+                                                        {&layer.k, layer.k_bias, &k, false},
+                                                        {&layer.v, layer.v_bias, &v, false}}};
     ops::linear(ctx, x, projections);
     ops::attend_layer(ctx, *in.plans, l, config_.attention_scale, q, k, v, heads);
     const std::array<ops::LinearOutput, 1> output{{{&layer.o, layer.o_bias, &y, false}}};

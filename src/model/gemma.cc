@@ -52,10 +52,10 @@ Expected<ModelConfig> read_gemma3_config(const ModelFile& file) {
   PARE_RETURN_IF_ERROR(read_sliding(params, &c));
   c.rope_sliding.rot = c.rope.rot;
   const bool nested = params.metadata().has("rope_parameters.sliding_attention.rope_theta");
-  PARE_ASSIGN_OR_RETURN(c.rope_sliding.base,
-                        params.number_or("rope.freq_base_swa",
-                                         nested ? "rope_parameters.sliding_attention.rope_theta" : "rope_local_base_freq",
-                                         10'000.0));
+  PARE_ASSIGN_OR_RETURN(
+      c.rope_sliding.base,
+      params.number_or("rope.freq_base_swa",
+                       nested ? "rope_parameters.sliding_attention.rope_theta" : "rope_local_base_freq", 10'000.0));
   PARE_RETURN_IF_ERROR(validate(c));
   return c;
 }

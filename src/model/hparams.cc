@@ -54,9 +54,9 @@ Status Hparams::read_decoder(ModelConfig* c, double default_base) const {
   if (gguf_) {
     const auto* tokens = meta_.find("tokenizer.ggml.tokens");
     const auto* list = tokens ? std::get_if<std::vector<std::string>>(tokens) : nullptr;
-    PARE_ASSIGN_OR_RETURN(const int64_t vocab, meta_.get_int_or(fmt::format("{}.vocab_size", arch_),
-                                                                 list ? static_cast<int64_t>(list->size()) : 0, 0,
-                                                                 INT32_MAX));
+    PARE_ASSIGN_OR_RETURN(const int64_t vocab,
+                          meta_.get_int_or(fmt::format("{}.vocab_size", arch_),
+                                           list ? static_cast<int64_t>(list->size()) : 0, 0, INT32_MAX));
     // The token list decides: some writers leave a stale vocab_size behind.
     c->vocab = list ? static_cast<int32_t>(list->size()) : static_cast<int32_t>(vocab);
   } else {
@@ -72,11 +72,12 @@ Status Hparams::read_rope(ModelConfig* c, double default_base) const {
   const std::string nested = meta_.has("rope_parameters.full_attention.rope_theta") ? "rope_parameters.full_attention."
                              : meta_.has("rope_parameters.rope_theta")              ? "rope_parameters."
                                                                                     : "";
-  PARE_ASSIGN_OR_RETURN(rope.base, number_or("rope.freq_base", nested.empty() ? "rope_theta" : nested + "rope_theta",
-                                             default_base));
+  PARE_ASSIGN_OR_RETURN(
+      rope.base, number_or("rope.freq_base", nested.empty() ? "rope_theta" : nested + "rope_theta", default_base));
   PARE_ASSIGN_OR_RETURN(rope.rot, size_or("rope.dimension_count", "", c->head_dim));
   const std::string hf = nested.empty() ? "rope_scaling." : nested;
-  const std::string type_key = gguf_ ? key("rope.scaling.type", "") : hf + (meta_.has(hf + "rope_type") ? "rope_type" : "type");
+  const std::string type_key =
+      gguf_ ? key("rope.scaling.type", "") : hf + (meta_.has(hf + "rope_type") ? "rope_type" : "type");
   PARE_ASSIGN_OR_RETURN(const std::string_view type, meta_.get_string_or(type_key, "none"));
   PARE_ASSIGN_OR_RETURN(rope.factor, number_or("rope.scaling.factor", hf + "factor", 1.0));
   PARE_ASSIGN_OR_RETURN(rope.original_context, number_or("rope.scaling.original_context_length",
@@ -93,7 +94,8 @@ Status Hparams::read_rope(ModelConfig* c, double default_base) const {
     PARE_ASSIGN_OR_RETURN(rope.beta_slow, number_or("rope.scaling.yarn_beta_slow", hf + "beta_slow", 1.0));
     // GGUF's attn_factor multiplies the default, Hugging Face's replaces it.
     PARE_ASSIGN_OR_RETURN(const double factor, number_or("rope.scaling.attn_factor", hf + "attention_factor", 0.0));
-    rope.attention_factor = gguf_ && factor > 0.0 ? factor * (0.1 * std::log(std::max(1.0, rope.factor)) + 1.0) : factor;
+    rope.attention_factor =
+        gguf_ && factor > 0.0 ? factor * (0.1 * std::log(std::max(1.0, rope.factor)) + 1.0) : factor;
   } else if (type != "none" && type != "default") {
     return unsupported(fmt::format("RoPE scaling '{}' (known: linear, llama3, yarn)", type));
   }

@@ -52,8 +52,8 @@ const TensorEntry* WeightLoader::take(const std::string& name, int64_t n, int64_
   const bool matches = k == 1 ? items == n && entry->shape.back() == n
                               : entry->shape.size() == 2 && entry->shape[0] == n && entry->shape[1] == k;
   if (!matches) {
-    error_ = data_loss(fmt::format("tensor '{}' has shape [{}], expected [{}{}]", name, fmt::join(entry->shape, ", "), n,
-                                   k == 1 ? std::string() : fmt::format(", {}", k)));
+    error_ = data_loss(fmt::format("tensor '{}' has shape [{}], expected [{}{}]", name, fmt::join(entry->shape, ", "),
+                                   n, k == 1 ? std::string() : fmt::format(", {}", k)));
     return nullptr;
   }
   return entry;
@@ -64,7 +64,8 @@ ops::Weight WeightLoader::matrix(const std::string& name, int64_t n, int64_t k, 
   if (!entry) return {};
   const size_t bytes = packed_weight_bytes(entry->dtype, n, k);
   if (bytes == 0) {
-    error_ = unsupported(fmt::format("tensor '{}': no kernel for {} with rows of {}", name, dtype_name(entry->dtype), k));
+    error_ =
+        unsupported(fmt::format("tensor '{}': no kernel for {} with rows of {}", name, dtype_name(entry->dtype), k));
     return {};
   }
   std::byte* packed = allocate(bytes);
@@ -109,7 +110,8 @@ Status WeightLoader::finish() const {
   for (const TensorEntry& entry : file_.tensors()) {
     if (!used_.contains(entry.name)) unknown.push_back(entry.name);
   }
-  if (!unknown.empty()) return data_loss(fmt::format("tensors that this architecture does not have: {}", join_names(unknown)));
+  if (!unknown.empty())
+    return data_loss(fmt::format("tensors that this architecture does not have: {}", join_names(unknown)));
   return ok_status();
 }
 

@@ -34,7 +34,8 @@ class WeightStore {
 // Packing runs on the pool; the source pages of a packed tensor are dropped at once.
 class WeightLoader {
  public:
-  WeightLoader(const ModelFile& file, ThreadPool* pool, WeightStore* store) : file_(file), pool_(*pool), store_(*store) {}
+  WeightLoader(const ModelFile& file, ThreadPool* pool, WeightStore* store)
+      : file_(file), pool_(*pool), store_(*store) {}
 
   bool has(std::string_view name) const { return file_.find(name) != nullptr; }
   // [n, k] in any block or half/single format. head_dim is used by kInterleavedHeads only.

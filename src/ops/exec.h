@@ -26,8 +26,11 @@ class ExecContext {
  public:
   // `pool` outlives the context. The arena holds the temporaries of one step; the planner sizes it.
   ExecContext(ThreadPool* threads, CpuLevel cpu_level, Arena step_arena)
-      : pool(*threads), level(cpu_level), linear(linear_kernels(cpu_level)),
-        elementwise(elementwise_kernels(cpu_level)), attention(attention_kernels(cpu_level)),
+      : pool(*threads),
+        level(cpu_level),
+        linear(linear_kernels(cpu_level)),
+        elementwise(elementwise_kernels(cpu_level)),
+        attention(attention_kernels(cpu_level)),
         arena(std::move(step_arena)) {}
 
   ThreadPool& pool;

@@ -17,8 +17,8 @@ namespace pare::ops {
 
 // Rows that a matrix product will read: fp32 values, with the quantized form beside them when it is there.
 struct LinearInput {
-  Tensor values;         // [T, K] fp32
-  ActRows rows;          // the same rows; q/scale/sums set when `quantized`
+  Tensor values;  // [T, K] fp32
+  ActRows rows;   // the same rows; q/scale/sums set when `quantized`
   bool quantized = false;
 };
 
@@ -78,7 +78,7 @@ void copy_pages(ExecContext& ctx, const StepPlans& plans);
 
 // out[i] = x[rows[i]]: the rows whose logits are wanted. rows [n] i32.
 void gather_rows(ExecContext& ctx, const Tensor& x, const Tensor& rows, Tensor& out);
-void add(ExecContext& ctx, const Tensor& x, Tensor& y);  // y += x
+void add(ExecContext& ctx, const Tensor& x, Tensor& y);       // y += x
 void add_row(ExecContext& ctx, const float* row, Tensor& y);  // y[t] += row [E]
 void copy(ExecContext& ctx, const Tensor& x, Tensor& y);
 void scale(ExecContext& ctx, float factor, Tensor& x);

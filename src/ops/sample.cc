@@ -84,12 +84,14 @@ int64_t keep_typical(float typical_p, std::span<Candidate> c, int64_t n, std::sp
     ++kept;
     if (mass >= typical_p) break;
   }
-  std::sort(scratch.begin(), scratch.begin() + kept, [](const Weighted& a, const Weighted& b) { return a.index < b.index; });
+  std::sort(scratch.begin(), scratch.begin() + kept,
+            [](const Weighted& a, const Weighted& b) { return a.index < b.index; });
   for (int64_t i = 0; i < kept; ++i) c[i] = c[scratch[i].index];
   return kept;
 }
 
-int32_t draw(const SampleRow& row, int64_t vocab, const float* logits, std::span<Candidate> c, std::span<Weighted> scratch) {
+int32_t draw(const SampleRow& row, int64_t vocab, const float* logits, std::span<Candidate> c,
+             std::span<Weighted> scratch) {
   int64_t n = 0;
   for (int64_t i = 0; i < vocab; ++i) {
     if (logits[i] > -std::numeric_limits<float>::infinity()) c[n++] = {logits[i], static_cast<int32_t>(i)};
@@ -121,7 +123,9 @@ int32_t draw(const SampleRow& row, int64_t vocab, const float* logits, std::span
     }
   }
   double total = 0.0;
-  const auto weight = [&](int64_t i) { return std::exp((static_cast<double>(c[i].logit) - c[0].logit) / row.temperature); };
+  const auto weight = [&](int64_t i) {
+    return std::exp((static_cast<double>(c[i].logit) - c[0].logit) / row.temperature);
+  };
   for (int64_t i = 0; i < n; ++i) total += weight(i);
   const auto bits = philox4x32({static_cast<uint32_t>(row.position), static_cast<uint32_t>(row.branch), 0, 0},
                                {static_cast<uint32_t>(row.seed), static_cast<uint32_t>(row.seed >> 32)});

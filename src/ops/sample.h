@@ -19,19 +19,19 @@ struct TokenCount {
 };
 
 // What one row's next token is drawn with. Order of application, each step on the result of the one before:
-// bias -> repetition penalty -> frequency and presence penalties -> top-k -> typical -> top-p -> min-p -> temperature -> draw.
-// Candidates are ordered by logit, ties by the lower id. temperature 0 takes the first candidate.
+// bias -> repetition penalty -> frequency and presence penalties -> top-k -> typical -> top-p -> min-p -> temperature
+// -> draw. Candidates are ordered by logit, ties by the lower id. temperature 0 takes the first candidate.
 struct SampleRow {
-  float temperature = 0.0f;   // >= 0
-  float top_p = 1.0f;         // (0, 1]
-  float min_p = 0.0f;         // [0, 1]: keeps p >= min_p * p_max
-  float typical_p = 1.0f;     // (0, 1]
-  float repetition = 1.0f;    // > 0: positive logits divided, negative multiplied, for counted ids
+  float temperature = 0.0f;                 // >= 0
+  float top_p = 1.0f;                       // (0, 1]
+  float min_p = 0.0f;                       // [0, 1]: keeps p >= min_p * p_max
+  float typical_p = 1.0f;                   // (0, 1]
+  float repetition = 1.0f;                  // > 0: positive logits divided, negative multiplied, for counted ids
   float frequency = 0.0f, presence = 0.0f;  // subtracted: count * frequency + presence
-  int32_t top_k = 0;          // 0 = all
-  int32_t n_top = 0;          // log-probabilities wanted for the most likely ids
+  int32_t top_k = 0;                        // 0 = all
+  int32_t n_top = 0;                        // log-probabilities wanted for the most likely ids
   uint64_t seed = 0;
-  int32_t branch = 0, position = 0;  // with seed: the counter of the generator, so batch mates change nothing
+  int32_t branch = 0, position = 0;    // with seed: the counter of the generator, so batch mates change nothing
   const TokenCount* counts = nullptr;  // [n_counts] distinct ids
   int32_t n_counts = 0;
   const LogitBias* bias = nullptr;  // [n_bias]
@@ -45,9 +45,9 @@ struct TopLogprob {
 };
 
 struct SampleOutput {
-  int32_t* ids = nullptr;       // [n]
-  float* logprobs = nullptr;    // [n] of the drawn id, natural log of softmax(raw logits); 0 unless wanted
-  TopLogprob* top = nullptr;    // [n][top_cap], descending; unused entries id -1
+  int32_t* ids = nullptr;     // [n]
+  float* logprobs = nullptr;  // [n] of the drawn id, natural log of softmax(raw logits); 0 unless wanted
+  TopLogprob* top = nullptr;  // [n][top_cap], descending; unused entries id -1
   int32_t top_cap = 0;
 };
 

@@ -7,11 +7,10 @@
 namespace pare {
 namespace {
 
-constexpr std::array<std::string_view, kFactCount> kFactNames = {"PosOrder",  "Plain",     "FullWidth",
-                                                                 "AllRows",   "OnDevice",  "RowSeparable",
-                                                                 "ReRopable", "ChunkFree", "PrefixPure"};
-constexpr std::array<std::string_view, kOwnCount> kOwnNames = {"Predicate", "MidRows", "Placement",
-                                                               "HeadOrder", "Codec"};
+constexpr std::array<std::string_view, kFactCount> kFactNames = {
+    "PosOrder", "Plain", "FullWidth", "AllRows", "OnDevice", "RowSeparable", "ReRopable", "ChunkFree", "PrefixPure"};
+constexpr std::array<std::string_view, kOwnCount> kOwnNames = {"Predicate", "MidRows", "Placement", "HeadOrder",
+                                                               "Codec"};
 
 template <size_t N>
 std::string names_of(uint32_t bits, const std::array<std::string_view, N>& names) {
@@ -55,13 +54,12 @@ const Caps* find_feature(std::string_view name) {
 Status check_order(const Caps& a, const Caps& b, bool sealed) {
   const uint32_t broken = sealed ? a.breaks | a.breaks_sealed : overlap(a.phase, b.phase) ? a.breaks : 0;
   if (const uint32_t missing = b.needs & broken; missing != 0) {
-    return invalid_argument(fmt::format("'{}' cannot follow '{}': it needs {}, which '{}' breaks{}", b.name,
-                                        a.name, fact_names(missing), a.name,
-                                        sealed ? " once the prompt has ended" : ""));
+    return invalid_argument(fmt::format("'{}' cannot follow '{}': it needs {}, which '{}' breaks{}", b.name, a.name,
+                                        fact_names(missing), a.name, sealed ? " once the prompt has ended" : ""));
   }
   if (const uint32_t both = a.owns & b.owns; both != 0 && overlap(a.phase, b.phase)) {
-    return invalid_argument(fmt::format("'{}' cannot follow '{}': both own {} of the same rows", b.name,
-                                        a.name, own_names(both)));
+    return invalid_argument(
+        fmt::format("'{}' cannot follow '{}': both own {} of the same rows", b.name, a.name, own_names(both)));
   }
   return ok_status();
 }

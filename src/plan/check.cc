@@ -38,8 +38,7 @@ Range visited_by_rel(const QTile& tile, Range d) {
 Status check_list(const BlockPlan& plan, const KeyList& list, int32_t end) {
   for (int32_t i = 0; i < list.n_abs; ++i) {
     const Range& r = plan.ranges[list.abs0 + i];
-    if (r.lo < 0 || r.hi <= r.lo || r.hi > end)
-      return broken(fmt::format("key range [{}, {}) of {}", r.lo, r.hi, end));
+    if (r.lo < 0 || r.hi <= r.lo || r.hi > end) return broken(fmt::format("key range [{}, {}) of {}", r.lo, r.hi, end));
     if (i > 0 && r.lo <= plan.ranges[list.abs0 + i - 1].hi) return broken("key ranges out of order");
   }
   for (int32_t i = 0; i < list.n_rel; ++i) {
@@ -51,8 +50,7 @@ Status check_list(const BlockPlan& plan, const KeyList& list, int32_t end) {
   }
   for (int32_t i = 0; i < list.n_col; ++i) {
     const int32_t col = plan.cols[list.col0 + i];
-    if (col < 0 || col >= end || (i > 0 && col <= plan.cols[list.col0 + i - 1]))
-      return broken("columns out of order");
+    if (col < 0 || col >= end || (i > 0 && col <= plan.cols[list.col0 + i - 1])) return broken("columns out of order");
   }
   return ok_status();
 }
@@ -60,17 +58,15 @@ Status check_list(const BlockPlan& plan, const KeyList& list, int32_t end) {
 Status check_tile(const BlockPlan& plan, const QTile& tile, const PlanCheck& check,
                   std::vector<std::vector<uint8_t>>& stored) {
   if (tile.flags != 0) return broken("gathered tiles are not built yet");
-  if (tile.seq < 0 || tile.seq >= static_cast<int32_t>(check.seqs.size()))
-    return broken("tile of no sequence");
+  if (tile.seq < 0 || tile.seq >= static_cast<int32_t>(check.seqs.size())) return broken("tile of no sequence");
   const SeqStep& s = check.seqs[tile.seq];
   if (is_decode(s)) return broken("tile of a decoding sequence");
   if (tile.pos_lo % plan.tile_rows != 0 || tile.pos_hi != tile.pos_lo + plan.tile_rows) {
-    return broken(
-        fmt::format("tile [{}, {}) is no grid cell of {}", tile.pos_lo, tile.pos_hi, plan.tile_rows));
+    return broken(fmt::format("tile [{}, {}) is no grid cell of {}", tile.pos_lo, tile.pos_hi, plan.tile_rows));
   }
   const int32_t first = s.pos + (tile.row0 - s.q_row);
-  if (tile.rows == 0 || tile.row0 < s.q_row || tile.row0 + tile.rows > s.q_row + s.n_q ||
-      first < tile.pos_lo || first + tile.rows > tile.pos_hi) {
+  if (tile.rows == 0 || tile.row0 < s.q_row || tile.row0 + tile.rows > s.q_row + s.n_q || first < tile.pos_lo ||
+      first + tile.rows > tile.pos_hi) {
     return broken(fmt::format("tile at {} holds rows of other cells or sequences", tile.pos_lo));
   }
   const int32_t heads = s.heads != 0 ? s.heads : check.n_heads;
@@ -100,8 +96,8 @@ Status check_tile(const BlockPlan& plan, const QTile& tile, const PlanCheck& che
         own |= pos >= k.lo && pos < k.hi;
       }
       own |= std::binary_search(plan.cols + list.col0, plan.cols + list.col0 + list.n_col, pos);
-      own |= list.bit_keys > 0 &&
-             (plan.bits[list.bit0 + pos / list.bit_keys / 32] >> (pos / list.bit_keys % 32) & 1) != 0;
+      own |=
+          list.bit_keys > 0 && (plan.bits[list.bit0 + pos / list.bit_keys / 32] >> (pos / list.bit_keys % 32) & 1) != 0;
       if (!own) return broken(fmt::format("the row at {} does not visit its own key", pos));
     }
     for (int32_t i = 0; i < list.n_abs; ++i) {
@@ -124,15 +120,13 @@ Status check_block_plan(const BlockPlan& plan, const PlanCheck& check) {
     n_rows = std::max(n_rows, s.q_row + s.n_q);
     const int32_t end = s.pos + s.n_q;
     if (!is_decode(s) && s.n_q > 0 && end % check.chunk_grid != 0 && end != s.prompt_len) {
-      return broken(
-          fmt::format("a chunk ends at {}, grid {}, prompt {}", end, check.chunk_grid, s.prompt_len));
+      return broken(fmt::format("a chunk ends at {}, grid {}, prompt {}", end, check.chunk_grid, s.prompt_len));
     }
   }
   if (*plan.n_tiles < 0 || *plan.n_tiles > plan.tiles_cap) return broken("more tiles than room");
   std::vector<std::vector<uint8_t>> stored(n_rows, std::vector<uint8_t>(check.n_heads, 0));
   for (int32_t t = 0; t < *plan.n_tiles; ++t) {
-    PARE_RETURN_IF_ERROR(
-        check_tile(plan, plan.tiles[t], check, stored).with_context(fmt::format("tile {}", t)));
+    PARE_RETURN_IF_ERROR(check_tile(plan, plan.tiles[t], check, stored).with_context(fmt::format("tile {}", t)));
   }
   for (size_t i = 0; i < check.seqs.size(); ++i) {
     const SeqStep& s = check.seqs[i];
@@ -151,8 +145,7 @@ Status check_block_plan(const BlockPlan& plan, const PlanCheck& check) {
 Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
   const int32_t n_runs = *plan.n_runs;
   if (n_runs < 0 || n_runs > plan.runs_cap) return broken("more runs than room");
-  if (plan.item_prefix[0] != 0 || plan.item_prefix[n_runs] != plan.items_cap)
-    return broken("items do not add up");
+  if (plan.item_prefix[0] != 0 || plan.item_prefix[n_runs] != plan.items_cap) return broken("items do not add up");
 
   struct Piece {
     int32_t part0, units, unit, span0, zone, row0, end;
@@ -162,8 +155,7 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
     const Run& run = plan.runs[r];
     const auto fail = [&](std::string_view what) { return broken(fmt::format("run {}: {}", r, what)); };
     if (run.rows <= 0 || run.row0 < 0) return fail("no rows");
-    if (run.item_spans != 1 && (run.item_spans == 0 || run.item_spans % kOctetSpans != 0))
-      return fail("odd item size");
+    if (run.item_spans != 1 && (run.item_spans == 0 || run.item_spans % kOctetSpans != 0)) return fail("odd item size");
     const bool octets = run.item_spans != 1;
     const int32_t unit_rows = octets ? kOctetRows : kSpanRows;
     const int32_t units = (run.row0 + run.rows - 1) / unit_rows - run.row0 / unit_rows + 1;
@@ -171,20 +163,18 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
     if (plan.item_prefix[r + 1] - plan.item_prefix[r] != items) return fail("wrong number of items");
     for (int32_t m = 0; m < run.n_members; ++m) {
       const Member& member = plan.members[run.member0 + m];
-      if (member.seq < 0 || member.seq >= static_cast<int32_t>(check.seqs.size()))
-        return fail("member of no sequence");
+      if (member.seq < 0 || member.seq >= static_cast<int32_t>(check.seqs.size())) return fail("member of no sequence");
       const SeqStep& s = check.seqs[member.seq];
       if (!is_decode(s)) return fail("of a sequence that does not decode");
       if (run.zone == kZoneFull) {
         if (run.pos0 != run.row0) return fail("positions of the full zone are rows");
         if (run.row0 + run.rows > s.pos + s.n_q) return fail("rows that do not exist yet");
-        if ((run.flags & kRunCausal) == 0 && run.row0 + run.rows > s.pos + 1)
-          return fail("keys after a query row");
+        if ((run.flags & kRunCausal) == 0 && run.row0 + run.rows > s.pos + 1) return fail("keys after a query row");
         PARE_RETURN_IF_ERROR(
             check_live(check, s, run.row0, run.row0 + run.rows).with_context(fmt::format("run {}", r)));
       }
-      pieces[member.seq].push_back({member.part0, units, octets ? kOctetSpans : 1, run.row0 / kSpanRows,
-                                    run.zone, run.row0, run.row0 + run.rows});
+      pieces[member.seq].push_back({member.part0, units, octets ? kOctetSpans : 1, run.row0 / kSpanRows, run.zone,
+                                    run.row0, run.row0 + run.rows});
     }
   }
 
@@ -197,9 +187,8 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
       if (s.n_folds != 0 || !mine.empty()) return fail("folds without a decode row");
       continue;
     }
-    std::sort(mine.begin(), mine.end(), [](const Piece& a, const Piece& b) {
-      return a.zone != b.zone ? a.zone < b.zone : a.row0 < b.row0;
-    });
+    std::sort(mine.begin(), mine.end(),
+              [](const Piece& a, const Piece& b) { return a.zone != b.zone ? a.zone < b.zone : a.row0 < b.row0; });
     if (mine.empty() || mine.size() != s.n_folds) return fail("as many folds as runs are needed");
     int32_t newest = 0;
     for (size_t p = 0; p < mine.size(); ++p) {
@@ -220,8 +209,7 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
         if (slot < 0 || slot >= plan.parts_cap || slots[slot]++ != 0) return fail("partials overlap");
       }
     }
-    if (newest != s.pos + s.n_q)
-      return fail(fmt::format("runs end at {}, rows at {}", newest, s.pos + s.n_q));
+    if (newest != s.pos + s.n_q) return fail(fmt::format("runs end at {}, rows at {}", newest, s.pos + s.n_q));
   }
   return ok_status();
 }

@@ -18,8 +18,7 @@ Expected<LayerMap> make_layer_map(std::span<const LayerInfo> layers) {
   const int32_t n = static_cast<int32_t>(layers.size());
   for (int32_t l = 0; l < n; ++l) {
     const LayerInfo& info = layers[l];
-    if (info.window < 1)
-      return invalid_argument(fmt::format("layer {}: attention window {} < 1", l, info.window));
+    if (info.window < 1) return invalid_argument(fmt::format("layer {}: attention window {} < 1", l, info.window));
     if (info.kv_layer < 0 || info.kv_layer >= n) {
       return invalid_argument(fmt::format("layer {}: KV layer {} outside [0, {})", l, info.kv_layer, n));
     }
@@ -42,18 +41,15 @@ Expected<LayerMap> make_layer_map(std::span<const LayerInfo> layers) {
     if (!layers[l].writes_kv) continue;
     int32_t& w = writer[layers[l].kv_layer];
     if (w >= 0) {
-      return invalid_argument(
-          fmt::format("layers {} and {} both write KV layer {}", w, l, layers[l].kv_layer));
+      return invalid_argument(fmt::format("layers {} and {} both write KV layer {}", w, l, layers[l].kv_layer));
     }
     w = l;
   }
   for (int32_t l = 0; l < n; ++l) {
     const int32_t w = writer[layers[l].kv_layer];
-    if (w < 0)
-      return invalid_argument(fmt::format("layer {}: no layer writes KV layer {}", l, layers[l].kv_layer));
+    if (w < 0) return invalid_argument(fmt::format("layer {}: no layer writes KV layer {}", l, layers[l].kv_layer));
     if (map.class_of[w] != map.class_of[l]) {
-      return unsupported(
-          fmt::format("layer {} reads the rows of layer {}, which has another attention window", l, w));
+      return unsupported(fmt::format("layer {} reads the rows of layer {}, which has another attention window", l, w));
     }
   }
   if (std::find(writer.begin(), writer.end(), -1) != writer.end()) {

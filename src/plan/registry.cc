@@ -11,18 +11,12 @@ namespace {
 
 std::string_view kind_name(ParamKind kind) {
   switch (kind) {
-    case ParamKind::kInt:
-      return "an integer";
-    case ParamKind::kFloat:
-      return "a number";
-    case ParamKind::kFraction:
-      return "a percentage or a number from 0 to 1";
-    case ParamKind::kBytes:
-      return "a byte size such as 8GiB";
-    case ParamKind::kString:
-      return "a word or a \"string\"";
-    case ParamKind::kLayers:
-      return "a layer list such as 0-3,7";
+    case ParamKind::kInt: return "an integer";
+    case ParamKind::kFloat: return "a number";
+    case ParamKind::kFraction: return "a percentage or a number from 0 to 1";
+    case ParamKind::kBytes: return "a byte size such as 8GiB";
+    case ParamKind::kString: return "a word or a \"string\"";
+    case ParamKind::kLayers: return "a layer list such as 0-3,7";
   }
   return "";
 }
@@ -30,16 +24,13 @@ std::string_view kind_name(ParamKind kind) {
 std::string print_bound(ParamKind kind, double v) {
   SpecValue value;
   switch (kind) {
-    case ParamKind::kBytes:
-      value.kind = SpecValue::Kind::kBytes;
-      break;
+    case ParamKind::kBytes: value.kind = SpecValue::Kind::kBytes; break;
     case ParamKind::kFloat:
     case ParamKind::kFraction:
       value.kind = SpecValue::Kind::kFloat;
       value.number = v;
       return print_value(value);
-    default:
-      break;
+    default: break;
   }
   value.integer = static_cast<int64_t>(v);
   return print_value(value);
@@ -97,8 +88,7 @@ Expected<BoundTerm> bind_term(const Spec& spec, size_t term, const PolicySchema&
     } else if (p.kind == ParamKind::kLayers) {
       if (in.kind == SpecValue::Kind::kLayers) {
         out.layers = in.layers;
-      } else if (in.kind == SpecValue::Kind::kInt && in.integer >= 0 &&
-                 in.integer <= static_cast<int64_t>(p.max)) {
+      } else if (in.kind == SpecValue::Kind::kInt && in.integer >= 0 && in.integer <= static_cast<int64_t>(p.max)) {
         out.layers = {{static_cast<int32_t>(in.integer), static_cast<int32_t>(in.integer)}};
       } else {
         return wrong(fmt::format("expected {}", kind_name(p.kind)));
@@ -146,9 +136,7 @@ std::string BoundTerm::canonical() const {
     if (!v.present) continue;
     SpecValue value;
     switch (schema_->params[i].kind) {
-      case ParamKind::kInt:
-        value.integer = v.integer;
-        break;
+      case ParamKind::kInt: value.integer = v.integer; break;
       case ParamKind::kBytes:
         value.kind = SpecValue::Kind::kBytes;
         value.integer = v.integer;
@@ -173,9 +161,8 @@ std::string BoundTerm::canonical() const {
 }
 
 Status unknown_policy(const Spec& spec, size_t term, std::span<const std::string_view> known) {
-  return spec_error(
-      spec, spec.terms[term].column,
-      fmt::format("unknown policy '{}'; known: {}", spec.terms[term].name, fmt::join(known, ", ")));
+  return spec_error(spec, spec.terms[term].column,
+                    fmt::format("unknown policy '{}'; known: {}", spec.terms[term].name, fmt::join(known, ", ")));
 }
 
 }  // namespace pare

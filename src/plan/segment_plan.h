@@ -65,9 +65,8 @@ struct SegmentPlan {
   const Range* picks = nullptr;
   const int32_t* pick_n = nullptr;
   const float* scores = nullptr;
-  float* parts = nullptr;  // parts_cap slots of K * R * (D + 2) floats
-  uint32_t* done =
-      nullptr;  // [n_seqs][K] arrivals, zero at the start of a layer; null when folds are separate tasks
+  float* parts = nullptr;    // parts_cap slots of K * R * (D + 2) floats
+  uint32_t* done = nullptr;  // [n_seqs][K] arrivals, zero at the start of a layer; null when folds are separate tasks
   int32_t runs_cap = 0, items_cap = 0, parts_cap = 0;
   int32_t window = INT32_MAX;
 };

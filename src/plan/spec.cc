@@ -66,9 +66,7 @@ class Parser {
     skip_spaces();
     return true;
   }
-  std::string_view slice(size_t begin) const {
-    return std::string_view(spec_.source).substr(begin, pos_ - begin);
-  }
+  std::string_view slice(size_t begin) const { return std::string_view(spec_.source).substr(begin, pos_ - begin); }
   Status error(std::string_view message) const { return error_at(pos_, message); }
   Status error_at(size_t column, std::string_view message) const {
     return spec_error(spec_, static_cast<int32_t>(column), message);
@@ -76,8 +74,7 @@ class Parser {
 
   Expected<std::string> parse_name(std::string_view what) {
     const size_t begin = pos_;
-    if (!is_lower(peek()))
-      return error(fmt::format("expected a {} name (lower-case letters, digits, _)", what));
+    if (!is_lower(peek())) return error(fmt::format("expected a {} name (lower-case letters, digits, _)", what));
     while (is_name_char(peek())) ++pos_;
     std::string name(slice(begin));
     skip_spaces();
@@ -122,8 +119,7 @@ class Parser {
   Expected<SpecValue> parse_value() {
     if (peek() == '"') return parse_quoted();
     if (is_digit(peek()) || peek() == '-') return parse_number();
-    if (!is_bare_start(peek()))
-      return error("expected a value: a number, a layer list, a word or a \"string\"");
+    if (!is_bare_start(peek())) return error("expected a value: a number, a layer list, a word or a \"string\"");
     const size_t begin = pos_;
     while (is_bare_char(peek())) ++pos_;
     SpecValue value;
@@ -203,8 +199,7 @@ class Parser {
     const auto unit =
         std::find_if(kByteUnits.begin(), kByteUnits.end(), [&](const ByteUnit& u) { return u.name == name; });
     if (unit == kByteUnits.end() || value.kind == SpecValue::Kind::kPercent) {
-      return error_at(unit_begin,
-                      "unknown unit; byte sizes end in B, KiB, MiB, GiB or TiB; quote other text");
+      return error_at(unit_begin, "unknown unit; byte sizes end in B, KiB, MiB, GiB or TiB; quote other text");
     }
     if (!integral || value.integer < 0) return error_at(begin, "a byte size is a whole number of its unit");
     const auto bytes = checked_mul(value.integer, unit->bytes);
@@ -339,12 +334,9 @@ Expected<SpecPair> parse_spec_pair(std::string_view text) {
 
 std::string print_value(const SpecValue& value) {
   switch (value.kind) {
-    case SpecValue::Kind::kInt:
-      return fmt::format("{}", value.integer);
-    case SpecValue::Kind::kFloat:
-      return print_float(value.number);
-    case SpecValue::Kind::kPercent:
-      return fmt::format("{}%", value.number);
+    case SpecValue::Kind::kInt: return fmt::format("{}", value.integer);
+    case SpecValue::Kind::kFloat: return print_float(value.number);
+    case SpecValue::Kind::kPercent: return fmt::format("{}%", value.number);
     case SpecValue::Kind::kBytes:
       for (const ByteUnit& unit : kByteUnits) {
         if (value.integer != 0 && value.integer % unit.bytes == 0) {
@@ -356,13 +348,12 @@ std::string print_value(const SpecValue& value) {
       std::string out;
       for (const LayerRange& range : value.layers) {
         if (!out.empty()) out += ',';
-        out += range.first == range.last ? fmt::format("{}", range.first)
-                                         : fmt::format("{}-{}", range.first, range.last);
+        out +=
+            range.first == range.last ? fmt::format("{}", range.first) : fmt::format("{}-{}", range.first, range.last);
       }
       return out;
     }
-    case SpecValue::Kind::kString:
-      break;
+    case SpecValue::Kind::kString: break;
   }
   if (is_bare(value.text)) return value.text;
   std::string out = "\"";
@@ -405,8 +396,8 @@ Status spec_error(const Spec& spec, int32_t column, std::string_view message) {
   for (char& c : shown) {
     if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
   }
-  return invalid_argument(fmt::format("{} spec, column {}: {}\n  {}\n  {}^", spec.label, column + 1, message,
-                                      shown, std::string(column - begin, ' ')));
+  return invalid_argument(fmt::format("{} spec, column {}: {}\n  {}\n  {}^", spec.label, column + 1, message, shown,
+                                      std::string(column - begin, ' ')));
 }
 
 }  // namespace pare

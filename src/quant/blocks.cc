@@ -21,7 +21,8 @@ Status check_sizes(DType dtype, size_t items, size_t bytes) {
     return invalid_argument(fmt::format("{} elements are no multiple of {}'s block of {}", items, dtype_name(dtype),
                                         dtype_info(dtype).block_items));
   }
-  return invalid_argument(fmt::format("{} elements as {} are {} bytes, not {}", items, dtype_name(dtype), *wanted, bytes));
+  return invalid_argument(
+      fmt::format("{} elements as {} are {} bytes, not {}", items, dtype_name(dtype), *wanted, bytes));
 }
 
 constexpr float kHalfMax = 65'504.0f;

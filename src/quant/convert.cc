@@ -46,15 +46,17 @@ Status set_conventions(const DecoderNames& names, const HeadSizes& sizes, bool t
 }
 
 // Integer tensors keep their type.
-DType target_dtype(const TensorEntry& entry, DType wanted) { return can_dequantize(entry.dtype) ? wanted : entry.dtype; }
+DType target_dtype(const TensorEntry& entry, DType wanted) {
+  return can_dequantize(entry.dtype) ? wanted : entry.dtype;
+}
 
 void set_format_keys(const Recipe& recipe, Metadata* metadata) {
   metadata->set("general.file_type", uint64_t{recipe.file_type});
   metadata->set("general.quantization_version", uint64_t{2});
 }
 
-Status write_jobs_as_gguf(const std::filesystem::path& path, const Metadata& metadata, const std::vector<TensorJob>& jobs,
-                          const ConvertOptions& options) {
+Status write_jobs_as_gguf(const std::filesystem::path& path, const Metadata& metadata,
+                          const std::vector<TensorJob>& jobs, const ConvertOptions& options) {
   std::vector<TensorSpec> specs;
   for (const TensorJob& job : jobs) specs.push_back(job.spec);
   return write_gguf(path, metadata, specs, make_tensor_producer(jobs, options.pool), options.progress);
@@ -68,13 +70,15 @@ Status requantize_gguf(const ModelFile& in, const std::filesystem::path& out_pat
   }
   set_format_keys(recipe, &metadata);
   PARE_ASSIGN_OR_RETURN(const std::string_view arch, metadata.get_string("general.architecture"));
-  PARE_ASSIGN_OR_RETURN(const int64_t layers, metadata.get_int_or(fmt::format("{}.block_count", arch), 0, 0, kMaxLayers));
+  PARE_ASSIGN_OR_RETURN(const int64_t layers,
+                        metadata.get_int_or(fmt::format("{}.block_count", arch), 0, 0, kMaxLayers));
   const bool tied = !in.find("output.weight");
   std::vector<TensorJob> jobs;
   for (const TensorEntry& entry : in.tensors()) {
     TensorJob job;
     job.source = &entry;
-    job.spec = {entry.name, target_dtype(entry, recipe_dtype(recipe, entry.name, entry.shape, layers, tied)), entry.shape};
+    job.spec = {entry.name, target_dtype(entry, recipe_dtype(recipe, entry.name, entry.shape, layers, tied)),
+                entry.shape};
     jobs.push_back(std::move(job));
   }
   return write_jobs_as_gguf(out_path, metadata, jobs, options);
@@ -118,7 +122,8 @@ Status convert_hf(const ModelFile& in, const std::filesystem::path& out_path, co
     // Buffers that the configuration implies, and a head that repeats the embedding.
     if (entry.name.ends_with(".rotary_emb.inv_freq") || (tied && entry.name == "lm_head.weight")) continue;
     const std::string name = to_gguf_name(*names, entry.name);
-    if (name.empty()) return unsupported(fmt::format("tensor {}: GGUF's {} has none like it", quote_name(entry.name), arch));
+    if (name.empty())
+      return unsupported(fmt::format("tensor {}: GGUF's {} has none like it", quote_name(entry.name), arch));
     TensorJob job;
     job.source = &entry;
     job.spec = {name, target_dtype(entry, recipe_dtype(recipe, name, entry.shape, layers, tied)), entry.shape};
@@ -143,15 +148,17 @@ Status convert_to_safetensors(const ModelFile& in, const std::filesystem::path& 
   PARE_ASSIGN_OR_RETURN(const std::string_view arch, metadata.get_string("general.architecture"));
   const DecoderNames* const names = find_decoder_names(arch);
   if (!names || names->gguf_arch != arch) {
-    return unsupported(fmt::format("architecture {} cannot be written to safetensors (known: llama, qwen2, qwen3, gemma3)",
-                                   quote_name(arch)));
+    return unsupported(fmt::format(
+        "architecture {} cannot be written to safetensors (known: llama, qwen2, qwen3, gemma3)", quote_name(arch)));
   }
   const auto key = [&](std::string_view suffix) { return fmt::format("{}.{}", arch, suffix); };
   HeadSizes sizes;
   PARE_ASSIGN_OR_RETURN(sizes.heads, metadata.get_int(key("attention.head_count"), 1, kMaxHeads));
-  PARE_ASSIGN_OR_RETURN(sizes.kv_heads, metadata.get_int_or(key("attention.head_count_kv"), sizes.heads, 1, sizes.heads));
+  PARE_ASSIGN_OR_RETURN(sizes.kv_heads,
+                        metadata.get_int_or(key("attention.head_count_kv"), sizes.heads, 1, sizes.heads));
   PARE_ASSIGN_OR_RETURN(const int64_t dim, metadata.get_int(key("embedding_length"), 1, kMaxModelDim));
-  PARE_ASSIGN_OR_RETURN(sizes.head_dim, metadata.get_int_or(key("attention.key_length"), dim / sizes.heads, 1, kMaxHeadDim));
+  PARE_ASSIGN_OR_RETURN(sizes.head_dim,
+                        metadata.get_int_or(key("attention.key_length"), dim / sizes.heads, 1, kMaxHeadDim));
   std::vector<TensorJob> jobs;
   std::vector<TensorSpec> specs;
   for (const TensorEntry& entry : in.tensors()) {

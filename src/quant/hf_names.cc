@@ -32,18 +32,12 @@ constexpr NamePair kModelNames[] = {
 
 // After "model.layers.N." and "blk.N.".
 constexpr NamePair kLayerNames[] = {
-    {"input_layernorm.weight", "attn_norm.weight"},
-    {"self_attn.q_proj.weight", "attn_q.weight"},
-    {"self_attn.k_proj.weight", "attn_k.weight"},
-    {"self_attn.v_proj.weight", "attn_v.weight"},
-    {"self_attn.q_proj.bias", "attn_q.bias"},
-    {"self_attn.k_proj.bias", "attn_k.bias"},
-    {"self_attn.v_proj.bias", "attn_v.bias"},
-    {"self_attn.o_proj.weight", "attn_output.weight"},
-    {"self_attn.q_norm.weight", "attn_q_norm.weight"},
-    {"self_attn.k_norm.weight", "attn_k_norm.weight"},
-    {"mlp.gate_proj.weight", "ffn_gate.weight"},
-    {"mlp.up_proj.weight", "ffn_up.weight"},
+    {"input_layernorm.weight", "attn_norm.weight"},    {"self_attn.q_proj.weight", "attn_q.weight"},
+    {"self_attn.k_proj.weight", "attn_k.weight"},      {"self_attn.v_proj.weight", "attn_v.weight"},
+    {"self_attn.q_proj.bias", "attn_q.bias"},          {"self_attn.k_proj.bias", "attn_k.bias"},
+    {"self_attn.v_proj.bias", "attn_v.bias"},          {"self_attn.o_proj.weight", "attn_output.weight"},
+    {"self_attn.q_norm.weight", "attn_q_norm.weight"}, {"self_attn.k_norm.weight", "attn_k_norm.weight"},
+    {"mlp.gate_proj.weight", "ffn_gate.weight"},       {"mlp.up_proj.weight", "ffn_up.weight"},
     {"mlp.down_proj.weight", "ffn_down.weight"},
 };
 constexpr NamePair kTwoNorms[] = {{"post_attention_layernorm.weight", "ffn_norm.weight"}};
@@ -108,7 +102,9 @@ class KeyCopier {
     set(to, single(value));
     return ok_status();
   }
-  Status number_if_there(std::string_view from, std::string_view to) { return config_.has(from) ? number(from, to) : ok_status(); }
+  Status number_if_there(std::string_view from, std::string_view to) {
+    return config_.has(from) ? number(from, to) : ok_status();
+  }
   void set_size(std::string_view to, int64_t value) { set(to, static_cast<uint64_t>(value)); }
   void set(std::string_view to, MetaValue value) { out_->set(fmt::format("{}.{}", arch_, to), std::move(value)); }
 
@@ -122,7 +118,8 @@ Status copy_rope(const DecoderNames& names, const Metadata& config, int64_t head
   const std::string prefix = rope_prefix(config);
   const bool nested = prefix.starts_with("rope_parameters");
   const double default_base = names.gguf_arch == "gemma3" ? 1e6 : 1e4;
-  PARE_ASSIGN_OR_RETURN(const double base, config.get_float_or(nested ? prefix + "rope_theta" : "rope_theta", default_base));
+  PARE_ASSIGN_OR_RETURN(const double base,
+                        config.get_float_or(nested ? prefix + "rope_theta" : "rope_theta", default_base));
   copy->set("rope.freq_base", single(base));
   if (names.gguf_arch == "llama") copy->set_size("rope.dimension_count", head_dim);
   if (names.gguf_arch == "gemma3") {
@@ -131,7 +128,8 @@ Status copy_rope(const DecoderNames& names, const Metadata& config, int64_t head
   }
   PARE_ASSIGN_OR_RETURN(const std::string_view type, rope_type(config));
   if (type == "default" || type == "llama3") return ok_status();
-  if (type != "linear" && type != "yarn") return unsupported(fmt::format("RoPE scaling {} (known: linear, llama3, yarn)", quote_name(type)));
+  if (type != "linear" && type != "yarn")
+    return unsupported(fmt::format("RoPE scaling {} (known: linear, llama3, yarn)", quote_name(type)));
   copy->set("rope.scaling.type", std::string(type));
   PARE_RETURN_IF_ERROR(copy->number(prefix + "factor", "rope.scaling.factor"));
   if (type == "linear") return ok_status();
@@ -185,7 +183,8 @@ Expected<std::vector<float>> llama3_divisors(const Metadata& config) {
   PARE_ASSIGN_OR_RETURN(const std::string_view type, rope_type(config));
   if (type != "llama3") return std::vector<float>();
   const std::string prefix = rope_prefix(config);
-  PARE_ASSIGN_OR_RETURN(const double base, config.get_float_or(prefix == "rope_scaling." ? "rope_theta" : prefix + "rope_theta", 1e4));
+  PARE_ASSIGN_OR_RETURN(const double base,
+                        config.get_float_or(prefix == "rope_scaling." ? "rope_theta" : prefix + "rope_theta", 1e4));
   PARE_ASSIGN_OR_RETURN(const double factor, config.get_float(prefix + "factor"));
   PARE_ASSIGN_OR_RETURN(const double low, config.get_float_or(prefix + "low_freq_factor", 1.0));
   PARE_ASSIGN_OR_RETURN(const double high, config.get_float_or(prefix + "high_freq_factor", 4.0));
@@ -193,7 +192,8 @@ Expected<std::vector<float>> llama3_divisors(const Metadata& config) {
   PARE_ASSIGN_OR_RETURN(const int64_t heads, config.get_int("num_attention_heads", 1, kMaxHeads));
   PARE_ASSIGN_OR_RETURN(const int64_t dim, config.get_int("hidden_size", 1, kMaxModelDim));
   PARE_ASSIGN_OR_RETURN(const int64_t head_dim, config.get_int_or("head_dim", dim / heads, 2, kMaxHeadDim));
-  if (!(high > low) || !(factor > 0.0)) return data_loss("llama-3 RoPE scaling needs high_freq_factor above low_freq_factor and a positive factor");
+  if (!(high > low) || !(factor > 0.0))
+    return data_loss("llama-3 RoPE scaling needs high_freq_factor above low_freq_factor and a positive factor");
   std::vector<float> divisors;
   for (int64_t i = 0; i < head_dim / 2; ++i) {
     const double frequency = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));

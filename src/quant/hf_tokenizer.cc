@@ -42,11 +42,14 @@ bool has_byte_level(const Json* step) {
 class Vocabulary {
  public:
   explicit Vocabulary(int64_t size)
-      : tokens_(static_cast<size_t>(size)), types_(static_cast<size_t>(size), kUnused), set_(static_cast<size_t>(size)) {}
+      : tokens_(static_cast<size_t>(size)),
+        types_(static_cast<size_t>(size), kUnused),
+        set_(static_cast<size_t>(size)) {}
 
   Status add(const std::string& text, const Json& id, int64_t type) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= tokens_.size()) {
-      return data_loss(fmt::format("token {} has the id {}, the model has {} rows", quote_name(text), id.dump(), tokens_.size()));
+      return data_loss(
+          fmt::format("token {} has the id {}, the model has {} rows", quote_name(text), id.dump(), tokens_.size()));
     }
     const auto at = id.get<size_t>();
     // Added tokens may repeat an entry of the vocabulary to give it a type.
@@ -97,7 +100,8 @@ Status read_vocabulary(const Json& root, const Json& model, Vocabulary* vocabula
     const Json *id = member(token, "id"), *content = member(token, "content"), *special = member(token, "special");
     if (!id || !content || !content->is_string()) return data_loss("'added_tokens' has an item without id or content");
     const bool control = special && special->is_boolean() && special->get<bool>();
-    PARE_RETURN_IF_ERROR(vocabulary->add(content->get_ref<const std::string&>(), *id, control ? kControl : kUserDefined));
+    PARE_RETURN_IF_ERROR(
+        vocabulary->add(content->get_ref<const std::string&>(), *id, control ? kControl : kUserDefined));
   }
   return ok_status();
 }
@@ -130,8 +134,8 @@ std::string special_text(const Json& config, std::string_view name) {
   return value && value->is_string() ? value->get<std::string>() : std::string();
 }
 
-Status add_special_ids(const Json& tokenizer_config, const Metadata& config, const Vocabulary& vocabulary, int64_t vocab,
-                       Metadata* out) {
+Status add_special_ids(const Json& tokenizer_config, const Metadata& config, const Vocabulary& vocabulary,
+                       int64_t vocab, Metadata* out) {
   struct Special {
     std::string_view text_key, id_key, gguf_key;
   };
@@ -143,7 +147,8 @@ Status add_special_ids(const Json& tokenizer_config, const Metadata& config, con
   };
   for (const Special& special : kSpecials) {
     int64_t id = -1;
-    if (const std::string text = special_text(tokenizer_config, special.text_key); !text.empty()) id = vocabulary.find(text);
+    if (const std::string text = special_text(tokenizer_config, special.text_key); !text.empty())
+      id = vocabulary.find(text);
     if (id < 0) {
       if (const auto said = config.get_int(special.id_key, 0, vocab - 1); said.ok()) id = *said;
     }
@@ -156,8 +161,8 @@ Status add_special_ids(const Json& tokenizer_config, const Metadata& config, con
 
 }  // namespace
 
-Status add_tokenizer_keys(std::string_view tokenizer_json, std::string_view tokenizer_config_json, const Metadata& config,
-                          std::string_view pre_tokenizer, int64_t vocab, Metadata* out) {
+Status add_tokenizer_keys(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+                          const Metadata& config, std::string_view pre_tokenizer, int64_t vocab, Metadata* out) {
   auto root = parse_json(tokenizer_json);
   if (!root.ok()) return root.status().with_context("tokenizer.json");
   const Json* const model = member(*root, "model");
@@ -167,7 +172,8 @@ Status add_tokenizer_keys(std::string_view tokenizer_json, std::string_view toke
   if (!is_bpe || !has_byte_level(member(*root, "pre_tokenizer"))) {
     return unsupported("tokenizer.json: only byte-level BPE can be written to GGUF");
   }
-  if (pre_tokenizer.empty()) return invalid_argument("the name of the pre-tokenizer is needed to write GGUF's tokenizer.ggml.pre");
+  if (pre_tokenizer.empty())
+    return invalid_argument("the name of the pre-tokenizer is needed to write GGUF's tokenizer.ggml.pre");
   Json tokenizer_config = Json::object();
   if (!tokenizer_config_json.empty()) {
     auto parsed = parse_json(tokenizer_config_json);

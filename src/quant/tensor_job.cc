@@ -26,8 +26,7 @@ class JobRunner {
  public:
   // A vector whose elements move is a matrix of one column.
   explicit JobRunner(const TensorJob& job)
-      : job_(job),
-        row_items_(job.move != RowMove::kNone && job.spec.shape.size() == 1 ? 1 : job.spec.shape.back()) {
+      : job_(job), row_items_(job.move != RowMove::kNone && job.spec.shape.size() == 1 ? 1 : job.spec.shape.back()) {
     rows_ = 1;
     for (const int64_t dim : job.spec.shape) rows_ *= dim;
     rows_ = row_items_ == 0 ? 0 : rows_ / row_items_;
@@ -69,7 +68,8 @@ class JobRunner {
       const size_t bytes = job_.source->data.size() / static_cast<size_t>(rows_);
       PARE_RETURN_IF_ERROR(dequantize_row(job_.source->dtype, job_.source->data.subspan(from * bytes, bytes), values));
     } else {
-      std::copy_n(job_.values.begin() + static_cast<std::ptrdiff_t>(from * values.size()), values.size(), values.begin());
+      std::copy_n(job_.values.begin() + static_cast<std::ptrdiff_t>(from * values.size()), values.size(),
+                  values.begin());
     }
     if (job_.add != 0.0f) {
       for (float& value : values) value += job_.add;

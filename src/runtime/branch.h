@@ -31,23 +31,26 @@ enum class BranchState : uint8_t { kWaiting, kRunning, kFinished };
 
 struct Branch {
   std::shared_ptr<ActiveRequest> owner;
-  int32_t index = 0;         // in the request
-  uint64_t arrival = 0;      // order of admission; pre-empted branches keep theirs
+  int32_t index = 0;     // in the request
+  uint64_t arrival = 0;  // order of admission; pre-empted branches keep theirs
   BranchState state = BranchState::kWaiting;
-  SeqId seq = -1;            // while running
-  int32_t slot = -1;         // row of the engine's last-token table, while running
+  SeqId seq = -1;               // while running
+  int32_t slot = -1;            // row of the engine's last-token table, while running
   std::vector<int32_t> tokens;  // prompt and answer as far as the host knows them
   int32_t prompt_len = 0;
-  int32_t total_max = 0;     // tokens it may hold: prompt + max_tokens, bounded by the context
-  int32_t computed = 0;      // rows committed to the store
-  int32_t in_flight = 0;     // tokens drawn by a step whose results have not been looked at
+  int32_t total_max = 0;  // tokens it may hold: prompt + max_tokens, bounded by the context
+  int32_t computed = 0;   // rows committed to the store
+  int32_t in_flight = 0;  // tokens drawn by a step whose results have not been looked at
   TextOutput text;
   std::vector<ops::TokenCount> counts;  // ids that penalties look at, ascending by id
   bool counting = false;
 
   Branch(std::shared_ptr<ActiveRequest> request, int32_t branch_index, const Tokenizer* tokenizer)
-      : owner(std::move(request)), index(branch_index), tokens(owner->request.tokens),
-        prompt_len(static_cast<int32_t>(owner->request.tokens.size())), text(tokenizer, owner->request.stop) {}
+      : owner(std::move(request)),
+        index(branch_index),
+        tokens(owner->request.tokens),
+        prompt_len(static_cast<int32_t>(owner->request.tokens.size())),
+        text(tokenizer, owner->request.stop) {}
 
   // Tokens that have a value somewhere, on the host or in the last-token table.
   int32_t drawn() const { return static_cast<int32_t>(tokens.size()) + in_flight; }

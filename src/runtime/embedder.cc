@@ -23,9 +23,11 @@ uint16_t tile_rows_of(const ModelConfig& c, CpuLevel level) {
 
 Expected<std::unique_ptr<Embedder>> Embedder::create(std::shared_ptr<const LoadedModel> model, int32_t threads) {
   const ModelConfig& config = model->model->config();
-  if (!config.encoder) return unsupported(fmt::format("'{}' is a decoder: it generates, it does not embed", config.arch));
+  if (!config.encoder)
+    return unsupported(fmt::format("'{}' is a decoder: it generates, it does not embed", config.arch));
   if (threads == 0) threads = usable_cpus();
-  if (threads < 1 || threads > kMaxThreads) return invalid_argument(fmt::format("threads is {}, allowed 1 to {}", threads, kMaxThreads));
+  if (threads < 1 || threads > kMaxThreads)
+    return invalid_argument(fmt::format("threads is {}, allowed 1 to {}", threads, kMaxThreads));
   PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
   std::unique_ptr<Embedder> e(new Embedder());
   e->pool_ = std::make_unique<ThreadPool>(threads);
@@ -68,13 +70,15 @@ Expected<std::vector<std::vector<float>>> Embedder::embed(std::span<const std::v
       return invalid_argument(fmt::format("text {} has {} tokens, allowed 1 to {}", i, texts[i].size(), tokens_max()));
     }
     for (TokenId id : texts[i]) {
-      if (id < 0 || id >= model_->model->config().vocab) return invalid_argument(fmt::format("text {} holds token {}", i, id));
+      if (id < 0 || id >= model_->model->config().vocab)
+        return invalid_argument(fmt::format("text {} holds token {}", i, id));
     }
   }
   std::vector<std::vector<float>> vectors;
   vectors.reserve(texts.size());
   for (size_t first = 0; first < texts.size(); first += kBatchTexts) {
-    PARE_RETURN_IF_ERROR(embed_batch(texts.subspan(first, std::min<size_t>(kBatchTexts, texts.size() - first)), &vectors));
+    PARE_RETURN_IF_ERROR(
+        embed_batch(texts.subspan(first, std::min<size_t>(kBatchTexts, texts.size() - first)), &vectors));
   }
   return vectors;
 }
@@ -111,7 +115,8 @@ Status Embedder::embed_batch(std::span<const std::vector<TokenId>> texts, std::v
   }
 
   StepPlans plans;
-  PARE_RETURN_IF_ERROR(build_step(seqs, layers_, *policy_.policy, shape_of(config, pool_->threads()), *store_, ctx.arena, plans));
+  PARE_RETURN_IF_ERROR(
+      build_step(seqs, layers_, *policy_.policy, shape_of(config, pool_->threads()), *store_, ctx.arena, plans));
   PARE_ASSIGN_OR_RETURN(const Spec attn, parse_spec("dense", "attn"));
   PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(attn, layers_));
   PrefillRows prefill;

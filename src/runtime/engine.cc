@@ -67,7 +67,8 @@ struct Engine::Impl {
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
-Expected<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const LoadedModel> model, const EngineOptions& options) {
+Expected<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const LoadedModel> model,
+                                                 const EngineOptions& options) {
   auto impl = std::make_unique<Impl>();
   impl->loaded = std::move(model);
   PARE_ASSIGN_OR_RETURN(impl->memory, EngineMemory::create(*impl->loaded, options));
@@ -91,7 +92,8 @@ Expected<RequestId> Engine::submit(Request request, EventSink sink) {
   PARE_RETURN_IF_ERROR(validate(request, e.config().vocab, context));
   const int64_t total = std::min<int64_t>(context, static_cast<int64_t>(request.tokens.size()) + request.max_tokens);
   if (round_up<int64_t>(total, kPageRows) > e.memory->kv_rows()) {
-    return resource_exhausted(fmt::format("prompt and answer need {} KV rows, the pool holds {}", total, e.memory->kv_rows()));
+    return resource_exhausted(
+        fmt::format("prompt and answer need {} KV rows, the pool holds {}", total, e.memory->kv_rows()));
   }
   auto active = std::make_shared<ActiveRequest>();
   active->id = e.next_id++;
@@ -283,7 +285,8 @@ void Engine::Impl::after_step() {
   for (const PendingToken& p : pending[parity]) {
     ++p.branch->in_flight;
     if (p.branch->slot >= 0) {
-      ops::store_token(memory->context(), memory->sample_output(parity).ids, p.row, p.branch->slot, memory->last_tokens());
+      ops::store_token(memory->context(), memory->sample_output(parity).ids, p.row, p.branch->slot,
+                       memory->last_tokens());
     }
   }
 }
@@ -307,7 +310,8 @@ void Engine::Impl::deliver(std::vector<PendingToken>& results, int outputs) {
     --b->in_flight;
     const int32_t id = out.ids[p.row];
     if (id < 0) {
-      const Status error = internal_error(fmt::format("the model gave no finite logit at position {}", b->tokens.size()));
+      const Status error =
+          internal_error(fmt::format("the model gave no finite logit at position {}", b->tokens.size()));
       finish(b, FinishReason::kFailed, &error, {}, nullptr);
       continue;
     }

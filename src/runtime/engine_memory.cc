@@ -36,7 +36,8 @@ LayerMap layer_map(const ModelConfig& c) {
 Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& model, const EngineOptions& options) {
   std::unique_ptr<EngineMemory> memory(new EngineMemory());
   const ModelConfig& config = model.model->config();
-  if (config.encoder) return unsupported(fmt::format("'{}' is an encoder: it embeds, it does not generate", config.arch));
+  if (config.encoder)
+    return unsupported(fmt::format("'{}' is an encoder: it embeds, it does not generate", config.arch));
   EngineOptions& o = memory->options_;
   o = options;
   if (o.threads == 0) o.threads = usable_cpus();
@@ -55,8 +56,8 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   memory->context_ = std::make_unique<ExecContext>(memory->pool_.get(), level, Arena());
   memory->layers_ = layer_map(config);
   memory->shape_ = {config.n_heads, config.n_kv_heads, config.head_dim, memory->pool_->threads()};
-  memory->tile_rows_ = static_cast<uint16_t>(
-      preferred_tile_rows(level, config.n_heads / config.n_kv_heads, config.head_dim));
+  memory->tile_rows_ =
+      static_cast<uint16_t>(preferred_tile_rows(level, config.n_heads / config.n_kv_heads, config.head_dim));
   PARE_RETURN_IF_ERROR(memory->make_policies(config));
   PARE_RETURN_IF_ERROR(memory->make_store(model));
   PARE_RETURN_IF_ERROR(memory->make_arena(*model.model));

@@ -27,7 +27,8 @@ Expected<std::shared_ptr<const LoadedModel>> load(const std::filesystem::path& p
   return std::shared_ptr<const LoadedModel>(std::move(loaded));
 }
 
-Expected<std::string> render_chat(const LoadedModel& model, std::string_view messages_json, std::string_view tools_json) {
+Expected<std::string> render_chat(const LoadedModel& model, std::string_view messages_json,
+                                  std::string_view tools_json) {
   if (model.chat_template.empty()) {
     return not_found(fmt::format("{} has no chat template; use --raw", model.path.filename().string()));
   }

@@ -37,7 +37,8 @@ Status validate(const SamplingParams& s, int32_t vocab) {
 Status validate(const Request& r, int32_t vocab, int32_t context_max) {
   if (r.tokens.empty()) return invalid_argument("the prompt has no tokens");
   if (r.tokens.size() > static_cast<size_t>(context_max)) {
-    return invalid_argument(fmt::format("the prompt has {} tokens, the context holds {}", r.tokens.size(), context_max));
+    return invalid_argument(
+        fmt::format("the prompt has {} tokens, the context holds {}", r.tokens.size(), context_max));
   }
   for (size_t i = 0; i < r.tokens.size(); ++i) {
     if (r.tokens[i] < 0 || r.tokens[i] >= vocab) {

@@ -145,8 +145,8 @@ Status Scheduler::plan(std::vector<ScheduledRows>* step) {
   }
   if (step->empty() && !order_.empty()) {
     const Branch& b = *order_.front();
-    return resource_exhausted(fmt::format("request {} needs more KV pages than the pool has at position {}", b.owner->id,
-                                          b.computed));
+    return resource_exhausted(
+        fmt::format("request {} needs more KV pages than the pool has at position {}", b.owner->id, b.computed));
   }
   return ok_status();
 }

@@ -30,7 +30,7 @@ struct ScheduledRows {
   int32_t rows = 0;
   bool decode = false;
   int32_t logit_row0 = 0, n_logit_rows = 0;  // its rows in the step's logits; 0: none wanted
-  bool samples = false;  // the last of them is drawn from
+  bool samples = false;                      // the last of them is drawn from
   // Waiting branches of the same request that fork from this one after the step; one further logit row each.
   int32_t n_forks = 0;
 };

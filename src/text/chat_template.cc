@@ -70,8 +70,7 @@ Expected<std::string> ChatTemplate::render(const ChatTemplateInputs& inputs) con
     variables.emplace_back(name, jinja::Value::string(&runtime, std::string(token)));
   }
   if (!inputs.extra_json.empty()) {
-    PARE_ASSIGN_OR_RETURN(const jinja::Value extra,
-                          jinja::parse_json(runtime, "extra variables", inputs.extra_json));
+    PARE_ASSIGN_OR_RETURN(const jinja::Value extra, jinja::parse_json(runtime, "extra variables", inputs.extra_json));
     if (!extra.is(jinja::Kind::kDict)) return invalid_argument("extra variables: not a JSON object");
     for (const auto& [name, value] : extra.dict().entries) variables.emplace_back(name.text(), value);
   }

@@ -21,39 +21,22 @@ class Writer {
     PARE_RETURN_IF_ERROR(rt_.step());
     PARE_RETURN_IF_ERROR(rt_.reserve(out.size()));
     switch (value.kind()) {
-      case Kind::kUndefined:
-        out += "Undefined";
-        return ok_status();
-      case Kind::kNone:
-        out += "None";
-        return ok_status();
-      case Kind::kBool:
-        out += value.as_bool() ? "True" : "False";
-        return ok_status();
-      case Kind::kInt:
-        out += std::to_string(value.as_integer());
-        return ok_status();
-      case Kind::kFloat:
-        out += format_real(value.as_real());
-        return ok_status();
+      case Kind::kUndefined: out += "Undefined"; return ok_status();
+      case Kind::kNone: out += "None"; return ok_status();
+      case Kind::kBool: out += value.as_bool() ? "True" : "False"; return ok_status();
+      case Kind::kInt: out += std::to_string(value.as_integer()); return ok_status();
+      case Kind::kFloat: out += format_real(value.as_real()); return ok_status();
       case Kind::kString:
         PARE_RETURN_IF_ERROR(rt_.step(value.text().size()));
         out += value.safe() ? "Markup(" + quote_python(value.text()) + ")" : quote_python(value.text());
         return ok_status();
-      case Kind::kList:
-        return write_items(value, "[", "]");
-      case Kind::kTuple:
-        return write_items(value, "(", value.items().size() == 1 ? ",)" : ")");
-      case Kind::kView:
-        return write_items(value, std::string(value.type_name()) + "([", "])");
-      case Kind::kRange:
-        return write_range(value.as<RangeObject>());
-      case Kind::kDict:
-        return write_dict(value.dict());
-      case Kind::kNamespace:
-        return write_namespace(value.as<NamespaceObject>());
-      default:
-        return unprintable(value);
+      case Kind::kList: return write_items(value, "[", "]");
+      case Kind::kTuple: return write_items(value, "(", value.items().size() == 1 ? ",)" : ")");
+      case Kind::kView: return write_items(value, std::string(value.type_name()) + "([", "])");
+      case Kind::kRange: return write_range(value.as<RangeObject>());
+      case Kind::kDict: return write_dict(value.dict());
+      case Kind::kNamespace: return write_namespace(value.as<NamespaceObject>());
+      default: return unprintable(value);
     }
   }
 
@@ -61,30 +44,19 @@ class Writer {
     PARE_RETURN_IF_ERROR(rt_.step());
     PARE_RETURN_IF_ERROR(rt_.reserve(out.size()));
     switch (value.kind()) {
-      case Kind::kNone:
-        out += "null";
-        return ok_status();
-      case Kind::kBool:
-        out += value.as_bool() ? "true" : "false";
-        return ok_status();
-      case Kind::kInt:
-        out += std::to_string(value.as_integer());
-        return ok_status();
-      case Kind::kFloat:
-        out += json_real(value.as_real());
-        return ok_status();
+      case Kind::kNone: out += "null"; return ok_status();
+      case Kind::kBool: out += value.as_bool() ? "true" : "false"; return ok_status();
+      case Kind::kInt: out += std::to_string(value.as_integer()); return ok_status();
+      case Kind::kFloat: out += json_real(value.as_real()); return ok_status();
       case Kind::kString:
         PARE_RETURN_IF_ERROR(rt_.step(value.text().size()));
         write_json_string(value.text(), style.ensure_ascii);
         return ok_status();
       case Kind::kList:
-      case Kind::kTuple:
-        return write_json_list(value, style, level);
-      case Kind::kDict:
-        return write_json_dict(value.dict(), style, level);
+      case Kind::kTuple: return write_json_list(value, style, level);
+      case Kind::kDict: return write_json_dict(value.dict(), style, level);
       default:
-        return invalid_argument("Object of type " + std::string(value.type_name()) +
-                                " is not JSON serializable");
+        return invalid_argument("Object of type " + std::string(value.type_name()) + " is not JSON serializable");
     }
   }
 
@@ -133,8 +105,7 @@ class Writer {
   // A namespace may hold itself: depth is counted, where other values have theirs bounded when they are made.
   Status write_namespace(const NamespaceObject& ns) {
     if (++namespaces_ > kMaxTemplateDepth) {
-      return resource_exhausted("namespaces nested deeper than " + std::to_string(kMaxTemplateDepth) +
-                                " levels");
+      return resource_exhausted("namespaces nested deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
     }
     out += "<Namespace {";
     bool first = true;
@@ -158,29 +129,14 @@ class Writer {
     for (size_t i = 0; i < text.size();) {
       const char32_t c = next_code_point(text, &i);
       switch (c) {
-        case '"':
-          out += "\\\"";
-          continue;
-        case '\\':
-          out += "\\\\";
-          continue;
-        case '\n':
-          out += "\\n";
-          continue;
-        case '\r':
-          out += "\\r";
-          continue;
-        case '\t':
-          out += "\\t";
-          continue;
-        case '\f':
-          out += "\\f";
-          continue;
-        case '\b':
-          out += "\\b";
-          continue;
-        default:
-          break;
+        case '"': out += "\\\""; continue;
+        case '\\': out += "\\\\"; continue;
+        case '\n': out += "\\n"; continue;
+        case '\r': out += "\\r"; continue;
+        case '\t': out += "\\t"; continue;
+        case '\f': out += "\\f"; continue;
+        case '\b': out += "\\b"; continue;
+        default: break;
       }
       if (c < 0x20 || (ensure_ascii && c > 0x7e && c < 0x10000)) {
         unit(c);
@@ -246,8 +202,7 @@ class Writer {
   Status write_json_key(const Value& key, const JsonStyle& style) {
     if (key.is_string()) return write_json(key, style, 0);
     if (!key.is_number() && !key.is_none()) {
-      return invalid_argument("keys must be str, int, float, bool or None, not " +
-                              std::string(key.type_name()));
+      return invalid_argument("keys must be str, int, float, bool or None, not " + std::string(key.type_name()));
     }
     out.push_back('"');
     PARE_RETURN_IF_ERROR(write_json(key, style, 0));

@@ -11,8 +11,7 @@ namespace {
 constexpr int64_t kMaxRange = 100'000;  // of Jinja's sandbox
 
 struct JoinerObject : Object {
-  JoinerObject(Runtime* runtime, Value text)
-      : Object(runtime, sizeof(JoinerObject)), separator(std::move(text)) {}
+  JoinerObject(Runtime* runtime, Value text) : Object(runtime, sizeof(JoinerObject)), separator(std::move(text)) {}
   const Value separator;
   mutable bool used = false;
 };
@@ -20,8 +19,7 @@ struct JoinerObject : Object {
 Expected<Value> make_range(Runtime& rt, const Arguments& args) {
   if (!args.named.empty()) return invalid_argument("range() takes no keyword arguments");
   const size_t count = args.positional.size();
-  if (count == 0 || count > 3)
-    return invalid_argument("range expected 1 to 3 arguments, got " + std::to_string(count));
+  if (count == 0 || count > 3) return invalid_argument("range expected 1 to 3 arguments, got " + std::to_string(count));
   for (const Value& value : args.positional) {
     if (value.is_undefined()) return invalid_argument(value.undefined_reason());
     if (!value.is_integral()) {
@@ -35,10 +33,8 @@ Expected<Value> make_range(Runtime& rt, const Arguments& args) {
   // Widths of int64 ranges fit uint64; so does the magnitude of any step.
   const uint64_t magnitude = by > 0 ? static_cast<uint64_t>(by) : uint64_t{0} - static_cast<uint64_t>(by);
   uint64_t size = 0;
-  if (by > 0 && start < stop)
-    size = (static_cast<uint64_t>(stop) - static_cast<uint64_t>(start) - 1) / magnitude + 1;
-  if (by < 0 && start > stop)
-    size = (static_cast<uint64_t>(start) - static_cast<uint64_t>(stop) - 1) / magnitude + 1;
+  if (by > 0 && start < stop) size = (static_cast<uint64_t>(stop) - static_cast<uint64_t>(start) - 1) / magnitude + 1;
+  if (by < 0 && start > stop) size = (static_cast<uint64_t>(start) - static_cast<uint64_t>(stop) - 1) / magnitude + 1;
   if (size > static_cast<uint64_t>(kMaxRange)) {
     return resource_exhausted("Range too big. The sandbox blocks ranges larger than MAX_RANGE (" +
                               std::to_string(kMaxRange) + ").");
@@ -47,15 +43,13 @@ Expected<Value> make_range(Runtime& rt, const Arguments& args) {
   std::vector<Value> items;
   items.reserve(size);
   for (uint64_t i = 0; i < size; ++i) {
-    items.push_back(
-        Value::integer(static_cast<int64_t>(static_cast<uint64_t>(start) + i * static_cast<uint64_t>(by))));
+    items.push_back(Value::integer(static_cast<int64_t>(static_cast<uint64_t>(start) + i * static_cast<uint64_t>(by))));
   }
   return Value::object(Kind::kRange, std::make_shared<RangeObject>(&rt, std::move(items), start, stop, by));
 }
 
 // The entries of dict(...) and namespace(...): an optional mapping or list of pairs, then keywords.
-Expected<std::vector<DictObject::Entry>> collect_entries(Runtime& rt, std::string_view callee,
-                                                         const Arguments& args) {
+Expected<std::vector<DictObject::Entry>> collect_entries(Runtime& rt, std::string_view callee, const Arguments& args) {
   std::vector<DictObject::Entry> entries;
   if (args.positional.size() > 1) {
     return invalid_argument(std::string(callee) + " expected at most 1 argument, got " +
@@ -119,8 +113,7 @@ Expected<Value> call_strftime_now(Runtime& rt, const Arguments& args) {
   if (!bound[0]->is_string())
     return invalid_argument("strftime() argument 1 must be str, not " + std::string(bound[0]->type_name()));
   std::string text = rt.now(bound[0]->text());
-  if (find_invalid_utf8(text) != std::string::npos)
-    return invalid_argument("strftime_now gave text that is not UTF-8");
+  if (find_invalid_utf8(text) != std::string::npos) return invalid_argument("strftime_now gave text that is not UTF-8");
   return Value::string(&rt, std::move(text));
 }
 

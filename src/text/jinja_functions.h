@@ -14,8 +14,7 @@ struct Function {
 };
 
 struct FunctionObject : Object {
-  FunctionObject(Runtime* runtime, const Function* entry)
-      : Object(runtime, sizeof(FunctionObject)), function(entry) {}
+  FunctionObject(Runtime* runtime, const Function* entry) : Object(runtime, sizeof(FunctionObject)), function(entry) {}
   const Function* const function;
 };
 

@@ -91,8 +91,7 @@ class Interpreter {
 
   Status emit(std::string_view text, Output* output) {
     if (output->text.size() + text.size() > static_cast<size_t>(kMaxTemplateOutputBytes)) {
-      return resource_exhausted("template output is longer than " + std::to_string(kMaxTemplateOutputBytes) +
-                                " bytes");
+      return resource_exhausted("template output is longer than " + std::to_string(kMaxTemplateOutputBytes) + " bytes");
     }
     output->memory.grow(static_cast<int64_t>(text.size()));
     output->text += text;
@@ -123,9 +122,7 @@ class Interpreter {
 
   Expected<Flow> exec(const Statement& statement, const ScopePtr& scope, Output* output) {
     switch (statement.kind) {
-      case StatementKind::kText:
-        PARE_RETURN_IF_ERROR(emit(statement.text, output));
-        break;
+      case StatementKind::kText: PARE_RETURN_IF_ERROR(emit(statement.text, output)); break;
       case StatementKind::kPrint: {
         PARE_ASSIGN_OR_RETURN(const Value value, eval(*statement.expr, scope));
         if (value.is_string()) {
@@ -136,26 +133,20 @@ class Interpreter {
         }
         break;
       }
-      case StatementKind::kIf:
-        return exec_if(statement, scope, output);
-      case StatementKind::kFor:
-        return exec_for(statement, scope, output);
-      case StatementKind::kBreak:
-        return Flow::kBreak;
-      case StatementKind::kContinue:
-        return Flow::kContinue;
+      case StatementKind::kIf: return exec_if(statement, scope, output);
+      case StatementKind::kFor: return exec_for(statement, scope, output);
+      case StatementKind::kBreak: return Flow::kBreak;
+      case StatementKind::kContinue: return Flow::kContinue;
       case StatementKind::kSet: {
         PARE_ASSIGN_OR_RETURN(const Value value, eval(*statement.expr, scope));
         PARE_RETURN_IF_ERROR(assign(*statement.target, value, scope));
         break;
       }
-      case StatementKind::kSetBlock:
-        return exec_set_block(statement, scope);
+      case StatementKind::kSetBlock: return exec_set_block(statement, scope);
       case StatementKind::kMacro:
         scope->variables.insert_or_assign(statement.text, make_macro(statement, scope));
         break;
-      case StatementKind::kCallBlock:
-        return exec_call_block(statement, scope, output);
+      case StatementKind::kCallBlock: return exec_call_block(statement, scope, output);
       case StatementKind::kFilterBlock: {
         Output body(&rt_);
         PARE_ASSIGN_OR_RETURN(const Flow flow, exec_block(statement.body, inner(scope), &body));
@@ -174,8 +165,7 @@ class Interpreter {
         }
         return exec_block(statement.body, body, output);
       }
-      case StatementKind::kScope:
-        return exec_block(statement.body, inner(scope), output);
+      case StatementKind::kScope: return exec_block(statement.body, inner(scope), output);
     }
     return Flow::kNormal;
   }
@@ -214,8 +204,8 @@ class Interpreter {
   }
 
   // Whether an iteration reached the end of the body.
-  Expected<bool> run_loop(const Statement& statement, const std::shared_ptr<LoopObject>& loop,
-                          const ScopePtr& scope, Output* output) {
+  Expected<bool> run_loop(const Statement& statement, const std::shared_ptr<LoopObject>& loop, const ScopePtr& scope,
+                          Output* output) {
     const Value loop_value = Value::object(Kind::kLoop, loop);
     bool completed = false;
     for (;; ++loop->position) {
@@ -280,14 +270,13 @@ class Interpreter {
     PARE_ASSIGN_OR_RETURN(const Value items, locate(iterate(rt_, value), target.position));
     const size_t wanted = target.args.size(), got = items.items().size();
     if (wanted != got) {
-      return locate(invalid_argument(
-                        got > wanted ? "too many values to unpack (expected " + std::to_string(wanted) + ")"
-                                     : "not enough values to unpack (expected " + std::to_string(wanted) +
-                                           ", got " + std::to_string(got) + ")"),
-                    target.position);
+      return locate(
+          invalid_argument(got > wanted ? "too many values to unpack (expected " + std::to_string(wanted) + ")"
+                                        : "not enough values to unpack (expected " + std::to_string(wanted) + ", got " +
+                                              std::to_string(got) + ")"),
+          target.position);
     }
-    for (size_t i = 0; i < wanted; ++i)
-      PARE_RETURN_IF_ERROR(assign(*target.args[i], items.items()[i], scope));
+    for (size_t i = 0; i < wanted; ++i) PARE_RETURN_IF_ERROR(assign(*target.args[i], items.items()[i], scope));
     return ok_status();
   }
 
@@ -312,12 +301,9 @@ class Interpreter {
 
   Expected<Value> eval_kind(const Expr& expr, const ScopePtr& scope) {
     switch (expr.kind) {
-      case ExprKind::kConstant:
-        return expr.value;
-      case ExprKind::kName:
-        return lookup(expr.name, scope);
-      case ExprKind::kNamespaceTarget:
-        return internal_error("assignment target evaluated");
+      case ExprKind::kConstant: return expr.value;
+      case ExprKind::kName: return lookup(expr.name, scope);
+      case ExprKind::kNamespaceTarget: return internal_error("assignment target evaluated");
       case ExprKind::kList:
       case ExprKind::kTuple: {
         std::vector<Value> items;
@@ -329,8 +315,7 @@ class Interpreter {
         return checked_depth(expr.kind == ExprKind::kList ? Value::list(&rt_, std::move(items))
                                                           : Value::tuple(&rt_, std::move(items)));
       }
-      case ExprKind::kDict:
-        return eval_dict(expr, scope);
+      case ExprKind::kDict: return eval_dict(expr, scope);
       case ExprKind::kAttribute: {
         PARE_ASSIGN_OR_RETURN(const Value object, eval(*expr.args[0], scope));
         return get_attribute(rt_, object, expr.name);
@@ -340,17 +325,14 @@ class Interpreter {
         PARE_ASSIGN_OR_RETURN(const Value key, eval(*expr.args[1], scope));
         return get_item(rt_, object, key);
       }
-      case ExprKind::kSlice:
-        return eval_slice(expr, scope);
+      case ExprKind::kSlice: return eval_slice(expr, scope);
       case ExprKind::kCall: {
         PARE_ASSIGN_OR_RETURN(const Value callee, eval(*expr.args[0], scope));
         PARE_ASSIGN_OR_RETURN(const Arguments args, eval_arguments(expr, scope));
         return call_value(callee, args);
       }
-      case ExprKind::kFilter:
-        return eval_filter(expr, scope, nullptr);
-      case ExprKind::kTest:
-        return eval_test(expr, scope);
+      case ExprKind::kFilter: return eval_filter(expr, scope, nullptr);
+      case ExprKind::kTest: return eval_test(expr, scope);
       case ExprKind::kNot: {
         PARE_ASSIGN_OR_RETURN(const Value value, eval(*expr.args[0], scope));
         return Value::boolean(!truthy(value));
@@ -363,24 +345,16 @@ class Interpreter {
         PARE_ASSIGN_OR_RETURN(const Value value, eval(*expr.args[0], scope));
         if (value.is_undefined()) return invalid_argument(value.undefined_reason());
         if (value.is_integral()) return Value::integer(value.as_integer());
-        if (!value.is_number())
-          return invalid_argument("bad operand type for unary +: " + quoted(value.type_name()));
+        if (!value.is_number()) return invalid_argument("bad operand type for unary +: " + quoted(value.type_name()));
         return value;
       }
-      case ExprKind::kAdd:
-        return eval_arithmetic(ArithmeticOp::kAdd, expr, scope);
-      case ExprKind::kSubtract:
-        return eval_arithmetic(ArithmeticOp::kSubtract, expr, scope);
-      case ExprKind::kMultiply:
-        return eval_arithmetic(ArithmeticOp::kMultiply, expr, scope);
-      case ExprKind::kDivide:
-        return eval_arithmetic(ArithmeticOp::kDivide, expr, scope);
-      case ExprKind::kFloorDivide:
-        return eval_arithmetic(ArithmeticOp::kFloorDivide, expr, scope);
-      case ExprKind::kModulo:
-        return eval_arithmetic(ArithmeticOp::kModulo, expr, scope);
-      case ExprKind::kPower:
-        return eval_arithmetic(ArithmeticOp::kPower, expr, scope);
+      case ExprKind::kAdd: return eval_arithmetic(ArithmeticOp::kAdd, expr, scope);
+      case ExprKind::kSubtract: return eval_arithmetic(ArithmeticOp::kSubtract, expr, scope);
+      case ExprKind::kMultiply: return eval_arithmetic(ArithmeticOp::kMultiply, expr, scope);
+      case ExprKind::kDivide: return eval_arithmetic(ArithmeticOp::kDivide, expr, scope);
+      case ExprKind::kFloorDivide: return eval_arithmetic(ArithmeticOp::kFloorDivide, expr, scope);
+      case ExprKind::kModulo: return eval_arithmetic(ArithmeticOp::kModulo, expr, scope);
+      case ExprKind::kPower: return eval_arithmetic(ArithmeticOp::kPower, expr, scope);
       case ExprKind::kConcat: {
         std::string text;
         for (const ExprPtr& arg : expr.args) {
@@ -397,14 +371,12 @@ class Interpreter {
         if (truthy(left) == (expr.kind == ExprKind::kOr)) return left;
         return eval(*expr.args[1], scope);
       }
-      case ExprKind::kCompare:
-        return eval_compare(expr, scope);
+      case ExprKind::kCompare: return eval_compare(expr, scope);
       case ExprKind::kIfElse: {
         PARE_ASSIGN_OR_RETURN(const Value condition, eval(*expr.args[0], scope));
         if (truthy(condition)) return eval(*expr.args[1], scope);
         if (expr.args[2]) return eval(*expr.args[2], scope);
-        return Value::undefined(
-            &rt_, "the inline if-expression evaluated to false and no else section was defined.");
+        return Value::undefined(&rt_, "the inline if-expression evaluated to false and no else section was defined.");
       }
     }
     return internal_error("expression of an unknown kind");
@@ -459,22 +431,14 @@ class Interpreter {
       return !*result;
     };
     switch (op) {
-      case CompareOp::kEqual:
-        return equals(rt_, left, right);
-      case CompareOp::kNotEqual:
-        return inverse(equals(rt_, left, right));
-      case CompareOp::kLess:
-        return less(rt_, left, right);
-      case CompareOp::kLessEqual:
-        return less_equal(rt_, left, right);
-      case CompareOp::kGreater:
-        return less(rt_, right, left);
-      case CompareOp::kGreaterEqual:
-        return less_equal(rt_, right, left);
-      case CompareOp::kIn:
-        return contains(rt_, right, left);
-      case CompareOp::kNotIn:
-        return inverse(contains(rt_, right, left));
+      case CompareOp::kEqual: return equals(rt_, left, right);
+      case CompareOp::kNotEqual: return inverse(equals(rt_, left, right));
+      case CompareOp::kLess: return less(rt_, left, right);
+      case CompareOp::kLessEqual: return less_equal(rt_, left, right);
+      case CompareOp::kGreater: return less(rt_, right, left);
+      case CompareOp::kGreaterEqual: return less_equal(rt_, right, left);
+      case CompareOp::kIn: return contains(rt_, right, left);
+      case CompareOp::kNotIn: return inverse(contains(rt_, right, left));
     }
     return internal_error("comparison of an unknown kind");
   }
@@ -543,21 +507,16 @@ class Interpreter {
 
   Expected<Value> call_value(const Value& callee, const Arguments& args) {
     switch (callee.kind()) {
-      case Kind::kUndefined:
-        return invalid_argument(callee.undefined_reason());
-      case Kind::kMacro:
-        return call_macro(callee.as<MacroObject>(), args);
+      case Kind::kUndefined: return invalid_argument(callee.undefined_reason());
+      case Kind::kMacro: return call_macro(callee.as<MacroObject>(), args);
       case Kind::kMethod: {
         const MethodObject& method = callee.as<MethodObject>();
         PARE_ASSIGN_OR_RETURN(Value result, method.method->apply(rt_, method.self, args));
         return checked_depth(std::move(result));
       }
-      case Kind::kFunction:
-        return call_function(*callee.as<FunctionObject>().function, args);
-      case Kind::kJoiner:
-        return call_joiner_object(rt_, callee, args);
-      default:
-        return invalid_argument(quoted(callee.type_name()) + " object is not callable");
+      case Kind::kFunction: return call_function(*callee.as<FunctionObject>().function, args);
+      case Kind::kJoiner: return call_joiner_object(rt_, callee, args);
+      default: return invalid_argument(quoted(callee.type_name()) + " object is not callable");
     }
   }
 
@@ -578,8 +537,7 @@ class Interpreter {
     const Statement& definition = *macro.definition;
     const Depth depth(&macro_depth_);
     if (macro_depth_ > kMaxTemplateDepth) {
-      return resource_exhausted("macros call each other deeper than " + std::to_string(kMaxTemplateDepth) +
-                                " levels");
+      return resource_exhausted("macros call each other deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
     }
     const ScopePtr scope = inner(macro.scope);
     PARE_RETURN_IF_ERROR(bind_macro(definition, args, scope));
@@ -608,8 +566,7 @@ class Interpreter {
       }
     }
     if (args.positional.size() > given.size() && !definition.uses_varargs) {
-      return invalid_argument(macro + " takes not more than " + std::to_string(given.size()) +
-                              " argument(s)");
+      return invalid_argument(macro + " takes not more than " + std::to_string(given.size()) + " argument(s)");
     }
     const bool has_caller_parameter = std::any_of(definition.parameters.begin(), definition.parameters.end(),
                                                   [](const Parameter& p) { return p.name == "caller"; });
@@ -617,13 +574,12 @@ class Interpreter {
       scope->variables["caller"] = caller ? *caller : Value::undefined(&rt_, "No caller defined");
     }
     if (definition.uses_kwargs) {
-      PARE_ASSIGN_OR_RETURN(scope->variables["kwargs"],
-                            checked_depth(make_dict(&rt_, std::move(extra_named))));
+      PARE_ASSIGN_OR_RETURN(scope->variables["kwargs"], checked_depth(make_dict(&rt_, std::move(extra_named))));
     }
     if (definition.uses_varargs) {
-      std::vector<Value> rest(args.positional.begin() +
-                                  static_cast<std::ptrdiff_t>(std::min(given.size(), args.positional.size())),
-                              args.positional.end());
+      std::vector<Value> rest(
+          args.positional.begin() + static_cast<std::ptrdiff_t>(std::min(given.size(), args.positional.size())),
+          args.positional.end());
       PARE_ASSIGN_OR_RETURN(scope->variables["varargs"], checked_depth(Value::tuple(&rt_, std::move(rest))));
     }
     for (size_t i = 0; i < given.size(); ++i) {
@@ -632,9 +588,9 @@ class Interpreter {
         PARE_ASSIGN_OR_RETURN(given[i], eval(*parameter.default_value, scope));
       }
       scope->variables.insert_or_assign(
-          parameter.name, given[i] ? *given[i]
-                                   : Value::undefined(&rt_, "parameter " + quote_python(parameter.name) +
-                                                                " was not provided"));
+          parameter.name,
+          given[i] ? *given[i]
+                   : Value::undefined(&rt_, "parameter " + quote_python(parameter.name) + " was not provided"));
     }
     return ok_status();
   }

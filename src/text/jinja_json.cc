@@ -101,8 +101,8 @@ class ValueBuilder : public nlohmann::json_sax<nlohmann::json> {
 
 Expected<Value> parse_json(Runtime& rt, std::string_view name, std::string_view text) {
   if (static_cast<int64_t>(text.size()) > kMaxJsonBytes) {
-    return resource_exhausted(std::string(name) + ": " + std::to_string(text.size()) +
-                              " bytes of JSON, limit " + std::to_string(kMaxJsonBytes));
+    return resource_exhausted(std::string(name) + ": " + std::to_string(text.size()) + " bytes of JSON, limit " +
+                              std::to_string(kMaxJsonBytes));
   }
   ValueBuilder builder(&rt);
   bool parsed = false;

@@ -67,9 +67,7 @@ class Lexer {
   Status fail(size_t offset, std::string_view message) { return error_at(position_of(offset), message); }
 
   bool at(std::string_view what) const { return std::string_view(source_).substr(offset_).starts_with(what); }
-  char peek(size_t ahead = 0) const {
-    return offset_ + ahead < source_.size() ? source_[offset_ + ahead] : '\0';
-  }
+  char peek(size_t ahead = 0) const { return offset_ + ahead < source_.size() ? source_[offset_ + ahead] : '\0'; }
 
   void skip_space() {
     while (offset_ < source_.size()) {
@@ -200,8 +198,8 @@ class Lexer {
       skip_space();
       if (offset_ != before) continue;
       if (offset_ >= source_.size()) {
-        return fail(offset_, print ? "unexpected end of template, expected '}}'"
-                                   : "unexpected end of template, expected '%}'");
+        return fail(offset_,
+                    print ? "unexpected end of template, expected '}}'" : "unexpected end of template, expected '%}'");
       }
       PARE_RETURN_IF_ERROR(lex_token(&open));
     }
@@ -210,8 +208,8 @@ class Lexer {
   bool lex_tag_end(bool print) {
     const std::string_view end = print ? "}}" : "%}";
     const char sign = peek();
-    const bool is_signed = (sign == '-' || (sign == '+' && !print)) &&
-                           std::string_view(source_).substr(offset_ + 1).starts_with(end);
+    const bool is_signed =
+        (sign == '-' || (sign == '+' && !print)) && std::string_view(source_).substr(offset_ + 1).starts_with(end);
     if (!is_signed && !at(end)) return false;
     push(print ? TokenType::kPrintEnd : TokenType::kBlockEnd, offset_);
     offset_ += end.size() + (is_signed ? 1 : 0);
@@ -229,8 +227,7 @@ class Lexer {
     if (is_name_start(c)) {
       const size_t begin = offset_;
       while (is_name_byte(peek())) ++offset_;
-      if (static_cast<unsigned char>(peek()) >= 0x80)
-        return fail(offset_, "names outside ASCII are not supported");
+      if (static_cast<unsigned char>(peek()) >= 0x80) return fail(offset_, "names outside ASCII are not supported");
       push(TokenType::kName, begin).text = source_.substr(begin, offset_ - begin);
       return ok_status();
     }
@@ -241,8 +238,7 @@ class Lexer {
       if (op == ")" || op == "]" || op == "}") {
         if (open->empty()) return fail(offset_, "unexpected '" + std::string(op) + "'");
         if (open->back() != op[0]) {
-          return fail(offset_, "unexpected '" + std::string(op) + "', expected '" +
-                                   std::string(1, open->back()) + "'");
+          return fail(offset_, "unexpected '" + std::string(op) + "', expected '" + std::string(1, open->back()) + "'");
         }
         open->pop_back();
       }
@@ -252,8 +248,8 @@ class Lexer {
     }
     size_t end = offset_;
     next_code_point(source_, &end);
-    return fail(offset_, "unexpected character " +
-                             quote_python(std::string_view(source_).substr(offset_, end - offset_)));
+    return fail(offset_,
+                "unexpected character " + quote_python(std::string_view(source_).substr(offset_, end - offset_)));
   }
 
   // End of digits with single underscores between them, from `i`; `i` itself where there is none.
@@ -346,44 +342,22 @@ class Lexer {
     }
     ++offset_;
     switch (c) {
-      case '\n':
-        return ok_status();
+      case '\n': return ok_status();
       case '\\':
       case '\'':
-      case '"':
-        out->push_back(c);
-        return ok_status();
-      case 'a':
-        out->push_back('\a');
-        return ok_status();
-      case 'b':
-        out->push_back('\b');
-        return ok_status();
-      case 'f':
-        out->push_back('\f');
-        return ok_status();
-      case 'n':
-        out->push_back('\n');
-        return ok_status();
-      case 'r':
-        out->push_back('\r');
-        return ok_status();
-      case 't':
-        out->push_back('\t');
-        return ok_status();
-      case 'v':
-        out->push_back('\v');
-        return ok_status();
-      case 'x':
-        return lex_code_point(begin, 2, out);
-      case 'u':
-        return lex_code_point(begin, 4, out);
-      case 'U':
-        return lex_code_point(begin, 8, out);
-      case 'N':
-        return fail(begin, "named characters (\\N{...}) are not supported");
-      default:
-        break;
+      case '"': out->push_back(c); return ok_status();
+      case 'a': out->push_back('\a'); return ok_status();
+      case 'b': out->push_back('\b'); return ok_status();
+      case 'f': out->push_back('\f'); return ok_status();
+      case 'n': out->push_back('\n'); return ok_status();
+      case 'r': out->push_back('\r'); return ok_status();
+      case 't': out->push_back('\t'); return ok_status();
+      case 'v': out->push_back('\v'); return ok_status();
+      case 'x': return lex_code_point(begin, 2, out);
+      case 'u': return lex_code_point(begin, 4, out);
+      case 'U': return lex_code_point(begin, 8, out);
+      case 'N': return fail(begin, "named characters (\\N{...}) are not supported");
+      default: break;
     }
     if (c < '0' || c > '7') {
       out->push_back('\\');
@@ -404,8 +378,7 @@ class Lexer {
       if (!is_hex_digit(peek())) return fail(begin, "truncated escape in a string");
     }
     std::from_chars(first, source_.data() + offset_, code, 16);
-    if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
-      return fail(begin, "escape in a string is no character");
+    if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return fail(begin, "escape in a string is no character");
     append_utf8(out, code);
     return ok_status();
   }
@@ -420,12 +393,10 @@ class Lexer {
 }  // namespace
 
 Status error_at(Position position, std::string_view message) {
-  return invalid_argument("line " + std::to_string(position.line) + ", column " +
-                          std::to_string(position.column) + ": " + std::string(message));
+  return invalid_argument("line " + std::to_string(position.line) + ", column " + std::to_string(position.column) +
+                          ": " + std::string(message));
 }
 
-Expected<std::vector<Token>> tokenize(std::string_view source) {
-  return Lexer(normalize_newlines(source)).run();
-}
+Expected<std::vector<Token>> tokenize(std::string_view source) { return Lexer(normalize_newlines(source)).run(); }
 
 }  // namespace pare::jinja

@@ -71,8 +71,7 @@ Expected<bool> contains(Runtime& rt, const Value& container, const Value& item);
 Expected<Value> get_attribute(Runtime& rt, const Value& object, std::string_view name);
 Expected<Value> get_item(Runtime& rt, const Value& object, const Value& key);
 // Absent bounds are null.
-Expected<Value> get_slice(Runtime& rt, const Value& object, const Value* start, const Value* stop,
-                          const Value* step);
+Expected<Value> get_slice(Runtime& rt, const Value& object, const Value* start, const Value* stop, const Value* step);
 // len(value).
 Expected<int64_t> length(Runtime& rt, const Value& value);
 bool is_iterable(const Value& value);

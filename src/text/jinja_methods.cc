@@ -90,8 +90,8 @@ Expected<Window> select_window(Runtime& rt, const Value& self, const Value* star
 
 template <bool at_end>
 Expected<Value> method_affix(Runtime& rt, const Value& self, Args args) {
-  PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments(at_end ? "endswith" : "startswith", args,
-                                                          {"prefix", "start", "end"}, 1));
+  PARE_ASSIGN_OR_RETURN(const Bound bound,
+                        bind_arguments(at_end ? "endswith" : "startswith", args, {"prefix", "start", "end"}, 1));
   PARE_ASSIGN_OR_RETURN(const Window window, select_window(rt, self, bound[1], bound[2]));
   std::vector<Value> candidates = {*bound[0]};
   if (bound[0]->is(Kind::kTuple)) candidates = bound[0]->items();
@@ -114,8 +114,7 @@ Expected<Value> method_find(Runtime& rt, const Value& self, Args args) {
   const size_t at = !window.valid ? std::string_view::npos
                     : from_right  ? window.text.rfind(bound[0]->text())
                                   : window.text.find(bound[0]->text());
-  if (at != std::string_view::npos)
-    return Value::integer(window.start + count_code_points(window.text.substr(0, at)));
+  if (at != std::string_view::npos) return Value::integer(window.start + count_code_points(window.text.substr(0, at)));
   if (must_find) return invalid_argument("substring not found");
   return Value::integer(-1);
 }
@@ -142,18 +141,15 @@ Expected<Value> method_replace(Runtime& rt, const Value& self, Args args) {
   if (bound[2]) {
     PARE_ASSIGN_OR_RETURN(count, to_index(*bound[2]));
   }
-  const auto escaped = [&](const Value& v) {
-    return self.safe() && !v.safe() ? escape_html(v.text()) : v.text();
-  };
-  PARE_ASSIGN_OR_RETURN(std::string out,
-                        replace_text(rt, self.text(), escaped(*bound[0]), escaped(*bound[1]), count));
+  const auto escaped = [&](const Value& v) { return self.safe() && !v.safe() ? escape_html(v.text()) : v.text(); };
+  PARE_ASSIGN_OR_RETURN(std::string out, replace_text(rt, self.text(), escaped(*bound[0]), escaped(*bound[1]), count));
   return Value::string(&rt, std::move(out), self.safe());
 }
 
 // Parts of text that are cut at `separator`, from the left or right, at most `limit` times (negative:
 // always).
-Expected<std::vector<std::string_view>> split_at(Runtime& rt, std::string_view text,
-                                                 std::string_view separator, int64_t limit, bool from_right) {
+Expected<std::vector<std::string_view>> split_at(Runtime& rt, std::string_view text, std::string_view separator,
+                                                 int64_t limit, bool from_right) {
   std::vector<std::string_view> parts;
   while (limit != 0) {
     PARE_RETURN_IF_ERROR(rt.step());
@@ -245,8 +241,7 @@ Expected<Value> method_partition(Runtime& rt, const Value& self, Args args) {
     return from_right ? Value::tuple(&rt, {part(""), part(""), part(text)})
                       : Value::tuple(&rt, {part(text), part(""), part("")});
   }
-  return Value::tuple(&rt,
-                      {part(text.substr(0, at)), part(separator), part(text.substr(at + separator.size()))});
+  return Value::tuple(&rt, {part(text.substr(0, at)), part(separator), part(text.substr(at + separator.size()))});
 }
 
 template <bool suffix>
@@ -302,9 +297,8 @@ Expected<Value> method_zfill(Runtime& rt, const Value& self, Args args) {
   PARE_ASSIGN_OR_RETURN(const int64_t width, to_index(*bound[0]));
   const bool has_sign = self.text().starts_with('+') || self.text().starts_with('-');
   const std::string sign = has_sign ? self.text().substr(0, 1) : "";
-  PARE_ASSIGN_OR_RETURN(std::string out,
-                        pad_text(rt, self.text().substr(sign.size()),
-                                 width - static_cast<int64_t>(sign.size()), "0", Padding::kLeft));
+  PARE_ASSIGN_OR_RETURN(std::string out, pad_text(rt, self.text().substr(sign.size()),
+                                                  width - static_cast<int64_t>(sign.size()), "0", Padding::kLeft));
   return Value::string(&rt, sign + out, self.safe());
 }
 
@@ -459,8 +453,7 @@ constexpr Method kDictMethods[] = {
     {"copy", method_copy}, {"get", method_get},       {"items", method_items},
     {"keys", method_keys}, {"values", method_values},
 };
-constexpr Method kListMethods[] = {
-    {"copy", method_copy}, {"count", method_count_items}, {"index", method_index}};
+constexpr Method kListMethods[] = {{"copy", method_copy}, {"count", method_count_items}, {"index", method_index}};
 constexpr Method kTupleMethods[] = {{"count", method_count_items}, {"index", method_index}};
 constexpr Method kLoopMethods[] = {{"cycle", method_cycle}};
 
@@ -476,19 +469,13 @@ const Method* find_in(const Method (&methods)[n], std::string_view name) {
 
 const Method* find_method(const Value& self, std::string_view name) {
   switch (self.kind()) {
-    case Kind::kString:
-      return find_in(kStringMethods, name);
-    case Kind::kDict:
-      return find_in(kDictMethods, name);
-    case Kind::kList:
-      return find_in(kListMethods, name);
+    case Kind::kString: return find_in(kStringMethods, name);
+    case Kind::kDict: return find_in(kDictMethods, name);
+    case Kind::kList: return find_in(kListMethods, name);
     case Kind::kTuple:
-    case Kind::kRange:
-      return find_in(kTupleMethods, name);
-    case Kind::kLoop:
-      return find_in(kLoopMethods, name);
-    default:
-      return nullptr;
+    case Kind::kRange: return find_in(kTupleMethods, name);
+    case Kind::kLoop: return find_in(kLoopMethods, name);
+    default: return nullptr;
   }
 }
 
@@ -525,8 +512,8 @@ Expected<Value> strip_text(Runtime& rt, const Value& text, const Value* chars, b
   return Value::string(&rt, std::string(view), text.safe());
 }
 
-Expected<std::string> replace_text(Runtime& rt, std::string_view text, std::string_view from,
-                                   std::string_view to, int64_t count) {
+Expected<std::string> replace_text(Runtime& rt, std::string_view text, std::string_view from, std::string_view to,
+                                   int64_t count) {
   PARE_RETURN_IF_ERROR(rt.step(text.size()));
   std::string out;
   size_t begin = 0;

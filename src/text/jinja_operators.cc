@@ -11,8 +11,8 @@ namespace {
 constexpr std::string_view kSymbols[] = {"+", "-", "*", "/", "//", "%", "** or pow()"};
 
 Status bad_operands(ArithmeticOp op, const Value& left, const Value& right) {
-  return invalid_argument("unsupported operand type(s) for " + std::string(kSymbols[static_cast<int>(op)]) +
-                          ": " + quoted(left.type_name()) + " and " + quoted(right.type_name()));
+  return invalid_argument("unsupported operand type(s) for " + std::string(kSymbols[static_cast<int>(op)]) + ": " +
+                          quoted(left.type_name()) + " and " + quoted(right.type_name()));
 }
 
 Status overflow(ArithmeticOp op) {
@@ -44,15 +44,13 @@ Expected<Value> integer_power(int64_t base, int64_t exponent) {
 
 Expected<Value> integer_arithmetic(ArithmeticOp op, int64_t a, int64_t b) {
   switch (op) {
-    case ArithmeticOp::kAdd:
-      return from_checked(op, checked_add(a, b));
+    case ArithmeticOp::kAdd: return from_checked(op, checked_add(a, b));
     case ArithmeticOp::kSubtract: {
       int64_t out;
       if (__builtin_sub_overflow(a, b, &out)) return overflow(op);
       return Value::integer(out);
     }
-    case ArithmeticOp::kMultiply:
-      return from_checked(op, checked_mul(a, b));
+    case ArithmeticOp::kMultiply: return from_checked(op, checked_mul(a, b));
     case ArithmeticOp::kDivide:
       if (b == 0) return division_by_zero();
       return Value::real(static_cast<double>(static_cast<long double>(a) / static_cast<long double>(b)));
@@ -64,23 +62,18 @@ Expected<Value> integer_arithmetic(ArithmeticOp op, int64_t a, int64_t b) {
         return from_checked(op, checked_mul<int64_t>(a, -1));
       }
       const bool inexact = a % b != 0 && ((a < 0) != (b < 0));
-      return Value::integer(op == ArithmeticOp::kModulo ? a % b + (inexact ? b : 0)
-                                                        : a / b - (inexact ? 1 : 0));
+      return Value::integer(op == ArithmeticOp::kModulo ? a % b + (inexact ? b : 0) : a / b - (inexact ? 1 : 0));
     }
-    case ArithmeticOp::kPower:
-      return integer_power(a, b);
+    case ArithmeticOp::kPower: return integer_power(a, b);
   }
   return internal_error("arithmetic operator");
 }
 
 Expected<Value> real_arithmetic(ArithmeticOp op, double a, double b) {
   switch (op) {
-    case ArithmeticOp::kAdd:
-      return Value::real(a + b);
-    case ArithmeticOp::kSubtract:
-      return Value::real(a - b);
-    case ArithmeticOp::kMultiply:
-      return Value::real(a * b);
+    case ArithmeticOp::kAdd: return Value::real(a + b);
+    case ArithmeticOp::kSubtract: return Value::real(a - b);
+    case ArithmeticOp::kMultiply: return Value::real(a * b);
     case ArithmeticOp::kDivide:
       if (b == 0) return division_by_zero();
       return Value::real(a / b);
@@ -199,8 +192,8 @@ Expected<bool> ordered(Runtime& rt, const Value& a, const Value& b, bool or_equa
     }
     return x.size() < y.size() || (or_equal && x.size() == y.size());
   }
-  return invalid_argument(quoted(symbol) + " not supported between instances of " + quoted(a.type_name()) +
-                          " and " + quoted(b.type_name()));
+  return invalid_argument(quoted(symbol) + " not supported between instances of " + quoted(a.type_name()) + " and " +
+                          quoted(b.type_name()));
 }
 
 std::string describe_missing(const Value& object, std::string_view name) {
@@ -262,8 +255,8 @@ Expected<bool> find_attribute(Runtime& rt, const Value& object, std::string_view
     return true;
   }
   if (is_mutating_method(object, name)) {
-    *out = Value::undefined(&rt, "access to attribute " + quote_python(name) + " of " +
-                                     quoted(object.type_name()) + " object is unsafe.");
+    *out = Value::undefined(
+        &rt, "access to attribute " + quote_python(name) + " of " + quoted(object.type_name()) + " object is unsafe.");
     return true;
   }
   return false;
@@ -276,8 +269,7 @@ bool find_item(Runtime& rt, const Value& object, const Value& key, Value* out) {
     if (value != nullptr) *out = *value;
     return value != nullptr;
   }
-  if (!key.is_integral() || (!object.is_string() && !object.is_sequence()) || object.is(Kind::kView))
-    return false;
+  if (!key.is_integral() || (!object.is_string() && !object.is_sequence()) || object.is(Kind::kView)) return false;
   int64_t index = key.as_integer();
   if (object.is_string()) {
     const int64_t size = count_code_points(object.text());
@@ -355,15 +347,14 @@ Expected<Value> apply_arithmetic(Runtime& rt, ArithmeticOp op, const Value& left
     return Value::string(&rt, std::move(text), left.safe());
   }
   if (right.is_undefined()) return invalid_argument(right.undefined_reason());
-  if (left.is_integral() && right.is_integral())
-    return integer_arithmetic(op, left.as_integer(), right.as_integer());
+  if (left.is_integral() && right.is_integral()) return integer_arithmetic(op, left.as_integer(), right.as_integer());
   if (left.is_number() && right.is_number()) return real_arithmetic(op, left.as_real(), right.as_real());
   if (op == ArithmeticOp::kAdd) {
     if (left.is_string() && right.is_string()) return add_strings(rt, left, right);
     if (is_list_or_tuple(left) && left.kind() == right.kind()) return add_sequences(rt, left, right);
     if (left.is_string()) {
-      return invalid_argument("can only concatenate str (not " + std::string("\"") +
-                              std::string(right.type_name()) + "\") to str");
+      return invalid_argument("can only concatenate str (not " + std::string("\"") + std::string(right.type_name()) +
+                              "\") to str");
     }
   }
   if (op == ArithmeticOp::kMultiply) {
@@ -376,8 +367,7 @@ Expected<Value> apply_arithmetic(Runtime& rt, ArithmeticOp op, const Value& left
 Expected<Value> negate(const Value& value) {
   if (value.is_undefined()) return invalid_argument(value.undefined_reason());
   if (value.is(Kind::kFloat)) return Value::real(-value.as_real());
-  if (!value.is_integral())
-    return invalid_argument("bad operand type for unary -: " + quoted(value.type_name()));
+  if (!value.is_integral()) return invalid_argument("bad operand type for unary -: " + quoted(value.type_name()));
   return from_checked(ArithmeticOp::kSubtract, checked_mul<int64_t>(value.as_integer(), -1));
 }
 
@@ -389,27 +379,20 @@ Expected<bool> equals(Runtime& rt, const Value& left, const Value& right) {
   if (left.kind() != right.kind()) return false;
   switch (left.kind()) {
     case Kind::kUndefined:
-    case Kind::kNone:
-      return true;
+    case Kind::kNone: return true;
     case Kind::kString:
       PARE_RETURN_IF_ERROR(rt.step(std::min(left.text().size(), right.text().size())));
       return left.text() == right.text();
     case Kind::kList:
     case Kind::kTuple:
-    case Kind::kRange:
-      return equal_sequences(rt, left.items(), right.items());
-    case Kind::kDict:
-      return equal_dicts(rt, left.dict(), right.dict());
-    case Kind::kView:
-      return unsupported("comparison of " + std::string(left.type_name()));
-    default:
-      return left.shared() == right.shared();
+    case Kind::kRange: return equal_sequences(rt, left.items(), right.items());
+    case Kind::kDict: return equal_dicts(rt, left.dict(), right.dict());
+    case Kind::kView: return unsupported("comparison of " + std::string(left.type_name()));
+    default: return left.shared() == right.shared();
   }
 }
 
-Expected<bool> less(Runtime& rt, const Value& left, const Value& right) {
-  return ordered(rt, left, right, false, "<");
-}
+Expected<bool> less(Runtime& rt, const Value& left, const Value& right) { return ordered(rt, left, right, false, "<"); }
 
 Expected<bool> less_equal(Runtime& rt, const Value& left, const Value& right) {
   return ordered(rt, left, right, true, "<=");
@@ -418,8 +401,7 @@ Expected<bool> less_equal(Runtime& rt, const Value& left, const Value& right) {
 Expected<bool> contains(Runtime& rt, const Value& container, const Value& item) {
   if (container.is_string()) {
     if (!item.is_string()) {
-      return invalid_argument("'in <string>' requires string as left operand, not " +
-                              std::string(item.type_name()));
+      return invalid_argument("'in <string>' requires string as left operand, not " + std::string(item.type_name()));
     }
     PARE_RETURN_IF_ERROR(rt.step(container.text().size()));
     return container.text().find(item.text()) != std::string::npos;
@@ -465,8 +447,7 @@ Expected<Value> get_item(Runtime& rt, const Value& object, const Value& key) {
   return Value::undefined(&rt, quoted(object.type_name()) + " object has no element " + shown);
 }
 
-Expected<Value> get_slice(Runtime& rt, const Value& object, const Value* start, const Value* stop,
-                          const Value* step) {
+Expected<Value> get_slice(Runtime& rt, const Value& object, const Value* start, const Value* stop, const Value* step) {
   if (object.is_undefined()) return invalid_argument(object.undefined_reason());
   const bool sequence = object.is_sequence() && !object.is(Kind::kView);
   if (!object.is_string() && !sequence) {

@@ -44,36 +44,24 @@ class Parser {
 
   static std::string describe(const Token& token) {
     switch (token.type) {
-      case TokenType::kText:
-        return "text";
-      case TokenType::kPrintBegin:
-        return "'{{'";
-      case TokenType::kPrintEnd:
-        return "'}}'";
-      case TokenType::kBlockBegin:
-        return "'{%'";
-      case TokenType::kBlockEnd:
-        return "'%}'";
-      case TokenType::kString:
-        return "a string";
+      case TokenType::kText: return "text";
+      case TokenType::kPrintBegin: return "'{{'";
+      case TokenType::kPrintEnd: return "'}}'";
+      case TokenType::kBlockBegin: return "'{%'";
+      case TokenType::kBlockEnd: return "'%}'";
+      case TokenType::kString: return "a string";
       case TokenType::kInteger:
-      case TokenType::kFloat:
-        return "a number";
-      case TokenType::kEnd:
-        return "end of template";
-      default:
-        return quoted(token.text);
+      case TokenType::kFloat: return "a number";
+      case TokenType::kEnd: return "end of template";
+      default: return quoted(token.text);
     }
   }
 
   Status unexpected(std::string_view wanted) const {
-    return error_at(current().position,
-                    "unexpected " + describe(current()) + ", expected " + std::string(wanted));
+    return error_at(current().position, "unexpected " + describe(current()) + ", expected " + std::string(wanted));
   }
   Status expect_op(std::string_view op) { return skip_op(op) ? ok_status() : unexpected(quoted(op)); }
-  Status expect_name(std::string_view name) {
-    return skip_name(name) ? ok_status() : unexpected(quoted(name));
-  }
+  Status expect_name(std::string_view name) { return skip_name(name) ? ok_status() : unexpected(quoted(name)); }
   Status expect(TokenType type, std::string_view wanted) {
     if (!at(type)) return unexpected(wanted);
     advance();
@@ -96,8 +84,7 @@ class Parser {
     if (child) {
       parent->depth = std::max(parent->depth, child->depth + 1);
       if (parent->depth > kMaxExprDepth) {
-        return error_at(parent->position,
-                        "expression is deeper than " + std::to_string(kMaxExprDepth) + " levels");
+        return error_at(parent->position, "expression is deeper than " + std::to_string(kMaxExprDepth) + " levels");
       }
     }
     parent->args.push_back(std::move(child));
@@ -143,8 +130,7 @@ class Parser {
         PARE_RETURN_IF_ERROR(expect(TokenType::kPrintEnd, "'}}'"));
       } else {
         PARE_RETURN_IF_ERROR(expect(TokenType::kBlockBegin, "a tag"));
-        if (at(TokenType::kName) && std::find(ends.begin(), ends.end(), current().text) != ends.end())
-          return block;
+        if (at(TokenType::kName) && std::find(ends.begin(), ends.end(), current().text) != ends.end()) return block;
         PARE_RETURN_IF_ERROR(parse_statement(statement.get(), &block));
         PARE_RETURN_IF_ERROR(expect(TokenType::kBlockEnd, "'%}'"));
         if (statement->kind == StatementKind::kText) continue;
@@ -200,11 +186,9 @@ class Parser {
       out->kind = tag.text == "break" ? StatementKind::kBreak : StatementKind::kContinue;
       return ok_status();
     }
-    for (std::string_view known :
-         {"block", "extends", "include", "import", "from", "autoescape", "do", "trans"}) {
+    for (std::string_view known : {"block", "extends", "include", "import", "from", "autoescape", "do", "trans"}) {
       if (tag.text == known)
-        return unsupported(
-            std::string(error_at(tag.position, "tag '" + tag.text + "' is not supported").message()));
+        return unsupported(std::string(error_at(tag.position, "tag '" + tag.text + "' is not supported").message()));
     }
     return error_at(tag.position, "unknown tag '" + tag.text + "'");
   }
@@ -238,8 +222,7 @@ class Parser {
       PARE_ASSIGN_OR_RETURN(out->condition, parse_expression());
     }
     if (at_name("recursive")) {
-      return unsupported(
-          std::string(error_at(current().position, "recursive loops are not supported").message()));
+      return unsupported(std::string(error_at(current().position, "recursive loops are not supported").message()));
     }
     const Context saved = std::exchange(context_, Context{.in_loop = true});
     ++loop_depth_;
@@ -322,15 +305,13 @@ class Parser {
       if (skip_op("=")) {
         PARE_ASSIGN_OR_RETURN(parameter.default_value, parse_expression());
       } else if (!out->parameters.empty() && out->parameters.back().default_value) {
-        return error_at(position,
-                        "parameter '" + parameter.name + "' without a default follows one with a default");
+        return error_at(position, "parameter '" + parameter.name + "' without a default follows one with a default");
       }
       if (parameter.name == "caller" && !parameter.default_value) {
         return error_at(position, "the special parameter 'caller' must be omitted or be given a default");
       }
       for (const Parameter& other : out->parameters) {
-        if (other.name == parameter.name)
-          return error_at(position, "parameter '" + parameter.name + "' twice");
+        if (other.name == parameter.name) return error_at(position, "parameter '" + parameter.name + "' twice");
       }
       out->parameters.push_back(std::move(parameter));
     }
@@ -437,8 +418,8 @@ class Parser {
   Expected<ExprPtr> parse_left(Rule operand, TokenType type, std::initializer_list<BinaryOp> ops) {
     PARE_ASSIGN_OR_RETURN(ExprPtr left, (this->*operand)());
     while (true) {
-      const auto op = std::find_if(ops.begin(), ops.end(),
-                                   [&](const BinaryOp& o) { return is(current(), type, o.token); });
+      const auto op =
+          std::find_if(ops.begin(), ops.end(), [&](const BinaryOp& o) { return is(current(), type, o.token); });
       if (op == ops.end()) return left;
       const Position position = advance().position;
       PARE_ASSIGN_OR_RETURN(ExprPtr right, (this->*operand)());
@@ -446,12 +427,8 @@ class Parser {
     }
   }
 
-  Expected<ExprPtr> parse_or() {
-    return parse_left(&Parser::parse_and, TokenType::kName, {{"or", ExprKind::kOr}});
-  }
-  Expected<ExprPtr> parse_and() {
-    return parse_left(&Parser::parse_not, TokenType::kName, {{"and", ExprKind::kAnd}});
-  }
+  Expected<ExprPtr> parse_or() { return parse_left(&Parser::parse_and, TokenType::kName, {{"or", ExprKind::kOr}}); }
+  Expected<ExprPtr> parse_and() { return parse_left(&Parser::parse_not, TokenType::kName, {{"and", ExprKind::kAnd}}); }
 
   Expected<ExprPtr> parse_not() {
     if (!at_name("not")) return parse_compare();
@@ -500,8 +477,7 @@ class Parser {
   }
 
   Expected<ExprPtr> parse_sum() {
-    return parse_left(&Parser::parse_concat, TokenType::kOperator,
-                      {{"+", ExprKind::kAdd}, {"-", ExprKind::kSubtract}});
+    return parse_left(&Parser::parse_concat, TokenType::kOperator, {{"+", ExprKind::kAdd}, {"-", ExprKind::kSubtract}});
   }
 
   Expected<ExprPtr> parse_concat() {
@@ -554,22 +530,16 @@ class Parser {
     const Token& token = current();
     ExprPtr expr = make(ExprKind::kConstant, token.position);
     switch (token.type) {
-      case TokenType::kName:
-        return parse_name(with_namespace);
+      case TokenType::kName: return parse_name(with_namespace);
       case TokenType::kString: {
         std::string text;
         while (at(TokenType::kString)) text += advance().text;
         expr->value = Value::string(nullptr, std::move(text));
         return expr;
       }
-      case TokenType::kInteger:
-        expr->value = Value::integer(advance().integer);
-        return expr;
-      case TokenType::kFloat:
-        expr->value = Value::real(advance().real);
-        return expr;
-      default:
-        break;
+      case TokenType::kInteger: expr->value = Value::integer(advance().integer); return expr;
+      case TokenType::kFloat: expr->value = Value::real(advance().real); return expr;
+      default: break;
     }
     const Nesting nesting(&nesting_);
     PARE_RETURN_IF_ERROR(check_nesting());
@@ -742,8 +712,7 @@ class Parser {
         if (expr->spread_keywords) return misplaced;
         const std::string name = advance().text;
         for (const auto& keyword : expr->keywords) {
-          if (keyword.first == name)
-            return error_at(current().position, "keyword argument '" + name + "' twice");
+          if (keyword.first == name) return error_at(current().position, "keyword argument '" + name + "' twice");
         }
         advance();
         PARE_ASSIGN_OR_RETURN(value, parse_expression());
@@ -789,10 +758,9 @@ class Parser {
     ExprPtr expr = make(ExprKind::kTest, position);
     PARE_RETURN_IF_ERROR(adopt(expr.get(), std::move(input)));
     PARE_ASSIGN_OR_RETURN(expr->name, parse_dotted_name());
-    const bool takes_operand =
-        (at(TokenType::kName) && !at_name("else") && !at_name("or") && !at_name("and")) ||
-        at(TokenType::kString) || at(TokenType::kInteger) || at(TokenType::kFloat) || at_op("[") ||
-        at_op("{");
+    const bool takes_operand = (at(TokenType::kName) && !at_name("else") && !at_name("or") && !at_name("and")) ||
+                               at(TokenType::kString) || at(TokenType::kInteger) || at(TokenType::kFloat) ||
+                               at_op("[") || at_op("{");
     if (at_op("(")) {
       PARE_RETURN_IF_ERROR(parse_arguments(expr.get()));
     } else if (takes_operand) {

@@ -13,8 +13,7 @@ namespace {
 using Args = const Arguments&;
 
 Value make_generator(Runtime& rt, std::vector<Value> items, Status error = ok_status()) {
-  return Value::object(Kind::kGenerator,
-                       std::make_shared<GeneratorObject>(&rt, std::move(items), std::move(error)));
+  return Value::object(Kind::kGenerator, std::make_shared<GeneratorObject>(&rt, std::move(items), std::move(error)));
 }
 
 // "a.b.0" or an index, one step after the other; `fallback` stands in for what is undefined on the way.
@@ -89,8 +88,7 @@ Status sort_by_key(Runtime& rt, const std::vector<Value>& keys, bool reverse, st
   std::vector<size_t> merged(keys.size());
   for (size_t width = 1; width < keys.size(); width *= 2) {
     for (size_t begin = 0; begin < keys.size(); begin += 2 * width) {
-      const size_t middle = std::min(begin + width, keys.size()),
-                   end = std::min(begin + 2 * width, keys.size());
+      const size_t middle = std::min(begin + width, keys.size()), end = std::min(begin + 2 * width, keys.size());
       size_t left = begin, right = middle;
       for (size_t out = begin; out < end; ++out) {
         bool take_right = left == middle;
@@ -216,8 +214,7 @@ Expected<Value> filter_map(Runtime& rt, const Value& input, Args args) {
   if (!truthy(input)) return make_generator(rt, {});
   const FilterNesting nesting(&rt);
   if (rt.nested_filters > kMaxTemplateDepth) {
-    return resource_exhausted("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) +
-                              " levels");
+    return resource_exhausted("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
   }
   Arguments rest;
   std::optional<AttributePath> path;
@@ -288,8 +285,7 @@ Expected<Value> filter_select(Runtime& rt, const Value& input, Args args) {
       PARE_ASSIGN_OR_RETURN(const std::string shown, to_repr(rt, name));
       error = invalid_argument("No test named " + shown + ".");
     }
-    rest.positional.assign(args.positional.begin() + static_cast<std::ptrdiff_t>(next),
-                           args.positional.end());
+    rest.positional.assign(args.positional.begin() + static_cast<std::ptrdiff_t>(next), args.positional.end());
     rest.named = args.named;
   }
   std::vector<Value> out;
@@ -312,8 +308,7 @@ Expected<Value> filter_select(Runtime& rt, const Value& input, Args args) {
 }
 
 Expected<Value> filter_sort(Runtime& rt, const Value& input, Args args) {
-  PARE_ASSIGN_OR_RETURN(const Bound bound,
-                        bind_arguments("sort", args, {"reverse", "case_sensitive", "attribute"}));
+  PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments("sort", args, {"reverse", "case_sensitive", "attribute"}));
   std::vector<AttributePath> paths;
   if (bound[2] && bound[2]->is_string()) {
     std::string_view rest = bound[2]->text();
@@ -354,11 +349,9 @@ Expected<Value> filter_sort(Runtime& rt, const Value& input, Args args) {
 }
 
 Expected<Value> filter_dictsort(Runtime& rt, const Value& input, Args args) {
-  PARE_ASSIGN_OR_RETURN(const Bound bound,
-                        bind_arguments("dictsort", args, {"case_sensitive", "by", "reverse"}));
+  PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments("dictsort", args, {"case_sensitive", "by", "reverse"}));
   const std::string by = !bound[1] ? "key" : bound[1]->is_string() ? bound[1]->text() : "";
-  if (by != "key" && by != "value")
-    return invalid_argument("You can only sort by either \"key\" or \"value\"");
+  if (by != "key" && by != "value") return invalid_argument("You can only sort by either \"key\" or \"value\"");
   if (input.is_undefined()) return invalid_argument(input.undefined_reason());
   if (!input.is(Kind::kDict)) {
     return invalid_argument(quoted(input.type_name()) + " object has no attribute 'items'");
@@ -398,8 +391,7 @@ Expected<Value> filter_unique(Runtime& rt, const Value& input, Args args) {
       continue;
     }
     if (!key.is(Kind::kTuple)) {
-      return make_generator(rt, std::move(out),
-                            invalid_argument("unhashable type: " + quoted(key.type_name())));
+      return make_generator(rt, std::move(out), invalid_argument("unhashable type: " + quoted(key.type_name())));
     }
     bool known = false;
     for (size_t i = 0; !known && i < seen_tuples.size(); ++i) {
@@ -451,8 +443,7 @@ Expected<Value> filter_batch(Runtime& rt, const Value& input, Args args) {
   PARE_ASSIGN_OR_RETURN(const Value items, iterate(rt, input));
   std::vector<Value> rows, row;
   for (const Value& item : items.items()) {
-    PARE_ASSIGN_OR_RETURN(const bool full,
-                          equals(rt, Value::integer(static_cast<int64_t>(row.size())), *bound[0]));
+    PARE_ASSIGN_OR_RETURN(const bool full, equals(rt, Value::integer(static_cast<int64_t>(row.size())), *bound[0]));
     if (full) rows.push_back(Value::list(&rt, std::exchange(row, {})));
     row.push_back(item);
   }
@@ -472,8 +463,7 @@ Expected<Value> filter_batch(Runtime& rt, const Value& input, Args args) {
 Expected<Value> filter_attr(Runtime& rt, const Value& input, Args args) {
   PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments("attr", args, {"name"}, 1));
   if (!bound[0]->is_string()) return invalid_argument("attr needs the name of an attribute");
-  if (!input.is(Kind::kDict) || find_method(input, bound[0]->text()))
-    return get_attribute(rt, input, bound[0]->text());
+  if (!input.is(Kind::kDict) || find_method(input, bound[0]->text())) return get_attribute(rt, input, bound[0]->text());
   return Value::undefined(&rt, "'dict object' has no attribute " + quote_python(bound[0]->text()));
 }
 

@@ -100,8 +100,7 @@ Expected<Value> filter_replace(Runtime& rt, const Value& input, Args args) {
 
 Expected<Value> filter_indent(Runtime& rt, const Value& input, Args args) {
   PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments("indent", args, {"width", "first", "blank"}));
-  if (!input.is_string())
-    return invalid_argument("indent needs a string, not " + std::string(input.type_name()));
+  if (!input.is_string()) return invalid_argument("indent needs a string, not " + std::string(input.type_name()));
   std::string indention(4, ' ');
   if (bound[0] && bound[0]->is_string()) {
     indention = bound[0]->text();
@@ -157,10 +156,8 @@ Expected<Value> filter_center(Runtime& rt, const Value& input, Args args) {
 }
 
 Expected<Value> filter_truncate(Runtime& rt, const Value& input, Args args) {
-  PARE_ASSIGN_OR_RETURN(const Bound bound,
-                        bind_arguments("truncate", args, {"length", "killwords", "end", "leeway"}));
-  if (!input.is_string())
-    return invalid_argument("truncate needs a string, not " + std::string(input.type_name()));
+  PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments("truncate", args, {"length", "killwords", "end", "leeway"}));
+  if (!input.is_string()) return invalid_argument("truncate needs a string, not " + std::string(input.type_name()));
   int64_t wanted = 255, leeway = 5;
   if (bound[0]) {
     PARE_ASSIGN_OR_RETURN(wanted, to_index(*bound[0]));
@@ -172,13 +169,11 @@ Expected<Value> filter_truncate(Runtime& rt, const Value& input, Args args) {
   const std::string end = bound[2] ? bound[2]->text() : "...";
   const int64_t end_length = count_code_points(end);
   if (wanted < end_length)
-    return invalid_argument("expected length >= " + std::to_string(end_length) + ", got " +
-                            std::to_string(wanted));
+    return invalid_argument("expected length >= " + std::to_string(end_length) + ", got " + std::to_string(wanted));
   if (leeway < 0) return invalid_argument("expected leeway >= 0, got " + std::to_string(leeway));
   PARE_ASSIGN_OR_RETURN(const int64_t size, length(rt, input));
   if (const auto limit = checked_add(wanted, leeway); !limit || size <= *limit) return input;
-  std::string_view kept =
-      std::string_view(input.text()).substr(0, byte_offset(input.text(), wanted - end_length));
+  std::string_view kept = std::string_view(input.text()).substr(0, byte_offset(input.text(), wanted - end_length));
   if (!bound[1] || !truthy(*bound[1])) {
     const size_t space = kept.rfind(' ');
     if (space != std::string_view::npos) kept = kept.substr(0, space);
@@ -203,9 +198,8 @@ Expected<Value> filter_wordcount(Runtime& rt, const Value& input, Args args) {
 }
 
 Expected<Value> filter_tojson(Runtime& rt, const Value& input, Args args) {
-  PARE_ASSIGN_OR_RETURN(
-      const Bound bound,
-      bind_arguments("tojson", args, {"ensure_ascii", "indent", "separators", "sort_keys"}));
+  PARE_ASSIGN_OR_RETURN(const Bound bound,
+                        bind_arguments("tojson", args, {"ensure_ascii", "indent", "separators", "sort_keys"}));
   JsonStyle style;
   style.ensure_ascii = bound[0] && truthy(*bound[0]);
   // json.dumps does not look at the indentation of what is only a string.
@@ -214,8 +208,7 @@ Expected<Value> filter_tojson(Runtime& rt, const Value& input, Args args) {
     style.indent = bound[1]->text();
   } else if (bound[1] && !bound[1]->is_none() && !input.is_string()) {
     PARE_ASSIGN_OR_RETURN(const int64_t width, to_index(*bound[1]));
-    PARE_RETURN_IF_ERROR(
-        rt.reserve_product(static_cast<uint64_t>(std::max<int64_t>(width, 0)), kMaxValueDepth));
+    PARE_RETURN_IF_ERROR(rt.reserve_product(static_cast<uint64_t>(std::max<int64_t>(width, 0)), kMaxValueDepth));
     style.has_indent = true;
     style.indent.assign(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
   }
@@ -258,8 +251,7 @@ Expected<Value> filter_int(Runtime& rt, const Value& input, Args args) {
     return fallback;
   }
   if (!std::isfinite(real)) return fallback;
-  if (std::fabs(real) >= 0x1p63)
-    return resource_exhausted("integer " + format_real(real) + " does not fit 64 bits");
+  if (std::fabs(real) >= 0x1p63) return resource_exhausted("integer " + format_real(real) + " does not fit 64 bits");
   return Value::integer(static_cast<int64_t>(real));
 }
 
@@ -278,8 +270,7 @@ Expected<Value> filter_abs(Runtime&, const Value& input, Args args) {
   PARE_RETURN_IF_ERROR(bind_arguments("abs", args, {}).status());
   if (input.is_undefined()) return invalid_argument(input.undefined_reason());
   if (input.is(Kind::kFloat)) return Value::real(std::fabs(input.as_real()));
-  if (!input.is_integral())
-    return invalid_argument("bad operand type for abs(): " + quoted(input.type_name()));
+  if (!input.is_integral()) return invalid_argument("bad operand type for abs(): " + quoted(input.type_name()));
   return input.as_integer() < 0 ? negate(input) : Expected<Value>(Value::integer(input.as_integer()));
 }
 
@@ -292,8 +283,8 @@ double round_decimal(double value, int64_t precision) {
     return static_cast<double>(std::nearbyint(static_cast<long double>(value) / scale) * scale);
   }
   std::array<char, 700> buffer;
-  const auto [end, error] = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
-                                          std::chars_format::fixed, static_cast<int>(precision));
+  const auto [end, error] = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::fixed,
+                                          static_cast<int>(precision));
   double out = value;
   if (error == std::errc()) std::from_chars(buffer.data(), end, out);
   return out;

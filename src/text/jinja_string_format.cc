@@ -16,20 +16,18 @@ constexpr int64_t kMaxPrecision = 1'000;
 
 // A conversion of either language.
 struct Spec {
-  bool left = false, plus = false, space = false, alternate = false, zero = false, center = false,
-       inside = false, grouped = false;
+  bool left = false, plus = false, space = false, alternate = false, zero = false, center = false, inside = false,
+       grouped = false;
   std::string fill = " ";
   int64_t width = 0, precision = -1;
   char type = 's';
 };
 
 std::string integer_digits(int64_t value, char type) {
-  const uint64_t magnitude =
-      value < 0 ? uint64_t{0} - static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
+  const uint64_t magnitude = value < 0 ? uint64_t{0} - static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
   const int base = type == 'x' || type == 'X' ? 16 : type == 'o' ? 8 : type == 'b' ? 2 : 10;
   std::array<char, 72> buffer;
-  std::string out(buffer.data(),
-                  std::to_chars(buffer.data(), buffer.data() + buffer.size(), magnitude, base).ptr);
+  std::string out(buffer.data(), std::to_chars(buffer.data(), buffer.data() + buffer.size(), magnitude, base).ptr);
   if (type == 'X')
     std::transform(out.begin(), out.end(), out.begin(),
                    [](char c) { return c >= 'a' ? static_cast<char>(c - 32) : c; });
@@ -48,8 +46,7 @@ std::string real_digits(double magnitude, const Spec& spec) {
     const std::string format = std::string("%") + (spec.alternate ? "#" : "") + ".*" + lower;
     const int size = std::snprintf(buffer.data(), buffer.size(), format.c_str(),
                                    static_cast<int>(spec.precision < 0 ? 6 : spec.precision), magnitude);
-    out.assign(buffer.data(),
-               static_cast<size_t>(std::clamp<int>(size, 0, static_cast<int>(buffer.size()) - 1)));
+    out.assign(buffer.data(), static_cast<size_t>(std::clamp<int>(size, 0, static_cast<int>(buffer.size()) - 1)));
   }
   if (spec.type >= 'A' && spec.type <= 'Z') out = to_upper(out);
   return out;
@@ -65,26 +62,23 @@ std::string group_thousands(const std::string& digits) {
   return out + digits.substr(whole);
 }
 
-Expected<std::string> lay_out(Runtime& rt, const std::string& sign, const std::string& digits,
-                              const Spec& spec) {
+Expected<std::string> lay_out(Runtime& rt, const std::string& sign, const std::string& digits, const Spec& spec) {
   if (spec.zero && !spec.left) {
-    PARE_ASSIGN_OR_RETURN(
-        const std::string padded,
-        pad_text(rt, digits, spec.width - static_cast<int64_t>(sign.size()), "0", Padding::kLeft));
+    PARE_ASSIGN_OR_RETURN(const std::string padded,
+                          pad_text(rt, digits, spec.width - static_cast<int64_t>(sign.size()), "0", Padding::kLeft));
     return sign + padded;
   }
   if (spec.inside) {
-    PARE_ASSIGN_OR_RETURN(
-        const std::string padded,
-        pad_text(rt, digits, spec.width - static_cast<int64_t>(sign.size()), spec.fill, Padding::kLeft));
+    PARE_ASSIGN_OR_RETURN(const std::string padded, pad_text(rt, digits, spec.width - static_cast<int64_t>(sign.size()),
+                                                             spec.fill, Padding::kLeft));
     return sign + padded;
   }
   const std::string text = sign + digits;
   if (spec.center) {
     // format() centers with the odd one on the right, unlike str.center.
     const int64_t missing = std::max<int64_t>(spec.width - count_code_points(text), 0);
-    PARE_ASSIGN_OR_RETURN(const std::string half, pad_text(rt, text, spec.width - (missing - missing / 2),
-                                                           spec.fill, Padding::kLeft));
+    PARE_ASSIGN_OR_RETURN(const std::string half,
+                          pad_text(rt, text, spec.width - (missing - missing / 2), spec.fill, Padding::kLeft));
     return pad_text(rt, half, spec.width, spec.fill, Padding::kRight);
   }
   return pad_text(rt, text, spec.width, spec.fill, spec.left ? Padding::kRight : Padding::kLeft);
@@ -93,17 +87,14 @@ Expected<std::string> lay_out(Runtime& rt, const std::string& sign, const std::s
 Expected<std::string> format_number(Runtime& rt, const Value& value, const Spec& spec) {
   const char type = spec.type;
   const bool real = std::string_view("eEfFgG").find(type) != std::string_view::npos;
-  const bool negative =
-      real ? std::signbit(value.as_real()) && !std::isnan(value.as_real()) : value.as_integer() < 0;
+  const bool negative = real ? std::signbit(value.as_real()) && !std::isnan(value.as_real()) : value.as_integer() < 0;
   std::string sign = negative ? "-" : spec.plus ? "+" : spec.space ? " " : "";
-  std::string digits =
-      real ? real_digits(std::fabs(value.as_real()), spec) : integer_digits(value.as_integer(), type);
+  std::string digits = real ? real_digits(std::fabs(value.as_real()), spec) : integer_digits(value.as_integer(), type);
   if (!real && spec.precision > 0) {
     PARE_ASSIGN_OR_RETURN(digits, pad_text(rt, digits, spec.precision, "0", Padding::kLeft));
   }
   if (spec.grouped) digits = group_thousands(digits);
-  if (spec.alternate && (type == 'x' || type == 'X' || type == 'o' || type == 'b'))
-    sign += std::string("0") + type;
+  if (spec.alternate && (type == 'x' || type == 'X' || type == 'o' || type == 'b')) sign += std::string("0") + type;
   return lay_out(rt, sign, digits, spec);
 }
 
@@ -137,8 +128,8 @@ class Operands {
 
   Status finish() const {
     // Whatever has a [] passes for a mapping, of which nothing need be used.
-    const bool mapping = operand_.is(Kind::kDict) || operand_.is(Kind::kList) || operand_.is(Kind::kRange) ||
-                         operand_.is_undefined();
+    const bool mapping =
+        operand_.is(Kind::kDict) || operand_.is(Kind::kList) || operand_.is(Kind::kRange) || operand_.is_undefined();
     const bool complete = operand_.is(Kind::kTuple) ? used_ == operand_.items().size() : mapping || used_ > 0;
     return complete ? ok_status() : invalid_argument("not all arguments converted during string formatting");
   }
@@ -250,8 +241,7 @@ Expected<std::string> convert_percent(Runtime& rt, const Value& value, Spec spec
     return invalid_argument("unsupported format character " + quote_python(conversion));
   }
   if (!value.is_number()) {
-    return invalid_argument("%" + conversion + " format: a number is required, not " +
-                            std::string(value.type_name()));
+    return invalid_argument("%" + conversion + " format: a number is required, not " + std::string(value.type_name()));
   }
   const bool integral = conversion.find_first_of("diuxXo") != std::string::npos;
   if (!integral || value.is_integral()) return format_number(rt, value, spec);
@@ -266,8 +256,7 @@ Expected<std::string> convert_percent(Runtime& rt, const Value& value, Spec spec
 
 }  // namespace
 
-Expected<std::string> format_percent(Runtime& rt, std::string_view format, const Value& operand,
-                                     bool escape) {
+Expected<std::string> format_percent(Runtime& rt, std::string_view format, const Value& operand, bool escape) {
   PARE_RETURN_IF_ERROR(rt.step(format.size()));
   Operands operands(operand);
   Cursor cursor(format);
@@ -351,8 +340,7 @@ Expected<Spec> parse_brace_spec(const std::string& text, const Value& value) {
 Expected<std::string> format_value(Runtime& rt, const Value& value, const std::string& text) {
   if (text.empty()) return to_text(rt, value);
   if (!value.is_string() && !value.is_number()) {
-    return invalid_argument("unsupported format string passed to " + std::string(value.type_name()) +
-                            ".__format__");
+    return invalid_argument("unsupported format string passed to " + std::string(value.type_name()) + ".__format__");
   }
   PARE_ASSIGN_OR_RETURN(Spec spec, parse_brace_spec(text, value));
   const std::string type(1, spec.type);
@@ -382,8 +370,7 @@ Expected<std::string> format_value(Runtime& rt, const Value& value, const std::s
 }
 
 // The value that "0.name[key]" in a replacement field names.
-Expected<Value> resolve_field(Runtime& rt, std::string_view field, const Arguments& args,
-                              size_t* next_automatic) {
+Expected<Value> resolve_field(Runtime& rt, std::string_view field, const Arguments& args, size_t* next_automatic) {
   Cursor cursor(field);
   const std::string first(cursor.take_until(".["));
   Value value;
@@ -396,13 +383,12 @@ Expected<Value> resolve_field(Runtime& rt, std::string_view field, const Argumen
       index = static_cast<int64_t>((*next_automatic)++);
     }
     if (index >= static_cast<int64_t>(args.positional.size())) {
-      return invalid_argument("Replacement index " + std::to_string(index) +
-                              " out of range for positional args tuple");
+      return invalid_argument("Replacement index " + std::to_string(index) + " out of range for positional args tuple");
     }
     value = args.positional[static_cast<size_t>(index)];
   } else {
-    const auto it = std::find_if(args.named.begin(), args.named.end(),
-                                 [&](const auto& named) { return named.first == first; });
+    const auto it =
+        std::find_if(args.named.begin(), args.named.end(), [&](const auto& named) { return named.first == first; });
     if (it == args.named.end()) return invalid_argument("format has no value for " + quote_python(first));
     value = it->second;
   }
@@ -429,8 +415,7 @@ Expected<Value> resolve_field(Runtime& rt, std::string_view field, const Argumen
 
 }  // namespace
 
-Expected<std::string> format_braces(Runtime& rt, std::string_view format, const Arguments& args,
-                                    bool escape) {
+Expected<std::string> format_braces(Runtime& rt, std::string_view format, const Arguments& args, bool escape) {
   if (escape) return unsupported("format of a safe string");
   PARE_RETURN_IF_ERROR(rt.step(format.size()));
   Cursor cursor(format);

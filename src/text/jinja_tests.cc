@@ -17,8 +17,7 @@ Expected<bool> check(Runtime&, const Value& input, Operands args) {
 template <Expected<bool> (*compare)(Runtime&, const Value&, const Value&), bool swap, bool negated>
 Expected<bool> check_against(Runtime& rt, const Value& input, Operands args) {
   PARE_ASSIGN_OR_RETURN(const Bound bound, bind_arguments("test", args, {"other"}, 1));
-  PARE_ASSIGN_OR_RETURN(const bool holds,
-                        swap ? compare(rt, *bound[0], input) : compare(rt, input, *bound[0]));
+  PARE_ASSIGN_OR_RETURN(const bool holds, swap ? compare(rt, *bound[0], input) : compare(rt, input, *bound[0]));
   return holds != negated;
 }
 
@@ -79,8 +78,7 @@ constexpr Test kTests[] = {
     {"string", check<[](const Value& v) { return v.is_string(); }>},
     {"mapping", check<[](const Value& v) { return v.is(Kind::kDict); }>},
     {"sequence", check<[](const Value& v) {
-       return v.is_undefined() || v.is_string() || v.is(Kind::kDict) ||
-              (v.is_sequence() && !v.is(Kind::kView));
+       return v.is_undefined() || v.is_string() || v.is(Kind::kDict) || (v.is_sequence() && !v.is(Kind::kView));
      }>},
     {"iterable", check<is_iterable>},
     {"callable",
@@ -139,8 +137,7 @@ Expected<Bound> bind_arguments(std::string_view callee, const Arguments& args,
   }
   for (size_t i = 0; i < required; ++i) {
     if (bound[i] == nullptr) {
-      return invalid_argument(std::string(callee) + " needs the argument '" +
-                              std::string(parameters.begin()[i]) + "'");
+      return invalid_argument(std::string(callee) + " needs the argument '" + std::string(parameters.begin()[i]) + "'");
     }
   }
   return bound;

@@ -26,9 +26,8 @@ const Run* find_run(const Run (&runs)[n], char32_t c) {
 
 template <size_t n>
 const CaseSpecial* find_special(const CaseSpecial (&table)[n], char32_t c) {
-  const CaseSpecial* row =
-      std::lower_bound(std::begin(table), std::end(table), c,
-                       [](const CaseSpecial& r, char32_t wanted) { return r.from < wanted; });
+  const CaseSpecial* row = std::lower_bound(std::begin(table), std::end(table), c,
+                                            [](const CaseSpecial& r, char32_t wanted) { return r.from < wanted; });
   return row != std::end(table) && row->from == c ? row : nullptr;
 }
 
@@ -38,9 +37,7 @@ void append_special(std::string* out, const CaseSpecial& row) {
   }
 }
 
-bool is_cased(char32_t c) {
-  return find_run(kLowercase, c) || find_run(kUppercase, c) || find_run(kTitlecase, c);
-}
+bool is_cased(char32_t c) { return find_run(kLowercase, c) || find_run(kUppercase, c) || find_run(kTitlecase, c); }
 
 bool is_case_ignorable(char32_t c) { return find_run(kCaseIgnorable, c) != nullptr; }
 
@@ -150,9 +147,7 @@ void append_utf8(std::string* out, char32_t c) {
 }
 
 char32_t next_code_point(std::string_view text, size_t* offset) {
-  const auto byte = [&](size_t k) {
-    return static_cast<char32_t>(static_cast<unsigned char>(text[*offset + k]));
-  };
+  const auto byte = [&](size_t k) { return static_cast<char32_t>(static_cast<unsigned char>(text[*offset + k])); };
   const char32_t lead = byte(0);
   char32_t c = lead;
   size_t length = 1;
@@ -179,8 +174,7 @@ char32_t previous_code_point(std::string_view text, size_t* offset) {
 }
 
 int64_t count_code_points(std::string_view text) {
-  return std::count_if(text.begin(), text.end(),
-                       [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
+  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
 }
 
 size_t byte_offset(std::string_view text, int64_t index) {
@@ -194,8 +188,7 @@ size_t byte_offset(std::string_view text, int64_t index) {
 
 bool is_space(char32_t c) {
   return (c >= 0x9 && c <= 0xd) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-         c == 0x3000;
+         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 std::string_view strip_left(std::string_view text) {
@@ -345,23 +338,12 @@ std::string escape_html(std::string_view text) {
   std::string out;
   for (char c : text) {
     switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      default:
-        out.push_back(c);
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '\'': out += "&#39;"; break;
+      case '"': out += "&#34;"; break;
+      default: out.push_back(c);
     }
   }
   return out;
@@ -376,8 +358,7 @@ std::string quote_python(std::string_view text) {
     const auto hex = [&](char kind, int digits) {
       out.push_back('\\');
       out.push_back(kind);
-      for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4)
-        out.push_back("0123456789abcdef"[(c >> shift) & 0xf]);
+      for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4) out.push_back("0123456789abcdef"[(c >> shift) & 0xf]);
     };
     if (c == static_cast<char32_t>(quote) || c == '\\') {
       out.push_back('\\');
@@ -427,8 +408,8 @@ std::string format_real(double value) {
     }
   }
   int exponent = 0;
-  std::from_chars(scientific.data() + e + (scientific[e + 1] == '+' ? 2 : 1),
-                  scientific.data() + scientific.size(), exponent);
+  std::from_chars(scientific.data() + e + (scientific[e + 1] == '+' ? 2 : 1), scientific.data() + scientific.size(),
+                  exponent);
   if (exponent < -4 || exponent >= 16) {
     out.append(digits, 0, 1);
     if (digits.size() > 1) out.append(1, '.').append(digits, 1);
@@ -443,10 +424,9 @@ std::string format_real(double value) {
 }
 
 Expected<int64_t> parse_integer(std::string_view text, int base) {
-  const Status bad = invalid_argument("invalid literal for int() with base " + std::to_string(base) + ": " +
-                                      quote_python(text));
-  if (base != 0 && (base < 2 || base > 36))
-    return invalid_argument("int() base must be >= 2 and <= 36, or 0");
+  const Status bad =
+      invalid_argument("invalid literal for int() with base " + std::to_string(base) + ": " + quote_python(text));
+  if (base != 0 && (base < 2 || base > 36)) return invalid_argument("int() base must be >= 2 and <= 36, or 0");
   std::string_view rest = strip_left(strip_right(text));
   bool negative = false;
   if (!rest.empty() && (rest[0] == '+' || rest[0] == '-')) {
@@ -480,8 +460,7 @@ Expected<int64_t> parse_integer(std::string_view text, int base) {
     fits = fits && sum.has_value();
     value = sum.value_or(0);
   }
-  if (!fits)
-    return resource_exhausted("integer " + std::string(text.substr(0, 40)) + " does not fit 64 bits");
+  if (!fits) return resource_exhausted("integer " + std::string(text.substr(0, 40)) + " does not fit 64 bits");
   return value;
 }
 
@@ -496,16 +475,15 @@ Expected<double> parse_real(std::string_view text) {
   const std::string word = to_lower(rest);
   if (word == "inf" || word == "infinity") return negative ? -INFINITY : INFINITY;
   if (word == "nan") return static_cast<double>(NAN);
-  if (rest.empty() || rest.find_first_not_of("0123456789.eE+-") != std::string_view::npos || rest[0] == '-')
-    return bad;
+  if (rest.empty() || rest.find_first_not_of("0123456789.eE+-") != std::string_view::npos || rest[0] == '-') return bad;
   double value = 0;
   const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), value);
   if (end != rest.data() + rest.size() || error == std::errc::invalid_argument) return bad;
   if (error == std::errc::result_out_of_range) {
     // from_chars leaves the value alone: the sign of the exponent tells which way it went.
     const size_t e = rest.find_first_of("eE");
-    const bool tiny = (e != std::string_view::npos && e + 1 < rest.size() && rest[e + 1] == '-') ||
-                      rest[0] == '.' || rest.starts_with("0.");
+    const bool tiny = (e != std::string_view::npos && e + 1 < rest.size() && rest[e + 1] == '-') || rest[0] == '.' ||
+                      rest.starts_with("0.");
     value = tiny ? 0.0 : INFINITY;
   }
   return negative ? -value : value;

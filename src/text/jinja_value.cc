@@ -34,8 +34,7 @@ Status Runtime::step(uint64_t bytes) {
 Status Runtime::reserve(uint64_t bytes) const {
   if (bytes > static_cast<uint64_t>(kMaxTemplateMemoryBytes) ||
       live_bytes_ + static_cast<int64_t>(bytes) > kMaxTemplateMemoryBytes) {
-    return resource_exhausted("template values need more than " + std::to_string(kMaxTemplateMemoryBytes) +
-                              " bytes");
+    return resource_exhausted("template values need more than " + std::to_string(kMaxTemplateMemoryBytes) + " bytes");
   }
   return ok_status();
 }
@@ -108,42 +107,24 @@ int Value::depth() const { return object_ ? object_->depth : 0; }
 
 std::string_view Value::type_name() const {
   switch (kind_) {
-    case Kind::kUndefined:
-      return "Undefined";
-    case Kind::kNone:
-      return "NoneType";
-    case Kind::kBool:
-      return "bool";
-    case Kind::kInt:
-      return "int";
-    case Kind::kFloat:
-      return "float";
-    case Kind::kString:
-      return safe_ ? "Markup" : "str";
-    case Kind::kList:
-      return "list";
-    case Kind::kTuple:
-      return "tuple";
-    case Kind::kRange:
-      return "range";
-    case Kind::kView:
-      return as<ViewObject>().name;
-    case Kind::kDict:
-      return "dict";
-    case Kind::kGenerator:
-      return "generator";
-    case Kind::kNamespace:
-      return "Namespace";
-    case Kind::kLoop:
-      return "LoopContext";
-    case Kind::kMacro:
-      return "Macro";
-    case Kind::kMethod:
-      return "method";
-    case Kind::kFunction:
-      return "function";
-    case Kind::kJoiner:
-      return "Joiner";
+    case Kind::kUndefined: return "Undefined";
+    case Kind::kNone: return "NoneType";
+    case Kind::kBool: return "bool";
+    case Kind::kInt: return "int";
+    case Kind::kFloat: return "float";
+    case Kind::kString: return safe_ ? "Markup" : "str";
+    case Kind::kList: return "list";
+    case Kind::kTuple: return "tuple";
+    case Kind::kRange: return "range";
+    case Kind::kView: return as<ViewObject>().name;
+    case Kind::kDict: return "dict";
+    case Kind::kGenerator: return "generator";
+    case Kind::kNamespace: return "Namespace";
+    case Kind::kLoop: return "LoopContext";
+    case Kind::kMacro: return "Macro";
+    case Kind::kMethod: return "method";
+    case Kind::kFunction: return "function";
+    case Kind::kJoiner: return "Joiner";
   }
   return "object";
 }
@@ -163,9 +144,7 @@ DictObject::DictObject(Runtime* runtime, std::vector<Entry> pairs) : Object(runt
   std::vector<bool> keep(pairs.size(), false);
   for (size_t i = 0; i < sorted.size();) {
     size_t last = i;
-    while (last + 1 < sorted.size() &&
-           compare_keys(pairs[sorted[i]].first, pairs[sorted[last + 1]].first) == 0)
-      ++last;
+    while (last + 1 < sorted.size() && compare_keys(pairs[sorted[i]].first, pairs[sorted[last + 1]].first) == 0) ++last;
     keep[sorted[i]] = true;
     if (last != i) pairs[sorted[i]].second = pairs[sorted[last]].second;
     i = last + 1;
@@ -191,9 +170,7 @@ const Value* DictObject::find(const Value& key) const {
   return &entries[*it].second;
 }
 
-const Value* DictObject::find(std::string_view key) const {
-  return find(Value::string(nullptr, std::string(key)));
-}
+const Value* DictObject::find(std::string_view key) const { return find(Value::string(nullptr, std::string(key))); }
 
 void NamespaceObject::set(const std::string& name, Value value) const {
   const auto [it, added] = index.try_emplace(name, attributes.size());
@@ -240,32 +217,24 @@ int compare_keys(const Value& a, const Value& b) {
     return v.is_integral() ? static_cast<long double>(v.as_integer()) : static_cast<long double>(v.as_real());
   };
   const long double x = widen(a), y = widen(b);
-  if (std::isnan(x) || std::isnan(y))
-    return static_cast<int>(std::isnan(y)) - static_cast<int>(std::isnan(x));
+  if (std::isnan(x) || std::isnan(y)) return static_cast<int>(std::isnan(y)) - static_cast<int>(std::isnan(x));
   return x < y ? -1 : x > y ? 1 : 0;
 }
 
 bool truthy(const Value& value) {
   switch (value.kind()) {
     case Kind::kUndefined:
-    case Kind::kNone:
-      return false;
+    case Kind::kNone: return false;
     case Kind::kBool:
-    case Kind::kInt:
-      return value.as_integer() != 0;
-    case Kind::kFloat:
-      return value.as_real() != 0.0;
-    case Kind::kString:
-      return !value.text().empty();
+    case Kind::kInt: return value.as_integer() != 0;
+    case Kind::kFloat: return value.as_real() != 0.0;
+    case Kind::kString: return !value.text().empty();
     case Kind::kList:
     case Kind::kTuple:
     case Kind::kRange:
-    case Kind::kView:
-      return !value.items().empty();
-    case Kind::kDict:
-      return !value.dict().entries.empty();
-    default:
-      return true;
+    case Kind::kView: return !value.items().empty();
+    case Kind::kDict: return !value.dict().entries.empty();
+    default: return true;
   }
 }
 

@@ -220,16 +220,14 @@ struct NamespaceObject : Object {
 // The "loop" of a running for: takes items from the source as they are needed, so that the condition of a
 // filtered loop sees what earlier iterations did.
 struct LoopObject : Object {
-  LoopObject(Runtime* runtime, Value sequence)
-      : Object(runtime, sizeof(LoopObject)), source(std::move(sequence)) {
+  LoopObject(Runtime* runtime, Value sequence) : Object(runtime, sizeof(LoopObject)), source(std::move(sequence)) {
     depth = 1 + source.depth();
   }
   // Takes items until there are `count`, or all.
   Status take(size_t count) const;
 
   const Value source;
-  mutable std::function<Expected<bool>(const Value& item)>
-      keep;  // null: every item; only while the loop runs
+  mutable std::function<Expected<bool>(const Value& item)> keep;  // null: every item; only while the loop runs
   mutable std::vector<Value> items;
   mutable size_t taken = 0, position = 0;
 };

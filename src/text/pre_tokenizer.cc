@@ -66,11 +66,11 @@ Expected<Pcre<pcre2_code>> compile(std::string_view pattern) {
   int error;
   PCRE2_SIZE error_at;
   Pcre<pcre2_code> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
-                                      PCRE2_UTF | PCRE2_UCP | PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C,
-                                      &error, &error_at, nullptr));
+                                      PCRE2_UTF | PCRE2_UCP | PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C, &error,
+                                      &error_at, nullptr));
   if (!code) {
-    return data_loss("pre-tokenizer pattern '" + std::string(pattern) + "': " + pcre_message(error) +
-                     " at offset " + std::to_string(error_at));
+    return data_loss("pre-tokenizer pattern '" + std::string(pattern) + "': " + pcre_message(error) + " at offset " +
+                     std::to_string(error_at));
   }
   // Without a just-in-time compiler for this machine the interpreter runs the same code.
   (void)pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
@@ -98,8 +98,8 @@ struct PreTokenizer::Impl {
   std::vector<Pcre<pcre2_code>> stages;
 
   // Cuts text[begin, end) by one stage and appends the ends of the pieces.
-  Status cut(const pcre2_code* code, std::string_view text, uint32_t begin, uint32_t end,
-             pcre2_match_data* data, pcre2_match_context* context, std::vector<uint32_t>* ends) const {
+  Status cut(const pcre2_code* code, std::string_view text, uint32_t begin, uint32_t end, pcre2_match_data* data,
+             pcre2_match_context* context, std::vector<uint32_t>* ends) const {
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data() + begin);
     const size_t size = end - begin;
     size_t done = 0;   // pieces up to here are out
@@ -111,8 +111,8 @@ struct PreTokenizer::Impl {
       }
       if (found == PCRE2_ERROR_NOMATCH) break;
       if (found < 0) {
-        return resource_exhausted("pre-tokenizer '" + name + "' at byte " + std::to_string(begin + start) +
-                                  ": " + pcre_message(found));
+        return resource_exhausted("pre-tokenizer '" + name + "' at byte " + std::to_string(begin + start) + ": " +
+                                  pcre_message(found));
       }
       const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data);
       // A pattern may match nothing, or with \K something odd: then it cuts nothing here.
@@ -140,8 +140,7 @@ Expected<PreTokenizer> PreTokenizer::from_name(std::string_view name) {
   const KnownPreTokenizer* known = find_pre_tokenizer(name);
   if (known == nullptr) {
     std::string names;
-    for (const std::string_view each : pre_tokenizer_names())
-      names.append(names.empty() ? "" : ", ").append(each);
+    for (const std::string_view each : pre_tokenizer_names()) names.append(names.empty() ? "" : ", ").append(each);
     return unsupported("pre-tokenizer '" + std::string(name) + "' is unknown; known are " + names);
   }
   auto impl = std::make_unique<Impl>();

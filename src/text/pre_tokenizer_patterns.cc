@@ -60,9 +60,8 @@ constexpr string_view kLlamaBpeAliases[] = {"llama3",  "llama-v3", "falcon3", "f
                                             "pixtral", "midm-2.0", "lfm2"};
 constexpr string_view kDbrxAliases[] = {"smaug-bpe"};
 constexpr string_view kQwen2Aliases[] = {"deepseek-r1-qwen", "kormo", "stablelm2", "hunyuan", "megrez"};
-constexpr string_view kGpt2Aliases[] = {"phi-2",      "jina-es",    "jina-de",  "gigachat",
-                                        "jina-v2-es", "jina-v2-de", "a.x-4.0",  "mellum",
-                                        "olmo",       "jais",       "trillion", "modern-bert"};
+constexpr string_view kGpt2Aliases[] = {"phi-2",   "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de",
+                                        "a.x-4.0", "mellum",  "olmo",    "jais",     "trillion",   "modern-bert"};
 constexpr string_view kRobertaAliases[] = {"jina-v1-en", "jina-v2-code"};
 constexpr string_view kStarcoderAliases[] = {"codeshell", "exaone", "minerva-7b"};
 

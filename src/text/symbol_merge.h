@@ -97,8 +97,8 @@ class SymbolMerger {
       const MergeResult result = rule(symbols[left], symbols[right]);
       if (result.id == kNoToken) return;
       ++*steps;
-      queue.push({static_cast<uint64_t>(result.priority) << 32 | left, right,
-                  symbols[left].size + symbols[right].size, result.id});
+      queue.push({static_cast<uint64_t>(result.priority) << 32 | left, right, symbols[left].size + symbols[right].size,
+                  result.id});
     };
     for (uint32_t i = 0; i + 1 < symbols.size(); ++i) consider(i, i + 1);
     while (!queue.empty()) {

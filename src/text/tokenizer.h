@@ -31,8 +31,7 @@ class Tokenizer {
   // Ids of `text`. Invalid UTF-8 never fails: bytes outside a code point are encoded as the family encodes
   // raw bytes (byte-level BPE: the byte; SentencePiece: byte fallback; WordPiece: U+FFFD). Work is O(n log n)
   // in bytes whatever the text. kInvalidArgument above kMaxPromptBytes.
-  virtual Expected<std::vector<TokenId>> encode(std::string_view text,
-                                                const EncodeOptions& options) const = 0;
+  virtual Expected<std::vector<TokenId>> encode(std::string_view text, const EncodeOptions& options) const = 0;
 
   // Bytes of one token as they appear in running text (may be part of a code point). Control and unknown
   // tokens give "" unless `special`; ids out of range give "".

@@ -57,8 +57,7 @@ void collect_end_of_generation(const std::vector<TokenId>& ids, TokenizerParts* 
     // As an ordinary token it is text that merges happened to build; Gemma's "</s>" is HTML's end of struck
     // text.
     const TokenKind kind = parts->vocab.kind(id);
-    if (kind == TokenKind::kControl || (kind == TokenKind::kUserDefined && spelling != "</s>"))
-      out.push_back(id);
+    if (kind == TokenKind::kControl || (kind == TokenKind::kUserDefined && spelling != "</s>")) out.push_back(id);
   }
   std::ranges::sort(out);
   out.erase(std::unique(out.begin(), out.end()), out.end());
@@ -139,8 +138,7 @@ Status TokenizerBase::encode_body(std::string_view text, bool parse_special, std
   return flush(text.size());
 }
 
-Expected<std::vector<TokenId>> TokenizerBase::encode(std::string_view text,
-                                                     const EncodeOptions& options) const {
+Expected<std::vector<TokenId>> TokenizerBase::encode(std::string_view text, const EncodeOptions& options) const {
   if (text.size() > static_cast<size_t>(kMaxPromptBytes)) {
     return invalid_argument("the prompt has " + std::to_string(text.size()) + " bytes, limit " +
                             std::to_string(kMaxPromptBytes));
@@ -161,8 +159,7 @@ uint64_t TokenizerBase::count_steps(std::string_view text) const {
   return steps;
 }
 
-Expected<PairTable> make_merge_table(const Vocab& vocab, const std::vector<Merge>& merges,
-                                     std::string_view place) {
+Expected<PairTable> make_merge_table(const Vocab& vocab, const std::vector<Merge>& merges, std::string_view place) {
   if (merges.size() > static_cast<size_t>(kMaxMerges)) {
     return data_loss(std::string(place) + ": " + std::to_string(merges.size()) + " merges, limit " +
                      std::to_string(kMaxMerges));
@@ -172,17 +169,15 @@ Expected<PairTable> make_merge_table(const Vocab& vocab, const std::vector<Merge
   std::string joined;
   for (size_t i = 0; i < merges.size(); ++i) {
     const auto fail = [&](const std::string& what) {
-      return data_loss(std::string(place) + "[" + std::to_string(i) + "] '" + std::string(merges[i].left) +
-                       " " + std::string(merges[i].right) + "': " + what);
+      return data_loss(std::string(place) + "[" + std::to_string(i) + "] '" + std::string(merges[i].left) + " " +
+                       std::string(merges[i].right) + "': " + what);
     };
     joined.assign(merges[i].left).append(merges[i].right);
-    const TokenId left = vocab.find(merges[i].left), right = vocab.find(merges[i].right),
-                  both = vocab.find(joined);
+    const TokenId left = vocab.find(merges[i].left), right = vocab.find(merges[i].right), both = vocab.find(joined);
     if (left == kNoToken) return fail("the left part is no token");
     if (right == kNoToken) return fail("the right part is no token");
     if (both == kNoToken) return fail("the result is no token");
-    if (!table.insert(static_cast<uint32_t>(left), static_cast<uint32_t>(right),
-                      {static_cast<uint32_t>(i), both})) {
+    if (!table.insert(static_cast<uint32_t>(left), static_cast<uint32_t>(right), {static_cast<uint32_t>(i), both})) {
       return fail("the same merge stands there twice");
     }
   }

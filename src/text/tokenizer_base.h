@@ -67,8 +67,7 @@ class TokenizerBase : public Tokenizer {
 
  private:
   // Cuts added tokens out and encodes what lies between.
-  Status encode_body(std::string_view text, bool parse_special, std::vector<TokenId>* out,
-                     uint64_t* steps) const;
+  Status encode_body(std::string_view text, bool parse_special, std::vector<TokenId>* out, uint64_t* steps) const;
 
   TokenizerParts parts_;
   TokenTrie all_added_, plain_added_;  // with and without control tokens; ids are indices into parts_.added
@@ -83,8 +82,7 @@ struct Merge {
 };
 // (id of left, id of right) -> (index, id of both joined). kDataLoss names `place` and the index: too many, a
 // part or the result is no token, or there twice.
-Expected<PairTable> make_merge_table(const Vocab& vocab, const std::vector<Merge>& merges,
-                                     std::string_view place);
+Expected<PairTable> make_merge_table(const Vocab& vocab, const std::vector<Merge>& merges, std::string_view place);
 
 struct BpeOptions {
   std::vector<std::string> patterns;  // of the pre-tokenizer; used when `pre` is empty
@@ -101,8 +99,7 @@ struct SpmOptions {
   std::vector<Merge> merges;  // by rank; when empty, scores decide
 };
 // SentencePiece-style BPE: spaces are U+2581, unknown characters fall back to bytes.
-Expected<std::unique_ptr<Tokenizer>> make_spm(TokenizerParts parts, const SpmOptions& options,
-                                              std::string_view place);
+Expected<std::unique_ptr<Tokenizer>> make_spm(TokenizerParts parts, const SpmOptions& options, std::string_view place);
 
 struct WordPieceOptions {
   std::string word_prefix;           // GGUF: U+2581; tokenizer.json: ""

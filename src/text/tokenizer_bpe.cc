@@ -32,8 +32,7 @@ std::string bytes_of(std::string_view text) {
   std::string out;
   for (size_t at = 0; at < text.size();) {
     const Utf8Step step = utf8_step(text, at);
-    if (!step.valid || step.code_point >= kSpelling.to_byte.size() ||
-        kSpelling.to_byte[step.code_point] < 0) {
+    if (!step.valid || step.code_point >= kSpelling.to_byte.size() || kSpelling.to_byte[step.code_point] < 0) {
       return std::string(text);
     }
     out.push_back(static_cast<char>(kSpelling.to_byte[step.code_point]));
@@ -73,8 +72,7 @@ class BpeTokenizer final : public TokenizerBase {
   std::string_view pre_tokenizer() const override { return pre_.name(); }
 
  protected:
-  Status encode_stretch(std::string_view text, bool, std::vector<TokenId>* out,
-                        uint64_t* steps) const override {
+  Status encode_stretch(std::string_view text, bool, std::vector<TokenId>* out, uint64_t* steps) const override {
     std::string normalized;
     if (normalize_nfc_ && to_nfc(text, &normalized)) text = normalized;
     std::vector<uint32_t> ends;
@@ -89,8 +87,7 @@ class BpeTokenizer final : public TokenizerBase {
   }
 
  private:
-  void encode_word(std::string_view word, SymbolMerger* merger, std::vector<TokenId>* out,
-                   uint64_t* steps) const {
+  void encode_word(std::string_view word, SymbolMerger* merger, std::vector<TokenId>* out, uint64_t* steps) const {
     if (ignore_merges_) {
       const TokenTrie::Match whole = words_.longest(word, 0, TokenTrie::kRoot, steps);
       if (whole.size == word.size()) {
@@ -99,8 +96,7 @@ class BpeTokenizer final : public TokenizerBase {
       }
     }
     merger->clear();
-    for (uint32_t i = 0; i < word.size(); ++i)
-      merger->add(i, 1, byte_ids_[static_cast<unsigned char>(word[i])]);
+    for (uint32_t i = 0; i < word.size(); ++i) merger->add(i, 1, byte_ids_[static_cast<unsigned char>(word[i])]);
     merger->run(
         [this](const Symbol& left, const Symbol& right) -> MergeResult {
           const auto* merge = merges_.find(static_cast<uint32_t>(left.id), static_cast<uint32_t>(right.id));

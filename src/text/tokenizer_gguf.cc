@@ -13,22 +13,17 @@ constexpr std::string_view kPrefix = "tokenizer.ggml.";
 
 std::string key_of(std::string_view name) { return std::string(kPrefix) + std::string(name); }
 
-std::string item(std::string_view name, size_t index) {
-  return key_of(name) + "[" + std::to_string(index) + "]";
-}
+std::string item(std::string_view name, size_t index) { return key_of(name) + "[" + std::to_string(index) + "]"; }
 
 Status wrong_length(std::string_view name, size_t have, size_t tokens) {
-  return data_loss(key_of(name) + " has " + std::to_string(have) + " items for " + std::to_string(tokens) +
-                   " tokens");
+  return data_loss(key_of(name) + " has " + std::to_string(have) + " items for " + std::to_string(tokens) + " tokens");
 }
 
 // GGUF's token types 1 to 6; 0 ("undefined") counts as normal.
 Expected<TokenKind> kind_of(int64_t type, size_t index) {
-  constexpr TokenKind kKinds[] = {TokenKind::kNormal,  TokenKind::kNormal,      TokenKind::kUnknown,
-                                  TokenKind::kControl, TokenKind::kUserDefined, TokenKind::kUnused,
-                                  TokenKind::kByte};
-  if (type < 0 || type > 6)
-    return data_loss(item("token_type", index) + " is " + std::to_string(type) + ", limit 6");
+  constexpr TokenKind kKinds[] = {TokenKind::kNormal,      TokenKind::kNormal, TokenKind::kUnknown, TokenKind::kControl,
+                                  TokenKind::kUserDefined, TokenKind::kUnused, TokenKind::kByte};
+  if (type < 0 || type > 6) return data_loss(item("token_type", index) + " is " + std::to_string(type) + ", limit 6");
   return kKinds[type];
 }
 
@@ -78,8 +73,7 @@ void collect_added(std::string_view model_name, TokenizerParts* parts) {
   const bool phi3 = model_name.find("phi-3") != model_name.npos || model_name.find("phi3") != model_name.npos;
   for (TokenId id = 0; id < parts->vocab.size(); ++id) {
     const TokenKind kind = parts->vocab.kind(id);
-    if (kind != TokenKind::kControl && kind != TokenKind::kUserDefined && kind != TokenKind::kUnknown)
-      continue;
+    if (kind != TokenKind::kControl && kind != TokenKind::kUserDefined && kind != TokenKind::kUnknown) continue;
     const std::string_view text = parts->vocab.text(id);
     const bool strip_right = phi3 && text != "<unk>" && text != "<s>" && text != "<|endoftext|>";
     parts->added.push_back({id, std::string(text), false, strip_right});
@@ -103,8 +97,7 @@ Expected<std::vector<Merge>> read_merges(const Metadata& metadata) {
     // Neither part is empty, and GGUF spells spaces inside tokens otherwise; a left part may start with one.
     const size_t space = line.find(' ', 1);
     if (line.size() < 3 || space == line.npos || space + 1 == line.size()) {
-      return data_loss(item("merges", i) + " '" + std::string(line) +
-                       "' is not two tokens with a space between");
+      return data_loss(item("merges", i) + " '" + std::string(line) + "' is not two tokens with a space between");
     }
     merges.push_back({line.substr(0, space), line.substr(space + 1)});
   }
@@ -176,8 +169,8 @@ Expected<std::unique_ptr<Tokenizer>> read_wordpiece(const Metadata& metadata, To
   if (cls == kNoToken) cls = parts.bos;
   if (sep == kNoToken) sep = parts.eos;
   if (cls == kNoToken || sep == kNoToken || parts.unk == kNoToken) {
-    return not_found("a WordPiece vocabulary needs " + key_of("cls_token_id") + ", " +
-                     key_of("seperator_token_id") + " and " + key_of("unknown_token_id"));
+    return not_found("a WordPiece vocabulary needs " + key_of("cls_token_id") + ", " + key_of("seperator_token_id") +
+                     " and " + key_of("unknown_token_id"));
   }
   parts.prefix = {cls};
   parts.suffix = {sep};

@@ -25,8 +25,7 @@ Expected<json> parse(std::string_view text, const char* place) {
     return !too_deep;
   };
   json value = json::parse(text, watch_depth, false);
-  if (too_deep)
-    return data_loss(std::string(place) + ": nested deeper than " + std::to_string(kMaxJsonDepth));
+  if (too_deep) return data_loss(std::string(place) + ": nested deeper than " + std::to_string(kMaxJsonDepth));
   if (!value.is_object()) return data_loss(std::string(place) + " is not a JSON object");
   return value;
 }
@@ -95,8 +94,7 @@ class Reader {
     for (const auto& [text, value] : vocab->items()) {
       PARE_ASSIGN_OR_RETURN(const TokenId id, id_of(value, "model.vocab['" + text + "']"));
       const bool is_byte = byte_fallback_ && byte_of_spelling(text) >= 0;
-      const auto [at, fresh] =
-          tokens.try_emplace(id, Spelling{text, is_byte ? TokenKind::kByte : TokenKind::kNormal});
+      const auto [at, fresh] = tokens.try_emplace(id, Spelling{text, is_byte ? TokenKind::kByte : TokenKind::kNormal});
       if (!fresh) {
         return data_loss("tokenizer.json: model.vocab['" + text + "']: id " + std::to_string(id) +
                          " is a duplicate: '" + at->second.text + "' has it");
@@ -129,8 +127,8 @@ class Reader {
     }
     Spelling& spelling = (*tokens)[id];
     if (!spelling.text.empty() && spelling.text != text) {
-      return data_loss("tokenizer.json: " + place + ": id " + std::to_string(id) + " is '" + text +
-                       "' here and '" + spelling.text + "' in model.vocab");
+      return data_loss("tokenizer.json: " + place + ": id " + std::to_string(id) + " is '" + text + "' here and '" +
+                       spelling.text + "' in model.vocab");
     }
     spelling = {text, bool_or(token, "special", false) ? TokenKind::kControl : TokenKind::kUserDefined};
     parts_.added.push_back({id, text, bool_or(token, "lstrip", false), bool_or(token, "rstrip", false)});
@@ -150,8 +148,7 @@ class Reader {
   Expected<TokenId> named(const json& object, const char* key) const {
     const json* value = member(object, key);
     if (value == nullptr) return kNoToken;
-    const std::string text =
-        value->is_object() ? string_or(*value, "content", "") : string_or(object, key, "");
+    const std::string text = value->is_object() ? string_or(*value, "content", "") : string_or(object, key, "");
     const TokenId id = parts_.vocab.find(text);
     if (id == kNoToken) return data_loss(std::string(key) + " '" + text + "' is not in the vocabulary");
     return id;
@@ -166,10 +163,8 @@ class Reader {
     for (const json* processor : flatten(member(root_, "post_processor"), "processors")) {
       PARE_RETURN_IF_ERROR(read_post_processor(*processor, &templated));
     }
-    if (!templated && bool_or(config_, "add_bos_token", false) && parts_.bos != kNoToken)
-      parts_.prefix = {parts_.bos};
-    if (!templated && bool_or(config_, "add_eos_token", false) && parts_.eos != kNoToken)
-      parts_.suffix = {parts_.eos};
+    if (!templated && bool_or(config_, "add_bos_token", false) && parts_.bos != kNoToken) parts_.prefix = {parts_.bos};
+    if (!templated && bool_or(config_, "add_eos_token", false) && parts_.eos != kNoToken) parts_.suffix = {parts_.eos};
     collect_end_of_generation({parts_.eos}, &parts_);
     return ok_status();
   }
@@ -182,8 +177,7 @@ class Reader {
       for (const auto& [key, list] : {std::pair{"cls", &parts_.prefix}, std::pair{"sep", &parts_.suffix}}) {
         const json* pair = member(node, key);
         if (pair == nullptr || !pair->is_array() || pair->size() != 2) {
-          return data_loss("tokenizer.json: post_processor." + std::string(key) +
-                           " is no pair of text and id");
+          return data_loss("tokenizer.json: post_processor." + std::string(key) + " is no pair of text and id");
         }
         PARE_ASSIGN_OR_RETURN(const TokenId id, known_id((*pair)[1], "post_processor"));
         list->push_back(id);
@@ -192,8 +186,7 @@ class Reader {
     }
     if (type != "TemplateProcessing") return not_supported("post_processor", node);
     const json* single = member(node, "single");
-    if (single == nullptr || !single->is_array())
-      return data_loss("tokenizer.json: post_processor.single is no list");
+    if (single == nullptr || !single->is_array()) return data_loss("tokenizer.json: post_processor.single is no list");
     std::vector<TokenId>* side = &parts_.prefix;
     for (const json& item : *single) {
       if (member(item, "Sequence") != nullptr) {
@@ -206,12 +199,10 @@ class Reader {
       const json* entry = known == nullptr ? nullptr : member(*known, text.c_str());
       const json* ids = entry == nullptr ? nullptr : member(*entry, "ids");
       if (ids == nullptr || !ids->is_array()) {
-        return data_loss("tokenizer.json: post_processor.single names '" + text +
-                         "', which special_tokens lacks");
+        return data_loss("tokenizer.json: post_processor.single names '" + text + "', which special_tokens lacks");
       }
       for (const json& value : *ids) {
-        PARE_ASSIGN_OR_RETURN(const TokenId id,
-                              known_id(value, "post_processor.special_tokens['" + text + "'].ids"));
+        PARE_ASSIGN_OR_RETURN(const TokenId id, known_id(value, "post_processor.special_tokens['" + text + "'].ids"));
         side->push_back(id);
       }
     }
@@ -221,8 +212,8 @@ class Reader {
   Expected<TokenId> known_id(const json& value, const std::string& place) const {
     PARE_ASSIGN_OR_RETURN(const TokenId id, id_of(value, place));
     if (!parts_.vocab.contains(id)) {
-      return data_loss("tokenizer.json: " + place + ": " + std::to_string(id) +
-                       " is outside the vocabulary of " + std::to_string(parts_.vocab.size()));
+      return data_loss("tokenizer.json: " + place + ": " + std::to_string(id) + " is outside the vocabulary of " +
+                       std::to_string(parts_.vocab.size()));
     }
     return id;
   }
@@ -270,24 +261,21 @@ class Reader {
     for (const json* node : flatten(member(root_, "pre_tokenizer"), "pretokenizers")) {
       PARE_RETURN_IF_ERROR(read_pre_tokenizer(*node, &byte_level, &options.patterns));
     }
-    if (!byte_level)
-      return not_supported("model", model, "neither a ByteLevel pre_tokenizer nor byte_fallback");
+    if (!byte_level) return not_supported("model", model, "neither a ByteLevel pre_tokenizer nor byte_fallback");
     return make_bpe(std::move(parts_), options, merges, "tokenizer.json: model.merges");
   }
 
   static Status read_pre_tokenizer(const json& node, bool* byte_level, std::vector<std::string>* patterns) {
     const std::string type = string_or(node, "type", "?");
     if (type == "ByteLevel") {
-      if (bool_or(node, "add_prefix_space", true))
-        return not_supported("pre_tokenizer", node, "add_prefix_space");
+      if (bool_or(node, "add_prefix_space", true)) return not_supported("pre_tokenizer", node, "add_prefix_space");
       *byte_level = true;
       if (bool_or(node, "use_regex", true)) patterns->emplace_back(kGpt2Pattern);
     } else if (type == "Digits") {
       patterns->emplace_back(bool_or(node, "individual_digits", false) ? kOneDigitPattern : kDigitsPattern);
     } else if (type == "Punctuation") {
       const std::string behavior = string_or(node, "behavior", "Isolated");
-      if (behavior != "Isolated" && behavior != "Contiguous")
-        return not_supported("pre_tokenizer", node, behavior);
+      if (behavior != "Isolated" && behavior != "Contiguous") return not_supported("pre_tokenizer", node, behavior);
       patterns->emplace_back(behavior == "Isolated" ? kOnePunctuationPattern : kPunctuationPattern);
     } else if (type == "Split") {
       const std::string behavior = string_or(node, "behavior", "?");
@@ -324,8 +312,7 @@ class Reader {
       const std::string type = string_or(*node, "type", "?");
       const json* pattern = member(*node, "pattern");
       // With the spaces replaced, a split at spaces has nothing to split.
-      if (type == "Split" && replaces && pattern != nullptr && string_or(*pattern, "String", "") == " ")
-        continue;
+      if (type == "Split" && replaces && pattern != nullptr && string_or(*pattern, "String", "") == " ") continue;
       if (type != "Metaspace" || string_or(*node, "replacement", kSpace) != kSpace) {
         return not_supported("pre_tokenizer", *node);
       }
@@ -345,8 +332,7 @@ class Reader {
     options.continuation_prefix = string_or(model, "continuing_subword_prefix", "##");
     options.word_chars_max = 100;
     if (const json* limit = member(model, "max_input_chars_per_word"); limit != nullptr) {
-      if (!limit->is_number_unsigned())
-        return data_loss("tokenizer.json: model.max_input_chars_per_word is no count");
+      if (!limit->is_number_unsigned()) return data_loss("tokenizer.json: model.max_input_chars_per_word is no count");
       options.word_chars_max = limit->get<size_t>();
     }
     const json* pre = member(root_, "pre_tokenizer");
@@ -393,8 +379,7 @@ Expected<std::unique_ptr<Tokenizer>> make_tokenizer_from_vocab_txt(std::string_v
     const size_t end = std::min(vocab_txt.find('\n', at), vocab_txt.size());
     std::string_view line = vocab_txt.substr(at, end - at);
     if (line.ends_with('\r')) line.remove_suffix(1);
-    const bool special =
-        line == "[PAD]" || line == "[UNK]" || line == "[CLS]" || line == "[SEP]" || line == "[MASK]";
+    const bool special = line == "[PAD]" || line == "[UNK]" || line == "[CLS]" || line == "[SEP]" || line == "[MASK]";
     const TokenId id = parts.vocab.size();
     const Status added = parts.vocab.add(line, special ? TokenKind::kControl : TokenKind::kNormal);
     if (!added.ok()) return added.with_context("vocab.txt line " + std::to_string(id + 1));

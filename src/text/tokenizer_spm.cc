@@ -45,9 +45,7 @@ class SpmTokenizer final : public TokenizerBase {
     for (TokenId id = 0; id < vocab().size(); ++id) {
       const std::string_view text = vocab().text(id);
       switch (vocab().kind(id)) {
-        case TokenKind::kNormal:
-          pieces_.append(replace_all(text, kSpace, " "));
-          break;
+        case TokenKind::kNormal: pieces_.append(replace_all(text, kSpace, " ")); break;
         case TokenKind::kByte: {
           const int byte = byte_of_spelling(text);
           const char piece = static_cast<char>(byte);
@@ -55,11 +53,8 @@ class SpmTokenizer final : public TokenizerBase {
           if (byte >= 0) byte_ids_[static_cast<size_t>(byte)] = id;
           break;
         }
-        case TokenKind::kUnused:
-          pieces_.append({});
-          break;
-        default:
-          pieces_.append(text);
+        case TokenKind::kUnused: pieces_.append({}); break;
+        default: pieces_.append(text);
       }
       for (size_t at = text.find(kSpace, 1); at != text.npos; at = text.find(kSpace, at + 1)) {
         before_space_.set(static_cast<unsigned char>(text[at - 1]));
@@ -71,8 +66,7 @@ class SpmTokenizer final : public TokenizerBase {
   std::string_view pre_tokenizer() const override { return ""; }
 
  protected:
-  Status encode_stretch(std::string_view text, bool first, std::vector<TokenId>* out,
-                        uint64_t* steps) const override {
+  Status encode_stretch(std::string_view text, bool first, std::vector<TokenId>* out, uint64_t* steps) const override {
     std::string escaped = add_space_prefix_ && first ? std::string(kSpace) : std::string();
     escaped += replace_all(text, " ", kSpace);
     SymbolMerger merger;
@@ -95,13 +89,11 @@ class SpmTokenizer final : public TokenizerBase {
     const TokenId id = vocab().find(text);
     if (id == kNoToken) return kNoToken;
     const TokenKind kind = vocab().kind(id);
-    const bool ordinary =
-        kind == TokenKind::kNormal || kind == TokenKind::kUserDefined || kind == TokenKind::kUnused;
+    const bool ordinary = kind == TokenKind::kNormal || kind == TokenKind::kUserDefined || kind == TokenKind::kUnused;
     return ordinary ? id : kNoToken;
   }
 
-  void encode_word(std::string_view word, SymbolMerger* merger, std::vector<TokenId>* out,
-                   uint64_t* steps) const {
+  void encode_word(std::string_view word, SymbolMerger* merger, std::vector<TokenId>* out, uint64_t* steps) const {
     merger->clear();
     for (size_t at = 0; at < word.size();) {
       const size_t size = utf8_step(word, at).size;
@@ -150,11 +142,10 @@ class SpmTokenizer final : public TokenizerBase {
 
 }  // namespace
 
-Expected<std::unique_ptr<Tokenizer>> make_spm(TokenizerParts parts, const SpmOptions& options,
-                                              std::string_view place) {
+Expected<std::unique_ptr<Tokenizer>> make_spm(TokenizerParts parts, const SpmOptions& options, std::string_view place) {
   PARE_ASSIGN_OR_RETURN(PairTable merges, make_merge_table(parts.vocab, options.merges, place));
-  return std::unique_ptr<Tokenizer>(std::make_unique<SpmTokenizer>(
-      std::move(parts), std::move(merges), !options.merges.empty(), options.add_space_prefix));
+  return std::unique_ptr<Tokenizer>(std::make_unique<SpmTokenizer>(std::move(parts), std::move(merges),
+                                                                   !options.merges.empty(), options.add_space_prefix));
 }
 
 }  // namespace pare

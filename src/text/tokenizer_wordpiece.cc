@@ -18,8 +18,8 @@ bool is_cjk(char32_t c) {
 
 // ASCII symbols count as punctuation ("$", "+"), others do not.
 bool is_isolated(char32_t c) {
-  const bool ascii = (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) ||
-                     (c >= 0x7B && c <= 0x7E);
+  const bool ascii =
+      (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) || (c >= 0x7B && c <= 0x7E);
   return ascii || is_punctuation(c);
 }
 
@@ -41,8 +41,7 @@ class WordPieceTokenizer final : public TokenizerBase {
   std::string_view pre_tokenizer() const override { return ""; }
 
  protected:
-  Status encode_stretch(std::string_view text, bool, std::vector<TokenId>* out,
-                        uint64_t* steps) const override {
+  Status encode_stretch(std::string_view text, bool, std::vector<TokenId>* out, uint64_t* steps) const override {
     const std::u32string normalized = normalize(text);
     std::string word;
     size_t chars = 0;
@@ -68,9 +67,8 @@ class WordPieceTokenizer final : public TokenizerBase {
 
  private:
   std::string piece_of(std::string_view text) const {
-    const bool starts_word = options_.continuation_prefix.empty()
-                                 ? text.starts_with(options_.word_prefix)
-                                 : !text.starts_with(options_.continuation_prefix);
+    const bool starts_word = options_.continuation_prefix.empty() ? text.starts_with(options_.word_prefix)
+                                                                  : !text.starts_with(options_.continuation_prefix);
     const std::string& prefix = starts_word ? options_.word_prefix : options_.continuation_prefix;
     std::string piece(starts_word ? " " : "");
     return piece.append(text.substr(prefix.size()));

@@ -31,8 +31,7 @@ struct CasePair {
 constexpr char32_t kFirstInteresting = 0xC0;
 
 constexpr char32_t kHangulBase = 0xAC00, kHangulL = 0x1100, kHangulV = 0x1161, kHangulT = 0x11A7;
-constexpr uint32_t kHangulLs = 19, kHangulVs = 21, kHangulTs = 28,
-                   kHangulSyllables = kHangulLs * kHangulVs * kHangulTs;
+constexpr uint32_t kHangulLs = 19, kHangulVs = 21, kHangulTs = 28, kHangulSyllables = kHangulLs * kHangulVs * kHangulTs;
 
 // The entry whose range holds c, or null. Ranges are sorted by `last`.
 template <typename Entry, size_t n>
@@ -83,8 +82,7 @@ char32_t compose(char32_t a, char32_t b) {
   if (a - kHangulL < kHangulLs && b - kHangulV < kHangulVs) {
     return kHangulBase + ((a - kHangulL) * kHangulVs + (b - kHangulV)) * kHangulTs;
   }
-  if (a - kHangulBase < kHangulSyllables && (a - kHangulBase) % kHangulTs == 0 &&
-      b - kHangulT - 1 < kHangulTs - 1) {
+  if (a - kHangulBase < kHangulSyllables && (a - kHangulBase) % kHangulTs == 0 && b - kHangulT - 1 < kHangulTs - 1) {
     return a + (b - kHangulT);
   }
   const PairTable::Value* found = kTable.find(a, b);
@@ -134,8 +132,7 @@ std::u32string to_nfd(std::u32string_view text) {
     }
     size_t end = i;
     while (end < out.size() && combining_class(out[end]) != 0) ++end;
-    std::stable_sort(out.begin() + static_cast<std::ptrdiff_t>(i),
-                     out.begin() + static_cast<std::ptrdiff_t>(end),
+    std::stable_sort(out.begin() + static_cast<std::ptrdiff_t>(i), out.begin() + static_cast<std::ptrdiff_t>(end),
                      [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
     i = end;
   }
@@ -171,9 +168,8 @@ bool is_punctuation(char32_t c) { return find_range(kPunctuation, c) != nullptr;
 bool is_control(char32_t c) { return find_range(kControls, c) != nullptr; }
 
 bool is_white_space(char32_t c) {
-  return (c >= 0x9 && c <= 0xD) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
+  return (c >= 0x9 && c <= 0xD) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 void append_lower_case(char32_t c, std::u32string* out) {

@@ -48,8 +48,7 @@ Utf8Step utf8_step(std::string_view text, size_t at) {
   size_t announced;
   if (valid_bytes(text, at, &announced) != announced || announced == 0) return {lead, 1, false};
   char32_t value = lead & (0xFFu >> (announced + 1));
-  for (size_t i = 1; i < announced; ++i)
-    value = value << 6 | (static_cast<unsigned char>(text[at + i]) & 0x3F);
+  for (size_t i = 1; i < announced; ++i) value = value << 6 | (static_cast<unsigned char>(text[at + i]) & 0x3F);
   return {value, static_cast<uint8_t>(announced), true};
 }
 

@@ -85,8 +85,8 @@ class Rig {
     EXPECT_TRUE(made_store.ok()) << made_store.status().message();
     store = std::move(made_store).value();
     shape = {.n_heads = kHeads, .n_kv_heads = 2, .head_dim = 16, .threads = 3};
-    const size_t bytes = step_max_bytes(kContext, 5, kContext, map, *policy, shape) +
-                         selectors->max_bytes(kContext, 5, kTileRows);
+    const size_t bytes =
+        step_max_bytes(kContext, 5, kContext, map, *policy, shape) + selectors->max_bytes(kContext, 5, kTileRows);
     auto buffer = AlignedBuffer::allocate(bytes);
     EXPECT_TRUE(buffer.ok());
     arena = Arena(std::move(buffer).value());
@@ -151,9 +151,8 @@ class Rig {
         for (const int32_t l : {0, 1}) {
           const ClassStep& cls = plans.cls(l);
           const std::span<const SeqStep> own(cls.seqs, work.size());
-          const KeyCounts keys = work[i].decode
-                                     ? segment_keys(cls.segment, own, static_cast<int32_t>(i), q, end)
-                                     : block_keys(plans.block(l), own, rows[i].q_row + q, kHeads - 1, end);
+          const KeyCounts keys = work[i].decode ? segment_keys(cls.segment, own, static_cast<int32_t>(i), q, end)
+                                                : block_keys(plans.block(l), own, rows[i].q_row + q, kHeads - 1, end);
           s.seen[l][rows[i].pos + q] = keys;
         }
       }
@@ -294,17 +293,16 @@ TEST(Compose, EveryPairRunsOrIsRefused) {
         const Caps* features[] = {&feature};
         const Status legal = check_legal(selectors, stages, features);
         const bool sealed = feature.phase == Phase::kDecode;
-        const uint32_t broken = kv.caps->breaks | attn.caps->breaks |
-                                (sealed ? kv.caps->breaks_sealed | attn.caps->breaks_sealed : 0);
+        const uint32_t broken =
+            kv.caps->breaks | attn.caps->breaks | (sealed ? kv.caps->breaks_sealed | attn.caps->breaks_sealed : 0);
         ASSERT_EQ(legal.ok(), (feature.needs & broken) == 0);
         if (!legal.ok()) {
           ++refused;
-          EXPECT_THAT(
-              std::string(legal.message()),
-              ::testing::AllOf(::testing::HasSubstr(fmt::format("'{}'", feature.name)),
-                               ::testing::AnyOf(::testing::HasSubstr(fmt::format("'{}'", kv.caps->name)),
-                                                ::testing::HasSubstr(fmt::format("'{}'", attn.caps->name))),
-                               ::testing::HasSubstr(fact_names(feature.needs & broken))));
+          EXPECT_THAT(std::string(legal.message()),
+                      ::testing::AllOf(::testing::HasSubstr(fmt::format("'{}'", feature.name)),
+                                       ::testing::AnyOf(::testing::HasSubstr(fmt::format("'{}'", kv.caps->name)),
+                                                        ::testing::HasSubstr(fmt::format("'{}'", attn.caps->name))),
+                                       ::testing::HasSubstr(fact_names(feature.needs & broken))));
           continue;
         }
         Rig rig(attn.text, kv.text, feature.name == "prefix_sharing");

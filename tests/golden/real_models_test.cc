@@ -94,7 +94,8 @@ TEST_P(RealDecoder, ScoresMatchExactArithmetic) {
 }
 
 TEST_P(RealDecoder, PerplexityMatches) {
-  if (std::string(GetParam()) == "qwen2.5-coder-1.5b-instruct" && usable_cpus() < 8) GTEST_SKIP() << "minutes on few cores";
+  if (std::string(GetParam()) == "qwen2.5-coder-1.5b-instruct" && usable_cpus() < 8)
+    GTEST_SKIP() << "minutes on few cores";
   const std::string text = read_text(kData / "text/pare_sample.txt");
   EncodeOptions encode;
   encode.parse_special = false;

@@ -50,7 +50,8 @@ std::shared_ptr<const LoadedModel> load_tiny(const fs::path& folder, bool gguf) 
 }
 
 // All logits of a prompt, in chunks of `step_rows`.
-std::vector<float> run_logits(const std::shared_ptr<const LoadedModel>& model, const std::vector<int32_t>& ids, int step_rows) {
+std::vector<float> run_logits(const std::shared_ptr<const LoadedModel>& model, const std::vector<int32_t>& ids,
+                              int step_rows) {
   EngineOptions options;
   options.threads = 2;
   options.step_rows = step_rows;
@@ -73,7 +74,8 @@ std::vector<float> run_logits(const std::shared_ptr<const LoadedModel>& model, c
 }
 
 // Logits of the prompt's last row alone: all chunks before the last want none.
-std::vector<float> last_logits(const std::shared_ptr<const LoadedModel>& model, const std::vector<int32_t>& ids, int step_rows) {
+std::vector<float> last_logits(const std::shared_ptr<const LoadedModel>& model, const std::vector<int32_t>& ids,
+                               int step_rows) {
   EngineOptions options;
   options.threads = 2;
   options.step_rows = step_rows;
@@ -108,7 +110,8 @@ TEST_P(TinyDecoder, LogitsMatch) {
   const double terms = c.ffn_dim + c.dim + c.head_dim + static_cast<double>(ids.size());
   const double bound = 8.0 * (c.n_layers + 1) * std::sqrt(terms) * 0x1p-23 * largest;
   double worst = 0.0;
-  for (size_t i = 0; i < logits.size(); ++i) worst = std::max(worst, std::fabs(double{logits[i]} - reference.values[i]));
+  for (size_t i = 0; i < logits.size(); ++i)
+    worst = std::max(worst, std::fabs(double{logits[i]} - reference.values[i]));
   EXPECT_LE(worst, bound);
   RecordProperty("worst", std::to_string(worst) + " of " + std::to_string(bound));
   // Chunks change nothing, to the bit.
@@ -138,7 +141,8 @@ TEST(TinyEncoder, EmbeddingsMatch) {
     for (size_t s = 0; s < ids.size(); ++s) {
       for (int i = 0; i < dim; ++i) {
         // Unit vectors; two layers of products over at most 96 terms.
-        EXPECT_NEAR((*vectors)[s][i], reference.values[s * dim + i], 8.0 * 3 * std::sqrt(96.0) * 0x1p-23) << s << ", " << i;
+        EXPECT_NEAR((*vectors)[s][i], reference.values[s * dim + i], 8.0 * 3 * std::sqrt(96.0) * 0x1p-23)
+            << s << ", " << i;
       }
       // A text alone has the vector that it has among others.
       const auto alone = (*embedder)->embed(std::span(&ids[s], 1));

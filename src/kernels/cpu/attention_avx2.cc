@@ -29,9 +29,7 @@ struct Isa {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(x.hi, _MM_FROUND_TO_NEAREST_INT));
   }
   static float half(uint16_t h) { return _cvtsh_ss(h); }
-  static V fma(V a, V b, V c) {
-    return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
-  }
+  static V fma(V a, V b, V c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
   static V add(V a, V b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
   static V sub(V a, V b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
   static V mul(V a, V b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
@@ -44,10 +42,8 @@ struct Isa {
     const __m256i bits = _mm256_set1_epi32(mask), low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     const __m256i high = _mm256_slli_epi32(low, 8);
     const __m256 off = _mm256_set1_ps(attn::kNegInf);
-    return {_mm256_blendv_ps(off, x.lo,
-                             _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
-            _mm256_blendv_ps(off, x.hi,
-                             _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
+    return {_mm256_blendv_ps(off, x.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
+            _mm256_blendv_ps(off, x.hi, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
   }
   // p, or 0 where x < bound.
   static V zero_below(V p, V x, V bound) {
@@ -55,9 +51,7 @@ struct Isa {
             _mm256_and_ps(p.hi, _mm256_cmp_ps(x.hi, bound.hi, _CMP_NLT_UQ))};
   }
   // p * 2^n, n in the low bits of `shifted`.
-  static V add_exponent(V p, V shifted) {
-    return {add_exponent(p.lo, shifted.lo), add_exponent(p.hi, shifted.hi)};
-  }
+  static V add_exponent(V p, V shifted) { return {add_exponent(p.lo, shifted.lo), add_exponent(p.hi, shifted.hi)}; }
   static float sum(V x) {
     const __m256 eight = _mm256_add_ps(x.lo, x.hi);
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -17,9 +17,7 @@ struct Isa {
 
   static V set1(float x) { return _mm512_set1_ps(x); }
   static V load(const float* p) { return _mm512_loadu_ps(p); }
-  static V load(const uint16_t* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
+  static V load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static void store(float* p, V x) { _mm512_storeu_ps(p, x); }
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
   static void store_half(uint16_t* p, V x) {
@@ -37,9 +35,7 @@ struct Isa {
   // x where the mask's bit is set, -inf elsewhere.
   static V keep(V x, uint16_t mask) { return _mm512_mask_blend_ps(mask, _mm512_set1_ps(attn::kNegInf), x); }
   // p, or 0 where x < bound.
-  static V zero_below(V p, V x, V bound) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), p);
-  }
+  static V zero_below(V p, V x, V bound) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), p); }
   // p * 2^n, n in the low bits of `shifted`.
   static V add_exponent(V p, V shifted) {
     return _mm512_castsi512_ps(

@@ -157,13 +157,11 @@ struct Attention : AttentionTile<Isa> {
   static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
   static size_t workspace_bytes(int32_t rows, int32_t d) {
     const auto m = static_cast<size_t>(rows), dim = static_cast<size_t>(d);
-    return padded(m * sizeof(QueryRow)) + padded(m * sizeof(float*)) +
-           padded(kGranules * m * sizeof(uint16_t)) + padded(m * dim * 4) +
-           4 * (2 * padded(m * 4) + padded(m * dim * 4)) + 2 * padded(kBlockKeys * dim * 4);
+    return padded(m * sizeof(QueryRow)) + padded(m * sizeof(float*)) + padded(kGranules * m * sizeof(uint16_t)) +
+           padded(m * dim * 4) + 4 * (2 * padded(m * 4) + padded(m * dim * 4)) + 2 * padded(kBlockKeys * dim * 4);
   }
-  static Pass make_pass(const AttentionLayer& layer, const RowFormat& format, const Zone& zone,
-                        const int32_t* pages, int32_t rows, std::byte* workspace,
-                        AttentionCounters* counters) {
+  static Pass make_pass(const AttentionLayer& layer, const RowFormat& format, const Zone& zone, const int32_t* pages,
+                        int32_t rows, std::byte* workspace, AttentionCounters* counters) {
     Pass p{};
     p.layer = &layer;
     p.format = &format;
@@ -230,8 +228,7 @@ struct Attention : AttentionTile<Isa> {
   }
 
   // Columns [first, first + 16) of the list as granule `slot` of a block.
-  static void add_columns(const Pass& p, Block& b, const KeyWalk& walk, const int32_t* cols, int32_t n,
-                          int32_t slot) {
+  static void add_columns(const Pass& p, Block& b, const KeyWalk& walk, const int32_t* cols, int32_t n, int32_t slot) {
     const int32_t g = b.n;
     uint32_t valid = 0, seen = 0;
     bool all = true;
@@ -266,8 +263,7 @@ struct Attention : AttentionTile<Isa> {
     p.counters->rows_read += rows;
     p.counters->bytes_read += rows * static_cast<uint64_t>((p.kw + p.d) * codec_bytes(p.format->k_codec));
     b.k[g] = reinterpret_cast<const std::byte*>(p.k_scratch + static_cast<int64_t>(slot) * 16 * p.kw);
-    b.v[g] =
-        reinterpret_cast<const std::byte*>(p.v_scratch + static_cast<int64_t>(slot) * kGranuleKeys * p.d);
+    b.v[g] = reinterpret_cast<const std::byte*>(p.v_scratch + static_cast<int64_t>(slot) * kGranuleKeys * p.d);
     b.lw[g] = nullptr;
     b.slot[g] = slot;
     b.cut[g] = true;
@@ -323,9 +319,8 @@ struct Attention : AttentionTile<Isa> {
       return ref::attention_kernels().prefill_tile(layer, plan, tile_index, g, workspace, counters);
     }
     const int32_t group = layer.n_heads / layer.kv.n_kv_heads;
-    Pass p =
-        make_pass(layer, format, zone, zone_pages(layer.kv, zone, layer.seqs[tile.seq].page0, layer.kv_layer),
-                  tile.rows * group, workspace, counters);
+    Pass p = make_pass(layer, format, zone, zone_pages(layer.kv, zone, layer.seqs[tile.seq].page0, layer.kv_layer),
+                       tile.rows * group, workspace, counters);
     HeadRun heads;
     while (next_head_run(layer, tile, g, heads.r_end, &heads)) {
       p.bounds = {};
@@ -353,17 +348,16 @@ struct Attention : AttentionTile<Isa> {
     }
   }
 
-  static void decode_pass(const SegmentPlan& plan, const DecodeItem& item, const Range* picks,
-                          int32_t n_picks, Pass& p) {
+  static void decode_pass(const SegmentPlan& plan, const DecodeItem& item, const Range* picks, int32_t n_picks,
+                          Pass& p) {
     const Run& run = *item.run;
     p.ahead_end = item.picked ? 0 : run.row0 + run.rows;
     p.vis = run_visibility(plan, run);
     p.scored = (run.flags & kRunScored) != 0;
     if (p.scored) {
       for (int32_t r = 0; r < p.m_rows; ++r) {
-        p.scores[r] = plan.scores +
-                      (static_cast<int64_t>(p.rows[r].t) * p.layer->n_heads + p.rows[r].head) * run.rows -
-                      run.row0;
+        p.scores[r] =
+            plan.scores + (static_cast<int64_t>(p.rows[r].t) * p.layer->n_heads + p.rows[r].head) * run.rows - run.row0;
       }
     } else {
       load_queries(p);
@@ -373,8 +367,8 @@ struct Attention : AttentionTile<Isa> {
     const auto size = static_cast<int32_t>(item.zone->span);
     for (int32_t unit = item.unit_begin; unit < item.unit_end; ++unit) {
       const int32_t first = unit * item.unit_spans, last = first + item.unit_spans;
-      for (int32_t span = first > item.span_begin ? first : item.span_begin;
-           span < last && span < item.span_end; ++span) {
+      for (int32_t span = first > item.span_begin ? first : item.span_begin; span < last && span < item.span_end;
+           ++span) {
         const int32_t lo = span * size, hi = lo + size;
         if (item.picked) {
           for (int32_t i = lo; i < hi && i < n_picks; ++i) attend_range(p, picks[i].lo, picks[i].hi);
@@ -388,8 +382,7 @@ struct Attention : AttentionTile<Isa> {
         float* part = p.rows[r].part + (unit - item.unit0) * p.rows[r].part_stride;
         part[0] = p.octet.m[r];
         part[1] = p.octet.l[r];
-        std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d,
-                    sizeof(float) * static_cast<size_t>(p.d));
+        std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d, sizeof(float) * static_cast<size_t>(p.d));
       }
       clear(p.octet, p.m_rows, p.d);
     }
@@ -404,8 +397,7 @@ struct Attention : AttentionTile<Isa> {
       return ref::attention_kernels().decode_item(layer, plan, item_index, g, workspace, counters);
     }
     const int32_t group = layer.n_heads / layer.kv.n_kv_heads;
-    Pass p =
-        make_pass(layer, *item.format, *item.zone, item.pages, kDecodeRowsMax * group, workspace, counters);
+    Pass p = make_pass(layer, *item.format, *item.zone, item.pages, kDecodeRowsMax * group, workspace, counters);
     const int32_t step = item.picked ? 1 : kDecodeRowsMax;  // each query row has its own picks
     for (int32_t begin = 0; begin < item.n_query_rows; begin += step) {
       const int32_t end = begin + step < item.n_query_rows ? begin + step : item.n_query_rows;
@@ -427,9 +419,7 @@ struct Attention : AttentionTile<Isa> {
   static void decode_fold(const AttentionLayer& layer, const SegmentPlan& plan, int32_t seq, int32_t g) {
     fold_sequence(layer, plan, seq, g, merge_state, finish_state);
   }
-  static size_t decode_workspace_bytes(int32_t max_query_rows, int32_t d) {
-    return workspace_bytes(max_query_rows, d);
-  }
+  static size_t decode_workspace_bytes(int32_t max_query_rows, int32_t d) { return workspace_bytes(max_query_rows, d); }
 
   // ---- append ----
 
@@ -462,9 +452,9 @@ struct Attention : AttentionTile<Isa> {
   }
 
   static bool supports(const RowFormat& f, int32_t head_dim) {
-    return f.order == Order::Tiles && f.k_codec == f.v_codec &&
-           (f.k_codec == Codec::F16 || f.k_codec == Codec::F32) && f.k_width % 16 == 0 &&
-           f.k_width <= head_dim && f.v_width == head_dim && head_dim % 16 == 0 && head_dim <= kMaxStateDim;
+    return f.order == Order::Tiles && f.k_codec == f.v_codec && (f.k_codec == Codec::F16 || f.k_codec == Codec::F32) &&
+           f.k_width % 16 == 0 && f.k_width <= head_dim && f.v_width == head_dim && head_dim % 16 == 0 &&
+           head_dim <= kMaxStateDim;
   }
 
   static constexpr AttentionKernels table() {

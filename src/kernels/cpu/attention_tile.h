@@ -26,9 +26,8 @@ namespace pare::attn {
 template <class Isa>
 struct AttentionTile {
   using V = typename Isa::V;
-  static constexpr int kRows = 6;  // rows of a register tile
-  static constexpr int kInPlaceRows =
-      8;  // up to here fp16 rows are multiplied where they lie, without scratch
+  static constexpr int kRows = 6;         // rows of a register tile
+  static constexpr int kInPlaceRows = 8;  // up to here fp16 rows are multiplied where they lie, without scratch
   static constexpr int kGranules = kBlockKeys / kGranuleKeys;
   // Vectors side by side in a register tile of `rows` rows.
   static constexpr int wide(int rows) {
@@ -90,8 +89,7 @@ struct AttentionTile {
 
   static inline V soft_cap(V s, float cap) {
     const V bounded = Isa::max(Isa::set1(kExp2Min), Isa::min(Isa::set1(-kExp2Min), s));
-    const V tanh =
-        Isa::sub(Isa::set1(1.0f), Isa::div(Isa::set1(2.0f), Isa::add(exp2(bounded), Isa::set1(1.0f))));
+    const V tanh = Isa::sub(Isa::set1(1.0f), Isa::div(Isa::set1(2.0f), Isa::add(exp2(bounded), Isa::set1(1.0f))));
     return Isa::mul(Isa::set1(cap * kLog2e), tanh);
   }
 
@@ -174,8 +172,7 @@ struct AttentionTile {
       PARE_UNROLL
       for (int r = 0; r < NR; ++r) {
         PARE_UNROLL
-        for (int x = 0; x < NC; ++x)
-          acc[r][x] = Isa::add(Isa::mul(acc[r][x], Isa::set1(a[r])), Isa::set1(0.0f));
+        for (int x = 0; x < NC; ++x) acc[r][x] = Isa::add(Isa::mul(acc[r][x], Isa::set1(a[r])), Isa::set1(0.0f));
       }
     }
     for (int32_t i = 0; i < n_use; ++i) {
@@ -205,8 +202,7 @@ struct AttentionTile {
   }
 
   // One row's logits to weights in place; returns the factor for its sums.
-  static inline float weights(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t row,
-                              float* s) {
+  static inline float weights(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t row, float* s) {
     V logit[kGranules], highest = Isa::set1(kNegInf);
     for (int32_t i = 0; i < n_use; ++i) {
       const int32_t g = use[i];
@@ -271,16 +267,14 @@ struct AttentionTile {
     }
     float* o = p.span.o + static_cast<int64_t>(r0) * p.d;
     int32_t c = 0;
-    for (; c + kWide * 16 <= p.d; c += kWide * 16)
-      values<T, NR, kWide>(s, b, use, n_use, a, rescale, o, p.d, c);
+    for (; c + kWide * 16 <= p.d; c += kWide * 16) values<T, NR, kWide>(s, b, use, n_use, a, rescale, o, p.d, c);
     if constexpr (kWide > 1) {
       for (; c < p.d; c += 16) values<T, NR, 1>(s, b, use, n_use, a, rescale, o, p.d, c);
     }
   }
 
   template <int NR>
-  static void load_scores(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t r0,
-                          float* s) {
+  static void load_scores(const Pass& p, const Block& b, const int32_t* use, int32_t n_use, int32_t r0, float* s) {
     for (int r = 0; r < NR; ++r) {
       for (int32_t i = 0; i < n_use; ++i) {
         for (int32_t k = 0; k < kGranuleKeys; ++k) {
@@ -308,20 +302,13 @@ struct AttentionTile {
       if (p.m_rows - r == 7) return attend_rows<T, 7>(p, b, r);
     }
     switch (p.m_rows - r) {
-      case 6:
-        return attend_rows<T, 6>(p, b, r);
-      case 5:
-        return attend_rows<T, 5>(p, b, r);
-      case 4:
-        return attend_rows<T, 4>(p, b, r);
-      case 3:
-        return attend_rows<T, 3>(p, b, r);
-      case 2:
-        return attend_rows<T, 2>(p, b, r);
-      case 1:
-        return attend_rows<T, 1>(p, b, r);
-      default:
-        return;
+      case 6: return attend_rows<T, 6>(p, b, r);
+      case 5: return attend_rows<T, 5>(p, b, r);
+      case 4: return attend_rows<T, 4>(p, b, r);
+      case 3: return attend_rows<T, 3>(p, b, r);
+      case 2: return attend_rows<T, 2>(p, b, r);
+      case 1: return attend_rows<T, 1>(p, b, r);
+      default: return;
     }
   }
 };

@@ -30,8 +30,7 @@ inline V set(float x) { return hn::Set(kTag, x); }
 
 // The first `count` lanes from p, the others zero.
 inline V load(const float* p, int64_t count) {
-  return count == kWidth ? hn::LoadU(kTag, p)
-                         : hn::MaskedLoad(hn::FirstN(kTag, static_cast<size_t>(count)), kTag, p);
+  return count == kWidth ? hn::LoadU(kTag, p) : hn::MaskedLoad(hn::FirstN(kTag, static_cast<size_t>(count)), kTag, p);
 }
 inline void store(V v, float* p, int64_t count) {
   if (count == kWidth) {
@@ -70,9 +69,7 @@ inline float sum_lanes(int64_t n, Term term) {
   return lane[0];
 }
 
-inline V power_of_two(hn::Vec<DI> n) {
-  return hn::BitCast(kTag, hn::ShiftLeft<23>(hn::Add(n, hn::Set(DI(), 127))));
-}
+inline V power_of_two(hn::Vec<DI> n) { return hn::BitCast(kTag, hn::ShiftLeft<23>(hn::Add(n, hn::Set(DI(), 127)))); }
 
 inline V exp(V x) {
   x = hn::IfThenElse(hn::Gt(x, set(kExpMin)), x, set(kExpMin));
@@ -121,8 +118,7 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* 
 }
 
 void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* out) {
-  const float sum =
-      sum_lanes(n, [x](V acc, int64_t i, int64_t count) { return hn::Add(acc, load(x + i, count)); });
+  const float sum = sum_lanes(n, [x](V acc, int64_t i, int64_t count) { return hn::Add(acc, load(x + i, count)); });
   const V mean = set(sum / static_cast<float>(n));
   const float squares = sum_lanes(n, [x, mean](V acc, int64_t i, int64_t count) {
     V centred = hn::Sub(load(x + i, count), mean);
@@ -150,12 +146,9 @@ void rope(float* x, const float* cos, const float* sin, int64_t rot) {
 template <typename Body>
 inline void with_activation(Activation act, Body body) {
   switch (act) {
-    case Activation::kSilu:
-      return body.template operator()<Activation::kSilu>();
-    case Activation::kGeluTanh:
-      return body.template operator()<Activation::kGeluTanh>();
-    case Activation::kGeluErf:
-      return body.template operator()<Activation::kGeluErf>();
+    case Activation::kSilu: return body.template operator()<Activation::kSilu>();
+    case Activation::kGeluTanh: return body.template operator()<Activation::kGeluTanh>();
+    case Activation::kGeluErf: return body.template operator()<Activation::kGeluErf>();
   }
 }
 
@@ -169,15 +162,13 @@ void glu(Activation act, const float* gate, const float* up, int64_t n, float* o
 
 void activate(Activation act, float* x, int64_t n) {
   with_activation(act, [=]<Activation kAct>() {
-    for_vectors(n,
-                [=](int64_t i, int64_t count) { store(activation<kAct>(load(x + i, count)), x + i, count); });
+    for_vectors(n, [=](int64_t i, int64_t count) { store(activation<kAct>(load(x + i, count)), x + i, count); });
   });
 }
 
 void add(const float* x, int64_t n, float* y) {
-  for_vectors(n, [=](int64_t i, int64_t count) {
-    store(hn::Add(load(y + i, count), load(x + i, count)), y + i, count);
-  });
+  for_vectors(n,
+              [=](int64_t i, int64_t count) { store(hn::Add(load(y + i, count), load(x + i, count)), y + i, count); });
 }
 
 void scale(float* x, float s, int64_t n) {
@@ -224,8 +215,7 @@ int64_t argmax(const float* x, int64_t n) {
   return 0;
 }
 
-constexpr ElementwiseKernels kKernels = {rms_norm, layer_norm, rope,        glu,   activate,
-                                         add,      scale,      log_sum_exp, argmax};
+constexpr ElementwiseKernels kKernels = {rms_norm, layer_norm, rope, glu, activate, add, scale, log_sum_exp, argmax};
 
 }  // namespace
 }  // namespace pare

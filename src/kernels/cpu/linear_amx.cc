@@ -53,8 +53,7 @@ using Sums = int32_t[kGroup][16];
 
 // acc += one block for 16 rows, from stored integer sums.
 template <const PackedFormat& F>
-inline void flush(const Sums& first, const Sums& second, const Scales& s, const ActBlock* x,
-                  __m512 acc[kGroup]) {
+inline void flush(const Sums& first, const Sums& second, const Scales& s, const ActBlock* x, __m512 acc[kGroup]) {
   PARE_UNROLL for (int t = 0; t < kGroup; ++t) {
     __m512i a = _mm512_load_si512(first[t]), b = a;
     if constexpr (kHalves<F>) {
@@ -162,44 +161,19 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
   int64_t rest = full;
   if (full > t0) {
     switch (w.dtype) {
-      case DType::Q4_0:
-        run_blocks<kPackedQ4_0>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q4_1:
-        run_blocks<kPackedQ4_1>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q5_0:
-        run_blocks<kPackedQ5_0>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q5_1:
-        run_blocks<kPackedQ5_1>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q8_0:
-        run_blocks<kPackedQ8_0>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q2_K:
-        run_blocks<kPackedQ2_K>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q3_K:
-        run_blocks<kPackedQ3_K>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q4_K:
-        run_blocks<kPackedQ4_K>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q5_K:
-        run_blocks<kPackedQ5_K>(c, t0, full, tile0, tile1);
-        break;
-      case DType::Q6_K:
-        run_blocks<kPackedQ6_K>(c, t0, full, tile0, tile1);
-        break;
-      case DType::IQ4_NL:
-        run_blocks<kPackedIQ4_NL>(c, t0, full, tile0, tile1);
-        break;
-      case DType::IQ4_XS:
-        run_blocks<kPackedIQ4_XS>(c, t0, full, tile0, tile1);
-        break;
-      default:
-        rest = t0;  // fp32 arithmetic
+      case DType::Q4_0: run_blocks<kPackedQ4_0>(c, t0, full, tile0, tile1); break;
+      case DType::Q4_1: run_blocks<kPackedQ4_1>(c, t0, full, tile0, tile1); break;
+      case DType::Q5_0: run_blocks<kPackedQ5_0>(c, t0, full, tile0, tile1); break;
+      case DType::Q5_1: run_blocks<kPackedQ5_1>(c, t0, full, tile0, tile1); break;
+      case DType::Q8_0: run_blocks<kPackedQ8_0>(c, t0, full, tile0, tile1); break;
+      case DType::Q2_K: run_blocks<kPackedQ2_K>(c, t0, full, tile0, tile1); break;
+      case DType::Q3_K: run_blocks<kPackedQ3_K>(c, t0, full, tile0, tile1); break;
+      case DType::Q4_K: run_blocks<kPackedQ4_K>(c, t0, full, tile0, tile1); break;
+      case DType::Q5_K: run_blocks<kPackedQ5_K>(c, t0, full, tile0, tile1); break;
+      case DType::Q6_K: run_blocks<kPackedQ6_K>(c, t0, full, tile0, tile1); break;
+      case DType::IQ4_NL: run_blocks<kPackedIQ4_NL>(c, t0, full, tile0, tile1); break;
+      case DType::IQ4_XS: run_blocks<kPackedIQ4_XS>(c, t0, full, tile0, tile1); break;
+      default: rest = t0;  // fp32 arithmetic
     }
   }
   if (rest < t1) kLinearAvx512.linear(w, x, rest, t1, tile0, tile1, epilogue, y, ld_y);

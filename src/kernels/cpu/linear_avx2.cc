@@ -13,10 +13,9 @@ namespace {
 
 // Largest unsigned quant; 0 for formats that multiply signed bytes.
 template <const PackedFormat& F>
-inline constexpr int kLargest = F.bytes || F.table
-                                    ? 0
-                                    : (F.nibbles ? 15 : 0) + (F.pairs ? (F.nibbles ? 48 : 3) : 0) +
-                                          (F.bit ? (F.nibbles ? 16 : 4) : 0);
+inline constexpr int kLargest = F.bytes || F.table ? 0
+                                                   : (F.nibbles ? 15 : 0) + (F.pairs ? (F.nibbles ? 48 : 3) : 0) +
+                                                         (F.bit ? (F.nibbles ? 16 : 4) : 0);
 
 template <int kShift>
 inline __m256i shift16(__m256i v) {
@@ -63,8 +62,7 @@ inline void load_weights(const uint8_t* q, __m256i w[8]) {
     }
   }
   if constexpr (F.table) {
-    const __m256i table =
-        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Table)));
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Table)));
     PARE_UNROLL for (int g = 0; g < 8; ++g) w[g] = _mm256_shuffle_epi8(table, w[g]);
   }
   w[0] = add_planes<F, 0>(w[0], q);
@@ -104,8 +102,7 @@ inline Scales load_scales(const uint8_t* header, int half, int j) {
   }
   s.d = load_half8(d + kHeaderD);
   const uint8_t* sub = header + kHeaderSub + 8 * half;
-  if constexpr (F.math == BlockMath::kSym32)
-    s.d = _mm256_mul_ps(s.d, _mm256_cvtepi32_ps(load_signed8(sub + 16 * j)));
+  if constexpr (F.math == BlockMath::kSym32) s.d = _mm256_mul_ps(s.d, _mm256_cvtepi32_ps(load_signed8(sub + 16 * j)));
   if constexpr (F.math == BlockMath::kMin32) {
     s.d = _mm256_mul_ps(s.d, _mm256_cvtepi32_ps(load_unsigned8(sub + 16 * j)));
     const __m256 m = _mm256_cvtepi32_ps(load_unsigned8(sub + kHeaderSubMin - kHeaderSub + 16 * j));
@@ -187,8 +184,7 @@ inline __m256 add_block(const __m256i w[8], const Scales& s, const ActBlock* x, 
   }
   const __m256i first = without_offset<F>(sum_groups<F, 0, 4>(w, x), &x->neg_sum16[0]);
   const __m256i second = without_offset<F>(sum_groups<F, 4, 4>(w, x), &x->neg_sum16[1]);
-  const __m256 sum =
-      _mm256_fmadd_ps(_mm256_cvtepi32_ps(second), s.b, _mm256_mul_ps(_mm256_cvtepi32_ps(first), s.a));
+  const __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(second), s.b, _mm256_mul_ps(_mm256_cvtepi32_ps(first), s.a));
   acc = _mm256_fmadd_ps(sum, _mm256_mul_ps(s.d, scale), acc);
   if constexpr (F.math == BlockMath::kMin16) {
     const __m256 sum_a = _mm256_cvtepi32_ps(_mm256_set1_epi32(x->neg_sum16[0]));
@@ -256,8 +252,7 @@ void run_tile_single(const Call& c, const uint8_t* tile, int64_t tile_index, int
   }
 }
 
-constexpr int64_t kMaxRows =
-    64;  // activation rows per pass: their sums and one block of each stay in the first cache
+constexpr int64_t kMaxRows = 64;  // activation rows per pass: their sums and one block of each stay in the first cache
 
 // Rows [t, t + rows): 8 weight registers stay while the rows pass; the sums live in the first-level cache.
 template <const PackedFormat& F>
@@ -283,8 +278,7 @@ void run_tile_rows(const Call& c, const uint8_t* tile, int64_t tile_index, int64
   for (int half = 0; half < 2; ++half) {
     const int64_t row0 = tile_index * kRowTile + 8 * half;
     if (row0 >= c.w.n) break;
-    for (int64_t i = 0; i < rows; ++i)
-      store_half_row(c, _mm256_load_ps(sums[half][i]), row0, c.y + (t + i) * c.ld_y);
+    for (int64_t i = 0; i < rows; ++i) store_half_row(c, _mm256_load_ps(sums[half][i]), row0, c.y + (t + i) * c.ld_y);
   }
 }
 
@@ -319,8 +313,7 @@ void run_float_halves(const Call& c, int64_t half0, int64_t t) {
   const int64_t tile_bytes = c.w.k * kRowTile * kItem;
   const auto* data = reinterpret_cast<const uint8_t*>(c.w.data);
   const uint8_t* column[kHalves];
-  for (int h = 0; h < kHalves; ++h)
-    column[h] = data + (half0 + h) / 2 * tile_bytes + (half0 + h) % 2 * 8 * kItem;
+  for (int h = 0; h < kHalves; ++h) column[h] = data + (half0 + h) / 2 * tile_bytes + (half0 + h) % 2 * 8 * kItem;
   const float* x = c.x.f32 + t * c.x.ld;
   __m256 acc[kHalves * T];
   PARE_UNROLL for (int i = 0; i < kHalves * T; ++i) acc[i] = _mm256_setzero_ps();
@@ -360,38 +353,22 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
             const LinearEpilogue& epilogue, float* y, int64_t ld_y) {
   const Call c = {w, x, epilogue, y, ld_y};
   switch (w.dtype) {
-    case DType::F32:
-      return run_float<DType::F32>(c, t0, t1, tile0, tile1);
-    case DType::F16:
-      return run_float<DType::F16>(c, t0, t1, tile0, tile1);
-    case DType::BF16:
-      return run_float<DType::BF16>(c, t0, t1, tile0, tile1);
-    case DType::Q4_0:
-      return run_blocks<kPackedQ4_0>(c, t0, t1, tile0, tile1);
-    case DType::Q4_1:
-      return run_blocks<kPackedQ4_1>(c, t0, t1, tile0, tile1);
-    case DType::Q5_0:
-      return run_blocks<kPackedQ5_0>(c, t0, t1, tile0, tile1);
-    case DType::Q5_1:
-      return run_blocks<kPackedQ5_1>(c, t0, t1, tile0, tile1);
-    case DType::Q8_0:
-      return run_blocks<kPackedQ8_0>(c, t0, t1, tile0, tile1);
-    case DType::Q2_K:
-      return run_blocks<kPackedQ2_K>(c, t0, t1, tile0, tile1);
-    case DType::Q3_K:
-      return run_blocks<kPackedQ3_K>(c, t0, t1, tile0, tile1);
-    case DType::Q4_K:
-      return run_blocks<kPackedQ4_K>(c, t0, t1, tile0, tile1);
-    case DType::Q5_K:
-      return run_blocks<kPackedQ5_K>(c, t0, t1, tile0, tile1);
-    case DType::Q6_K:
-      return run_blocks<kPackedQ6_K>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_NL:
-      return run_blocks<kPackedIQ4_NL>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_XS:
-      return run_blocks<kPackedIQ4_XS>(c, t0, t1, tile0, tile1);
-    default:
-      return;
+    case DType::F32: return run_float<DType::F32>(c, t0, t1, tile0, tile1);
+    case DType::F16: return run_float<DType::F16>(c, t0, t1, tile0, tile1);
+    case DType::BF16: return run_float<DType::BF16>(c, t0, t1, tile0, tile1);
+    case DType::Q4_0: return run_blocks<kPackedQ4_0>(c, t0, t1, tile0, tile1);
+    case DType::Q4_1: return run_blocks<kPackedQ4_1>(c, t0, t1, tile0, tile1);
+    case DType::Q5_0: return run_blocks<kPackedQ5_0>(c, t0, t1, tile0, tile1);
+    case DType::Q5_1: return run_blocks<kPackedQ5_1>(c, t0, t1, tile0, tile1);
+    case DType::Q8_0: return run_blocks<kPackedQ8_0>(c, t0, t1, tile0, tile1);
+    case DType::Q2_K: return run_blocks<kPackedQ2_K>(c, t0, t1, tile0, tile1);
+    case DType::Q3_K: return run_blocks<kPackedQ3_K>(c, t0, t1, tile0, tile1);
+    case DType::Q4_K: return run_blocks<kPackedQ4_K>(c, t0, t1, tile0, tile1);
+    case DType::Q5_K: return run_blocks<kPackedQ5_K>(c, t0, t1, tile0, tile1);
+    case DType::Q6_K: return run_blocks<kPackedQ6_K>(c, t0, t1, tile0, tile1);
+    case DType::IQ4_NL: return run_blocks<kPackedIQ4_NL>(c, t0, t1, tile0, tile1);
+    case DType::IQ4_XS: return run_blocks<kPackedIQ4_XS>(c, t0, t1, tile0, tile1);
+    default: return;
   }
 }
 
@@ -414,8 +391,7 @@ void quantize_block(const float* x, ActBlock* out) {
   for (int i = 0; i < 4; ++i) {
     v[i] = _mm256_loadu_ps(x + 8 * i);
     v[i] = _mm256_and_ps(v[i], _mm256_cmp_ps(v[i], v[i], _CMP_ORD_Q));
-    v[i] = _mm256_max_ps(_mm256_min_ps(v[i], largest_finite),
-                         _mm256_sub_ps(_mm256_setzero_ps(), largest_finite));
+    v[i] = _mm256_max_ps(_mm256_min_ps(v[i], largest_finite), _mm256_sub_ps(_mm256_setzero_ps(), largest_finite));
     magnitude = _mm256_max_ps(magnitude, _mm256_andnot_ps(sign, v[i]));
   }
   const float largest = largest_of(magnitude);

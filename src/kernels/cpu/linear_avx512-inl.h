@@ -67,9 +67,8 @@ inline void load_weights(const uint8_t* q, __m512i w[8]) {
     }
   }
   if constexpr (F.table) {
-    const __m512i table =
-        _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Table))),
-                         _mm512_set1_epi8(-128));
+    const __m512i table = _mm512_xor_si512(
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Table))), _mm512_set1_epi8(-128));
     PARE_UNROLL for (int g = 0; g < 8; ++g) w[g] = _mm512_shuffle_epi8(table, w[g]);
   }
   w[0] = add_planes<F, 0>(w[0], q);
@@ -143,8 +142,7 @@ inline __m512 add_block(__m512i first, __m512i second, const Scales& s, const Ac
     if constexpr (kMath == BlockMath::kMin32) acc = _mm512_fmadd_ps(s.m, _mm512_set1_ps(x->scaled_sum), acc);
     return acc;
   }
-  const __m512 sum =
-      _mm512_fmadd_ps(_mm512_cvtepi32_ps(second), s.b, _mm512_mul_ps(_mm512_cvtepi32_ps(first), s.a));
+  const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second), s.b, _mm512_mul_ps(_mm512_cvtepi32_ps(first), s.a));
   acc = _mm512_fmadd_ps(sum, _mm512_mul_ps(s.d, scale), acc);
   if constexpr (kMath == BlockMath::kMin16) {
     const __m512 sum_a = _mm512_cvtepi32_ps(_mm512_set1_epi32(x->neg_sum16[0]));

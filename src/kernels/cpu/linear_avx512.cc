@@ -32,8 +32,7 @@ inline void block_step(const uint8_t* quants, const Scales& s, const ActBlock* x
     __m512i second = kHalves ? initial_sum<F>(&x[t].neg_sum16[1]) : first;
     PARE_UNROLL for (int g = 0; g < 4; ++g) first = _mm512_dpbusd_epi32(first, w[g], activations(x + t, g));
     if constexpr (kHalves) {
-      PARE_UNROLL for (int g = 4; g < 8; ++g) second =
-          _mm512_dpbusd_epi32(second, w[g], activations(x + t, g));
+      PARE_UNROLL for (int g = 4; g < 8; ++g) second = _mm512_dpbusd_epi32(second, w[g], activations(x + t, g));
     } else {
       PARE_UNROLL for (int g = 4; g < 8; ++g) first = _mm512_dpbusd_epi32(first, w[g], activations(x + t, g));
     }
@@ -115,8 +114,7 @@ void run_float_tiles(const Call& c, int64_t tile, int64_t t) {
     PARE_UNROLL for (int j = 0; j < kTiles; ++j) w[j] = load_column<kType>(bytes + j * tile_bytes);
     PARE_UNROLL for (int i = 0; i < T; ++i) {
       const __m512 xi = _mm512_set1_ps(x[i * c.x.ld]);
-      PARE_UNROLL for (int j = 0; j < kTiles; ++j) acc[i * kTiles + j] =
-          _mm512_fmadd_ps(xi, w[j], acc[i * kTiles + j]);
+      PARE_UNROLL for (int j = 0; j < kTiles; ++j) acc[i * kTiles + j] = _mm512_fmadd_ps(xi, w[j], acc[i * kTiles + j]);
     }
   }
   PARE_UNROLL for (int i = 0; i < T; ++i) {
@@ -146,38 +144,22 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
             const LinearEpilogue& epilogue, float* y, int64_t ld_y) {
   const Call c = {w, x, epilogue, y, ld_y};
   switch (w.dtype) {
-    case DType::F32:
-      return run_float<DType::F32>(c, t0, t1, tile0, tile1);
-    case DType::F16:
-      return run_float<DType::F16>(c, t0, t1, tile0, tile1);
-    case DType::BF16:
-      return run_float<DType::BF16>(c, t0, t1, tile0, tile1);
-    case DType::Q4_0:
-      return run_blocks<kPackedQ4_0>(c, t0, t1, tile0, tile1);
-    case DType::Q4_1:
-      return run_blocks<kPackedQ4_1>(c, t0, t1, tile0, tile1);
-    case DType::Q5_0:
-      return run_blocks<kPackedQ5_0>(c, t0, t1, tile0, tile1);
-    case DType::Q5_1:
-      return run_blocks<kPackedQ5_1>(c, t0, t1, tile0, tile1);
-    case DType::Q8_0:
-      return run_blocks<kPackedQ8_0>(c, t0, t1, tile0, tile1);
-    case DType::Q2_K:
-      return run_blocks<kPackedQ2_K>(c, t0, t1, tile0, tile1);
-    case DType::Q3_K:
-      return run_blocks<kPackedQ3_K>(c, t0, t1, tile0, tile1);
-    case DType::Q4_K:
-      return run_blocks<kPackedQ4_K>(c, t0, t1, tile0, tile1);
-    case DType::Q5_K:
-      return run_blocks<kPackedQ5_K>(c, t0, t1, tile0, tile1);
-    case DType::Q6_K:
-      return run_blocks<kPackedQ6_K>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_NL:
-      return run_blocks<kPackedIQ4_NL>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_XS:
-      return run_blocks<kPackedIQ4_XS>(c, t0, t1, tile0, tile1);
-    default:
-      return;
+    case DType::F32: return run_float<DType::F32>(c, t0, t1, tile0, tile1);
+    case DType::F16: return run_float<DType::F16>(c, t0, t1, tile0, tile1);
+    case DType::BF16: return run_float<DType::BF16>(c, t0, t1, tile0, tile1);
+    case DType::Q4_0: return run_blocks<kPackedQ4_0>(c, t0, t1, tile0, tile1);
+    case DType::Q4_1: return run_blocks<kPackedQ4_1>(c, t0, t1, tile0, tile1);
+    case DType::Q5_0: return run_blocks<kPackedQ5_0>(c, t0, t1, tile0, tile1);
+    case DType::Q5_1: return run_blocks<kPackedQ5_1>(c, t0, t1, tile0, tile1);
+    case DType::Q8_0: return run_blocks<kPackedQ8_0>(c, t0, t1, tile0, tile1);
+    case DType::Q2_K: return run_blocks<kPackedQ2_K>(c, t0, t1, tile0, tile1);
+    case DType::Q3_K: return run_blocks<kPackedQ3_K>(c, t0, t1, tile0, tile1);
+    case DType::Q4_K: return run_blocks<kPackedQ4_K>(c, t0, t1, tile0, tile1);
+    case DType::Q5_K: return run_blocks<kPackedQ5_K>(c, t0, t1, tile0, tile1);
+    case DType::Q6_K: return run_blocks<kPackedQ6_K>(c, t0, t1, tile0, tile1);
+    case DType::IQ4_NL: return run_blocks<kPackedIQ4_NL>(c, t0, t1, tile0, tile1);
+    case DType::IQ4_XS: return run_blocks<kPackedIQ4_XS>(c, t0, t1, tile0, tile1);
+    default: return;
   }
 }
 
@@ -191,8 +173,7 @@ void quantize_rows(const ActRows& rows, int64_t t0, int64_t t1) {
       for (int i = 0; i < 2; ++i) {
         v[i] = _mm512_loadu_ps(x + 16 * i);
         v[i] = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v[i], v[i], _CMP_ORD_Q), v[i]);
-        v[i] = _mm512_max_ps(_mm512_min_ps(v[i], largest_finite),
-                             _mm512_sub_ps(_mm512_setzero_ps(), largest_finite));
+        v[i] = _mm512_max_ps(_mm512_min_ps(v[i], largest_finite), _mm512_sub_ps(_mm512_setzero_ps(), largest_finite));
       }
       const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1])));
       _mm512_store_si512(out, _mm512_setzero_si512());

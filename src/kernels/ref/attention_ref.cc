@@ -109,8 +109,7 @@ struct Reader {
       const float bounded = larger(attn::kExp2Min, s > -attn::kExp2Min ? -attn::kExp2Min : s);
       s = (layer.softcap * attn::kLog2e) * (1.0f - 2.0f / (exp2_poly(bounded) + 1.0f));
     }
-    if (format.lw != kNoPlane)
-      s = std::fma(load(Codec::F32, page(row) + format.lw, in_page), attn::kLog2e, s);
+    if (format.lw != kNoPlane) s = std::fma(load(Codec::F32, page(row) + format.lw, in_page), attn::kLog2e, s);
     return s;
   }
 
@@ -138,8 +137,7 @@ void attend_block(const Reader& reader, const Key (&keys)[kBlockKeys], float* st
 #endif
   const float base = m == kNegInf ? 0.0f : m;
   for (int32_t j = 0; j < kBlockKeys; ++j) p[j] = keys[j].row < 0 ? 0.0f : exp2_poly(keys[j].s - base);
-  for (int32_t lane = 0; lane < 16; ++lane)
-    lanes[lane] = ((p[lane] + p[lane + 16]) + p[lane + 32]) + p[lane + 48];
+  for (int32_t lane = 0; lane < 16; ++lane) lanes[lane] = ((p[lane] + p[lane + 16]) + p[lane + 32]) + p[lane + 48];
   for (int32_t half = 8; half > 0; half /= 2) {
     for (int32_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
   }
@@ -198,15 +196,14 @@ class SectionFold {
 void count_rows(const RowFormat& format, uint64_t rows, AttentionCounters* counters) {
   counters->keys_visited += rows;
   counters->rows_read += rows;
-  counters->bytes_read += rows * (format.k_width * attn::codec_bytes(format.k_codec) +
-                                  format.v_width * attn::codec_bytes(format.v_codec));
+  counters->bytes_read +=
+      rows * (format.k_width * attn::codec_bytes(format.k_codec) + format.v_width * attn::codec_bytes(format.v_codec));
 }
 
 void prefill_row(const AttentionLayer& layer, const BlockPlan& plan, const QTile& tile, const KeyList& list,
                  const QueryRow& row, Reader& reader, AttentionCounters* counters) {
   const int32_t d = layer.head_dim;
-  const attn::Visibility vis{
-      .lo = 0, .sink = list.sink, .window = list.window, .dense_from = list.dense_from};
+  const attn::Visibility vis{.lo = 0, .sink = list.sink, .window = list.window, .dense_from = list.dense_from};
   reader.load_query(row);
   float total[kMaxStateDim + 2];
   clear_state(total, d);
@@ -373,16 +370,15 @@ void append_rows(const AppendArgs& args, int64_t t0, int64_t t1) {
       const float* k = args.k + (t * args.n_kv_heads + g) * d;
       const float* v = args.v + (t * args.n_kv_heads + g) * d;
       for (int32_t c = 0; c < f.k_width; ++c) store(f.k_codec, base + f.k, k_index(f, row, c), k[c]);
-      for (int32_t c = 0; c < f.v_width; ++c)
-        store(f.v_codec, base + f.v, v_index(f, kPageRows, row, c), v[c]);
+      for (int32_t c = 0; c < f.v_width; ++c) store(f.v_codec, base + f.v, v_index(f, kPageRows, row, c), v[c]);
     }
   }
 }
 
 bool supports(const RowFormat& f, int32_t head_dim) {
   const auto plain = [](Codec c) { return c == Codec::F32 || c == Codec::F16 || c == Codec::Bf16; };
-  return plain(f.k_codec) && plain(f.v_codec) && f.k_width <= head_dim &&
-         (f.v_width == 0 || f.v_width == head_dim) && head_dim <= kMaxStateDim;
+  return plain(f.k_codec) && plain(f.v_codec) && f.k_width <= head_dim && (f.v_width == 0 || f.v_width == head_dim) &&
+         head_dim <= kMaxStateDim;
 }
 
 }  // namespace

@@ -44,8 +44,7 @@ float exp(float x) {
 
 float activation(Activation act, float x) {
   switch (act) {
-    case Activation::kSilu:
-      return x / (1.0f + exp(-x));
+    case Activation::kSilu: return x / (1.0f + exp(-x));
     case Activation::kGeluTanh: {
       const float inner = std::fma(kGeluCubic * x * x, x, x);
       return x / (1.0f + exp(-kGelu2Sqrt2OverPi * inner));
@@ -124,7 +123,6 @@ int64_t argmax(const float* x, int64_t n) {
 
 }  // namespace
 
-const ElementwiseKernels kElementwise = {rms_norm, layer_norm, rope,        glu,   activate,
-                                         add,      scale,      log_sum_exp, argmax};
+const ElementwiseKernels kElementwise = {rms_norm, layer_norm, rope, glu, activate, add, scale, log_sum_exp, argmax};
 
 }  // namespace pare::ref

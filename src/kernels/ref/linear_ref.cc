@@ -41,12 +41,9 @@ float add_block(BlockMath math, const PackedBlock& w, const ActBlock& x, float a
   const auto sum = static_cast<float>(half[0] + half[1]);
   const auto scaled = static_cast<float>(half[0] * w.scale[0] + half[1] * w.scale[1]);
   switch (math) {
-    case BlockMath::kSym32:
-      return std::fma(sum, w.d * x.scale, acc);
-    case BlockMath::kMin32:
-      return std::fma(w.m, x.scaled_sum, std::fma(sum, w.d * x.scale, acc));
-    case BlockMath::kSym16:
-      return std::fma(scaled, w.d * x.scale, acc);
+    case BlockMath::kSym32: return std::fma(sum, w.d * x.scale, acc);
+    case BlockMath::kMin32: return std::fma(w.m, x.scaled_sum, std::fma(sum, w.d * x.scale, acc));
+    case BlockMath::kSym16: return std::fma(scaled, w.d * x.scale, acc);
     case BlockMath::kMin16: {
       const auto min = static_cast<float>(x.neg_sum16[0] * w.min[0] + x.neg_sum16[1] * w.min[1]);
       return std::fma(min, w.m * x.scale, std::fma(scaled, w.d * x.scale, acc));
@@ -78,8 +75,7 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
     if (f == nullptr) {
       for (int64_t t = t0; t < t1; ++t) {
         float acc = 0.0f;
-        for (int64_t i = 0; i < w.k; ++i)
-          acc = std::fma(x.f32[t * x.ld + i], read_packed_float(w, row, i), acc);
+        for (int64_t i = 0; i < w.k; ++i) acc = std::fma(x.f32[t * x.ld + i], read_packed_float(w, row, i), acc);
         finish(t, acc);
       }
       continue;
@@ -91,8 +87,7 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
       float acc[kRows] = {};
       for (int64_t b = 0; b < blocks; ++b) {
         const PackedBlock p = read_packed_block(w, row, b);
-        for (int64_t i = 0; i < rows; ++i)
-          acc[i] = add_block(f->math, p, x.blocks[b * x.t + first + i], acc[i]);
+        for (int64_t i = 0; i < rows; ++i) acc[i] = add_block(f->math, p, x.blocks[b * x.t + first + i], acc[i]);
       }
       for (int64_t i = 0; i < rows; ++i) finish(first + i, acc[i]);
     }

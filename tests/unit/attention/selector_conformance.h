@@ -55,8 +55,8 @@ struct PrefillStep {
 constexpr int32_t kTestHeads = 3;
 
 // Keys that the last `n_q` of `len` rows attend, planned in one step beside others.
-inline std::vector<KeyCounts> plan_rows(const AttentionSelector& selector, int32_t pos, int32_t n_q,
-                                        int32_t prompt_len, int32_t window, uint16_t tile_rows) {
+inline std::vector<KeyCounts> plan_rows(const AttentionSelector& selector, int32_t pos, int32_t n_q, int32_t prompt_len,
+                                        int32_t window, uint16_t tile_rows) {
   PrefillStep step;
   step.add(0, 37, 37);
   step.add(500, 1, 400, kSeqDecode);
@@ -153,8 +153,7 @@ TYPED_TEST_P(SelectorConformance, BudgetIsHonoured) {
   for (int32_t i = 0; i < 331; ++i) {
     EXPECT_LE(std::count(rows[i].begin(), rows[i].end(), 1), TypeParam::budget(i));
     for (int32_t j = 0; j <= i; ++j) {
-      ASSERT_TRUE(rows[i][j] == 0 || this->selector->reach().sees(i, j))
-          << "reach() must cover what rows attend";
+      ASSERT_TRUE(rows[i][j] == 0 || this->selector->reach().sees(i, j)) << "reach() must cover what rows attend";
     }
   }
 }
@@ -171,7 +170,7 @@ TYPED_TEST_P(SelectorConformance, ArenaBoundHolds) {
   EXPECT_EQ(this->selector->build(rows, kNoWindow, small, plan).code(), StatusCode::kResourceExhausted);
 }
 
-REGISTER_TYPED_TEST_SUITE_P(SelectorConformance, RowsAttendExactlyTheirKeys, ChunksDoNotMatter,
-                            NeutralSettingIsDense, BudgetIsHonoured, ArenaBoundHolds);
+REGISTER_TYPED_TEST_SUITE_P(SelectorConformance, RowsAttendExactlyTheirKeys, ChunksDoNotMatter, NeutralSettingIsDense,
+                            BudgetIsHonoured, ArenaBoundHolds);
 
 }  // namespace pare::testing

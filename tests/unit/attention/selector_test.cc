@@ -54,8 +54,7 @@ TEST(SelectorSet, TermsPartitionTheLayers) {
   EXPECT_EQ(set->canonical(), "streaming(sink=4,window=64,layers=2-3,7)+dense");
   set = bind_set("streaming(layers=6)+streaming(window=8,layers=0-1)", map);
   ASSERT_TRUE(set.ok());
-  EXPECT_EQ(set->canonical(),
-            "streaming(sink=4,window=8,layers=0-1)+streaming(sink=4,window=1024,layers=6)+dense");
+  EXPECT_EQ(set->canonical(), "streaming(sink=4,window=8,layers=0-1)+streaming(sink=4,window=1024,layers=6)+dense");
   EXPECT_EQ(bind_set(set->canonical(), map)->canonical(), set->canonical());
   EXPECT_FALSE(set->facts().exact[0]);
   EXPECT_TRUE(set->facts().reach[0].unlimited());
@@ -65,13 +64,11 @@ TEST(SelectorSet, TermsPartitionTheLayers) {
 
 TEST(SelectorSet, MistakesPointAtTheTerm) {
   const LayerMap map = uniform_layer_map(8);
-  EXPECT_THAT(error("dense+streaming", map),
-              HasSubstr("column 7: 'dense' and 'streaming' both have no layers="));
+  EXPECT_THAT(error("dense+streaming", map), HasSubstr("column 7: 'dense' and 'streaming' both have no layers="));
   EXPECT_THAT(error("dense(layers=1-3)+streaming(layers=3)", map),
               HasSubstr("column 19: layer 3 is already taken by 'dense'"));
   EXPECT_THAT(error("dense(layers=7-8)", map), HasSubstr("layer 8 is not in the model, which has 8 layers"));
-  EXPECT_THAT(error("triangle", map),
-              HasSubstr("column 1: unknown policy 'triangle'; known: dense, streaming"));
+  EXPECT_THAT(error("triangle", map), HasSubstr("column 1: unknown policy 'triangle'; known: dense, streaming"));
   EXPECT_THAT(error("streaming(recent=3)", map), HasSubstr("'streaming' takes sink, window, layers"));
   EXPECT_THAT(error("streaming(window=0)", map), HasSubstr("0 is out of range; 1 to 16777216 is possible"));
 }
@@ -123,10 +120,8 @@ TEST(BlockPlanCheck, RefusesBrokenPlans) {
   const auto verdict = [&](auto damage) {
     Arena arena = make_arena(1 << 16);
     BlockPlan plan;
-    EXPECT_TRUE(
-        selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
-    damage(const_cast<QTile*>(plan.tiles), const_cast<KeyList*>(plan.lists), const_cast<Range*>(plan.ranges),
-           plan);
+    EXPECT_TRUE(selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
+    damage(const_cast<QTile*>(plan.tiles), const_cast<KeyList*>(plan.lists), const_cast<Range*>(plan.ranges), plan);
     return check_block_plan(plan, {.seqs = step.seqs, .n_heads = 2}).ok();
   };
   EXPECT_TRUE(verdict([](QTile*, KeyList*, Range*, BlockPlan&) {}));
@@ -141,8 +136,7 @@ TEST(BlockPlanCheck, RefusesBrokenPlans) {
   step.seqs[0].prompt_len = 200;
   Arena arena = make_arena(1 << 16);
   BlockPlan plan;
-  ASSERT_TRUE(
-      selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
+  ASSERT_TRUE(selector->build({.seqs = step.seqs, .n_heads = 2, .tile_rows = 16}, kNoWindow, arena, plan).ok());
   EXPECT_FALSE(check_block_plan(plan, {.seqs = step.seqs, .n_heads = 2, .chunk_grid = 64}).ok());
 }
 

@@ -29,8 +29,8 @@ TEST(AlignedBuffer, ZeroBytesIsEmpty) {
 }
 
 TEST(AlignedBuffer, ImpossibleSizesAreErrors) {
-  for (const size_t bytes : {std::numeric_limits<size_t>::max(), std::numeric_limits<size_t>::max() - 4096,
-                             size_t{1} << 60}) {
+  for (const size_t bytes :
+       {std::numeric_limits<size_t>::max(), std::numeric_limits<size_t>::max() - 4096, size_t{1} << 60}) {
     const Expected<AlignedBuffer> buffer = AlignedBuffer::allocate(bytes);
     ASSERT_FALSE(buffer.ok());
     EXPECT_EQ(buffer.status().code(), StatusCode::kResourceExhausted);

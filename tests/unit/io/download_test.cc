@@ -70,8 +70,7 @@ TEST_F(DownloadTest, TokenGoesToTheFirstHostOnly) {
   options_.bearer_token = "secret";
   ASSERT_TRUE(get(server.url("/first")).ok());
   ASSERT_EQ(server.requests().size(), 2u);
-  for (const Request& request : server.requests())
-    EXPECT_EQ(request.header("authorization"), "Bearer secret");
+  for (const Request& request : server.requests()) EXPECT_EQ(request.header("authorization"), "Bearer secret");
   const std::vector<Request> leaked = other.requests();
   ASSERT_EQ(leaked.size(), 1u);
   for (const auto& [name, value] : leaked[0].headers) {
@@ -131,9 +130,8 @@ TEST_F(DownloadTest, StatusesBecomeCodesAndUrlsLoseTheirQuery) {
 
 TEST_F(DownloadTest, TransientFailuresAreTriedAgain) {
   int calls = 0;
-  HttpServer server([&](const Request&) {
-    return ++calls < 3 ? reply("503 Busy", {}, "") : reply("200 OK", {}, "at last");
-  });
+  HttpServer server(
+      [&](const Request&) { return ++calls < 3 ? reply("503 Busy", {}, "") : reply("200 OK", {}, "at last"); });
   options_.attempts = 3;
   EXPECT_EQ(get(server.url()).value(), "at last");
   calls = 0;
@@ -143,17 +141,13 @@ TEST_F(DownloadTest, TransientFailuresAreTriedAgain) {
 
 TEST_F(DownloadTest, OversizedHeadersStop) {
   const std::string line = "X-Fill: " + std::string(1'000, 'x');
-  HttpServer many(
-      [&](const Request&) { return reply("200 OK", std::vector<std::string>(100, line), "body"); });
+  HttpServer many([&](const Request&) { return reply("200 OK", std::vector<std::string>(100, line), "body"); });
   EXPECT_EQ(get(many.url()).status().code(), StatusCode::kResourceExhausted);
-  HttpServer one(
-      [&](const Request&) { return reply("200 OK", {"X-Fill: " + std::string(70'000, 'x')}, "body"); });
+  HttpServer one([&](const Request&) { return reply("200 OK", {"X-Fill: " + std::string(70'000, 'x')}, "body"); });
   EXPECT_EQ(get(one.url()).status().code(), StatusCode::kResourceExhausted);
-  HttpServer huge(
-      [&](const Request&) { return Reply{"HTTP/1.1 200 OK\r\nX: " + std::string(4 << 20, 'x')}; });
+  HttpServer huge([&](const Request&) { return Reply{"HTTP/1.1 200 OK\r\nX: " + std::string(4 << 20, 'x')}; });
   EXPECT_FALSE(get(huge.url()).ok());
-  HttpServer within(
-      [&](const Request&) { return reply("200 OK", std::vector<std::string>(50, line), "body"); });
+  HttpServer within([&](const Request&) { return reply("200 OK", std::vector<std::string>(50, line), "body"); });
   EXPECT_TRUE(get(within.url()).ok());
 }
 
@@ -171,9 +165,7 @@ TEST_F(DownloadTest, GarbageIsAnError) {
 }
 
 TEST_F(DownloadTest, SilenceIsAnError) {
-  HttpServer silent([](const Request&) {
-    return Reply{"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", true};
-  });
+  HttpServer silent([](const Request&) { return Reply{"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", true}; });
   options_.stall_timeout_s = 1;
   EXPECT_EQ(get(silent.url()).status().code(), StatusCode::kIoError);
 }
@@ -244,8 +236,7 @@ TEST_F(DownloadTest, OnlyAStrongEtagResumes) {
   for (const std::string etag : {"", "W/\"weak\"", "unquoted", "\"a\r\nX-Other: 1\""}) {
     write_text(path_, std::string(500, 'o'));
     write_text(etag_path_, etag);
-    HttpServer server(
-        [&](const Request& request) { return test::serve_file(request, content_, "W/\"weak\""); });
+    HttpServer server([&](const Request& request) { return test::serve_file(request, content_, "W/\"weak\""); });
     ASSERT_TRUE(download(server.url("/f"), static_cast<int64_t>(content_.size())).ok());
     EXPECT_EQ(server.requests()[0].header("range"), "") << etag;
     EXPECT_EQ(read_text(path_), content_);
@@ -254,16 +245,15 @@ TEST_F(DownloadTest, OnlyAStrongEtagResumes) {
 }
 
 TEST_F(DownloadTest, WrongRangesAreRefusedAndForgotten) {
-  for (const std::string range : {"bytes 0-99999/100000", "bytes 501-99999/100000", "bytes 500-99998/100000",
-                                  "bytes 500-99999/99999", "bytes 500-99999/*", "bytes 500", "",
-                                  "500-99999/100000", "bytes 500-99999/99999999999999999999999"}) {
+  for (const std::string range :
+       {"bytes 0-99999/100000", "bytes 501-99999/100000", "bytes 500-99998/100000", "bytes 500-99999/99999",
+        "bytes 500-99999/*", "bytes 500", "", "500-99999/100000", "bytes 500-99999/99999999999999999999999"}) {
     write_text(path_, std::string(500, 'o'));
     write_text(etag_path_, "\"v1\"");
     HttpServer server([&](const Request&) {
       return reply("206 Partial Content", {"Content-Range: " + range}, content_.substr(500));
     });
-    EXPECT_EQ(download(server.url("/f"), static_cast<int64_t>(content_.size())).code(), StatusCode::kDataLoss)
-        << range;
+    EXPECT_EQ(download(server.url("/f"), static_cast<int64_t>(content_.size())).code(), StatusCode::kDataLoss) << range;
     EXPECT_FALSE(std::filesystem::exists(path_)) << range;
   }
 }
@@ -302,8 +292,7 @@ TEST_F(DownloadTest, LengthsThatContradictTheListingAreErrors) {
 
 TEST_F(DownloadTest, UnwritablePlacesAreErrors) {
   HttpServer server([&](const Request& request) { return test::serve_file(request, content_, "\"v1\""); });
-  const auto missing =
-      http_download(server.url(), folder_.path() / "no" / "folder", kUnknownBytes, options_, {});
+  const auto missing = http_download(server.url(), folder_.path() / "no" / "folder", kUnknownBytes, options_, {});
   EXPECT_FALSE(missing.ok());
   EXPECT_TRUE(mentions(missing, "no/folder")) << missing.message();
   // A symbolic link is not written through.

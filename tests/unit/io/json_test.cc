@@ -59,7 +59,8 @@ TEST(Json, LargeObjectsDoNotCostTheSquare) {
 }
 
 TEST(FlattenJson, NamesNestedValuesWithDots) {
-  const Metadata m = flat(R"({"hidden":64,"rope":{"factor":8.0,"type":"yarn","off":null},"tie":true,"big":18446744073709551615,
+  const Metadata m =
+      flat(R"({"hidden":64,"rope":{"factor":8.0,"type":"yarn","off":null},"tie":true,"big":18446744073709551615,
                               "low":-9223372036854775808,"ids":[1,2],"mixed":[1,2.5],"names":["a"],"flags":[true],
                               "blocks":[{"size":1},7,[3]],"none":[]})");
   EXPECT_EQ(*m.get_int("hidden"), 64);

@@ -18,7 +18,8 @@ namespace {
 using ::testing::HasSubstr;
 
 // part -> (split.no, split.count, total) and one tensor named after it.
-void write_part(const std::filesystem::path& path, uint64_t number, uint64_t count, int64_t total, const std::string& name) {
+void write_part(const std::filesystem::path& path, uint64_t number, uint64_t count, int64_t total,
+                const std::string& name) {
   Metadata m;
   m.set("general.architecture", std::string("llama"));
   m.set("split.no", number);
@@ -69,7 +70,8 @@ TEST(ModelFile, DroppedPagesReadTheSameAgainAndMovesKeepReferences) {
 TEST(ModelFile, SplitGgufOpensFromAnyPart) {
   const ScratchFolder folder;
   for (int i = 0; i < 3; ++i) {
-    write_part(folder / ("m-0000" + std::to_string(i + 1) + "-of-00003.gguf"), i, 3, 3, std::string(1, static_cast<char>('a' + i)));
+    write_part(folder / ("m-0000" + std::to_string(i + 1) + "-of-00003.gguf"), i, 3, 3,
+               std::string(1, static_cast<char>('a' + i)));
   }
   for (const char* name : {"m-00001-of-00003.gguf", "m-00003-of-00003.gguf"}) {
     const auto model = ModelFile::open(folder / name);

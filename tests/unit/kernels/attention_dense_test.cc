@@ -101,8 +101,7 @@ TEST_P(DensePrefill, LevelsEqualRefAndRefIsClose) {
   expect_near_oracle(w, expected, pos, n, rows > 64 ? 13 : 1);
   for (const auto& [level, kernels] : levels()) {
     AttentionCounters counters;
-    EXPECT_TRUE(same_bits(run_prefill(w, *kernels, plan, pos, n, &counters), expected))
-        << cpu_level_name(level);
+    EXPECT_TRUE(same_bits(run_prefill(w, *kernels, plan, pos, n, &counters), expected)) << cpu_level_name(level);
     EXPECT_EQ(counters.fallbacks, 0u);
   }
 }
@@ -112,9 +111,8 @@ INSTANTIATE_TEST_SUITE_P(OddShapes, DensePrefill,
                                          DenseCase{16, 3, 80}, DenseCase{17, 6, 64}, DenseCase{63, 1, 128},
                                          DenseCase{64, 8, 16}, DenseCase{65, 7, 64}, DenseCase{127, 2, 80},
                                          DenseCase{129, 3, 64}, DenseCase{255, 1, 64}, DenseCase{256, 3, 16},
-                                         DenseCase{257, 2, 128}, DenseCase{65, 1, 256},
-                                         DenseCase{1091, 3, 64}, DenseCase{1091, 1, 256},
-                                         DenseCase{2200, 2, 32}));
+                                         DenseCase{257, 2, 128}, DenseCase{65, 1, 256}, DenseCase{1091, 3, 64},
+                                         DenseCase{1091, 1, 256}, DenseCase{2200, 2, 32}));
 
 TEST(AttentionDense, SoftCapAndExtremeLogits) {
   for (float softcap : {0.0f, 30.0f}) {
@@ -189,11 +187,8 @@ TEST(AttentionDense, DraftRowsAndCascadesEqualSingleRows) {
     pare::Run shared{.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 512, .item_spans = 1};
     segment.add_run(shared, kSpanRows, false, {0, 1}, 0);
     for (int s : {0, 1}) {
-      pare::Run own{.flags = kRunCausal,
-                    .page0 = shared.page0,
-                    .row0 = 512,
-                    .rows = pos + (s + 1) * n_q - 512,
-                    .pos0 = 512};
+      pare::Run own{
+          .flags = kRunCausal, .page0 = shared.page0, .row0 = 512, .rows = pos + (s + 1) * n_q - 512, .pos0 = 512};
       segment.add_run(own, kSpanRows, false, {s}, 0);
     }
     EXPECT_TRUE(same_bits(run_decode(w, *kernels, segment, pos), expected)) << cpu_level_name(level);
@@ -208,12 +203,10 @@ TEST(AttentionDense, UnsupportedLayoutsGoToRefAndAreCounted) {
       BlockPlanData plan = dense_plan(w, 0, 70, 16);
       AttentionCounters counters;
       expect_near_oracle(w, run_prefill(w, *kernels, plan, 0, 70, &counters), 0, 70, 5);
-      EXPECT_EQ(counters.fallbacks, level == CpuLevel::kScalar ? 0u : plan.tiles.size())
-          << cpu_level_name(level);
+      EXPECT_EQ(counters.fallbacks, level == CpuLevel::kScalar ? 0u : plan.tiles.size()) << cpu_level_name(level);
       SegmentPlanData segment;
       segment.add_seq(0, 1, 69, 2);
-      segment.add_run(pare::Run{.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 70}, kSpanRows, false,
-                      {0}, 0);
+      segment.add_run(pare::Run{.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 70}, kSpanRows, false, {0}, 0);
       expect_near_oracle(w, run_decode(w, *kernels, segment, 69), 69, 1, 1);
     }
   }

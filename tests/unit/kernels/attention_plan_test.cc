@@ -19,8 +19,7 @@ bool meets(const Range& r, int g) { return r.lo < r.hi && r.lo < (g + 1) * 16 &&
 // Whether the row at packed index t attends key j as query head h, by the tile that stores it.
 bool attends(const Trial& trial, int t, int h, int j) {
   const BlockPlanData& p = trial.plan;
-  const bool claimed =
-      !p.claimed.empty() && ((p.claimed[h * ((trial.n + 31) / 32) + t / 32] >> (t % 32)) & 1u) != 0;
+  const bool claimed = !p.claimed.empty() && ((p.claimed[h * ((trial.n + 31) / 32) + t / 32] >> (t % 32)) & 1u) != 0;
   for (const QTile& tile : p.tiles) {
     if (h < tile.head0 || h >= tile.head0 + tile.n_heads) continue;
     const bool gathered = (tile.flags & kTileGathered) != 0;
@@ -78,8 +77,7 @@ KeyList random_list(World& w, BlockPlanData& plan, int tile_rows) {
     list.bit_keys = w.random(0, 2) ? 64 : 128;
     list.bit0 = static_cast<int32_t>(plan.bits.size());
     for (int b = 0; b * 32 * list.bit_keys < rows; ++b) {
-      plan.bits.push_back(static_cast<uint32_t>(w.random(0, 1 << 16)) &
-                          static_cast<uint32_t>(w.random(0, 1 << 16)));
+      plan.bits.push_back(static_cast<uint32_t>(w.random(0, 1 << 16)) & static_cast<uint32_t>(w.random(0, 1 << 16)));
     }
   }
   if (w.random(0, 3) == 0) {
@@ -189,8 +187,7 @@ TEST(AttentionPlan, RandomPlansMeanWhatTheContractSays) {
     }
     for (CpuLevel level : testable_cpu_levels()) {
       AttentionCounters counters;
-      ASSERT_TRUE(
-          same_bits(run_prefill(stored, attention_kernels(level), t.plan, t.pos, t.n, &counters), expected))
+      ASSERT_TRUE(same_bits(run_prefill(stored, attention_kernels(level), t.plan, t.pos, t.n, &counters), expected))
           << cpu_level_name(level);
       uint64_t pairs = 0;
       for (const auto& row : seen) {

@@ -25,18 +25,13 @@ TEST(AttentionSegment, WindowsEqualPrefillWhateverTheRuns) {
         SegmentPlanData one;  // every row, masked
         one.window = window;
         one.add_seq(0, n_q, pos, 2);
-        one.add_run({.flags = kRunCausal | kRunWindow,
-                     .page0 = page0,
-                     .rows = pos + n_q,
-                     .item_spans = cut,
-                     .sink = sink},
-                    kSpanRows, false, {0}, 0);
-        EXPECT_TRUE(same_bits(run_decode(w, kernels, one, pos), expected))
-            << cpu_level_name(level) << " at " << pos;
+        one.add_run(
+            {.flags = kRunCausal | kRunWindow, .page0 = page0, .rows = pos + n_q, .item_spans = cut, .sink = sink},
+            kSpanRows, false, {0}, 0);
+        EXPECT_TRUE(same_bits(run_decode(w, kernels, one, pos), expected)) << cpu_level_name(level) << " at " << pos;
         const int row0 = std::max(0, pos - window + 1);
-        if (row0 / kSpanRows == 0 || (cut == 8 && row0 / 2048 == 0))
-          continue;           // runs share no span, octets no part
-        SegmentPlanData two;  // the rows that some query sees
+        if (row0 / kSpanRows == 0 || (cut == 8 && row0 / 2048 == 0)) continue;  // runs share no span, octets no part
+        SegmentPlanData two;                                                    // the rows that some query sees
         two.window = window;
         two.add_seq(0, n_q, pos, 2);
         two.add_run({.page0 = page0, .rows = sink, .item_spans = 1}, kSpanRows, false, {0}, 0);
@@ -47,8 +42,7 @@ TEST(AttentionSegment, WindowsEqualPrefillWhateverTheRuns) {
                      .pos0 = row0,
                      .item_spans = cut},
                     kSpanRows, false, {0}, 0);
-        EXPECT_TRUE(same_bits(run_decode(w, kernels, two, pos), expected))
-            << cpu_level_name(level) << " at " << pos;
+        EXPECT_TRUE(same_bits(run_decode(w, kernels, two, pos), expected)) << cpu_level_name(level) << " at " << pos;
       }
     }
   }
@@ -99,11 +93,9 @@ TEST(AttentionSegment, NarrowPickedAndEstimatedRows) {
     SegmentPlanData s;
     s.add_seq(0, n_q, pos, 4);
     s.add_run({.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 100}, kSpanRows, false, {0}, 0);
-    s.add_run({.zone = static_cast<uint8_t>(m.mid),
-               .page0 = static_cast<uint32_t>(w.page0[m.mid]),
-               .rows = 200,
-               .pos0 = -1},
-              kSpanRows, false, {0}, 2);
+    s.add_run(
+        {.zone = static_cast<uint8_t>(m.mid), .page0 = static_cast<uint32_t>(w.page0[m.mid]), .rows = 200, .pos0 = -1},
+        kSpanRows, false, {0}, 2);
     pare::Run leaf{.zone = static_cast<uint8_t>(m.leaf),
                    .page0 = static_cast<uint32_t>(w.page0[m.leaf]),
                    .rows = 2560,
@@ -167,8 +159,7 @@ TEST(AttentionSegment, NarrowPickedAndEstimatedRows) {
         }
         const int first = 5 + (i * 2 + g) * cap;
         for (int p = 0; p < s.pick_n[first]; ++p) {
-          for (int j = s.picks[first + p].lo; j < s.picks[first + p].hi; ++j)
-            keys.push_back(m.leaf_rows[g][j]);
+          for (int j = s.picks[first + p].lo; j < s.picks[first + p].hi; ++j) keys.push_back(m.leaf_rows[g][j]);
         }
         for (int j = 3; j < 293; ++j) {
           OracleKey key = m.meta_rows[g][j];
@@ -181,8 +172,7 @@ TEST(AttentionSegment, NarrowPickedAndEstimatedRows) {
         double tolerance;
         const auto truth = oracle({query, query + 64}, keys, w.scale, 0, 64, &tolerance);
         for (int c = 0; c < 64; ++c) {
-          ASSERT_NEAR(expected[(static_cast<size_t>(i) * 4 + h) * 64 + c], truth[c], tolerance)
-              << i << " " << h;
+          ASSERT_NEAR(expected[(static_cast<size_t>(i) * 4 + h) * 64 + c], truth[c], tolerance) << i << " " << h;
         }
       }
     }
@@ -197,8 +187,7 @@ TEST(AttentionSegment, InactiveHeadsAreLeftAlone) {
     s.add_seq(0, 1, 39, 4);
     s.add_run({.page0 = static_cast<uint32_t>(w.page0[0]), .rows = 40}, kSpanRows, false, {0}, 0);
     const auto out = run_decode(w, attention_kernels(level), s, 39);
-    for (int h = 0; h < 6; ++h)
-      EXPECT_EQ(std::isnan(out[h * 16]), h >= 4) << cpu_level_name(level) << " head " << h;
+    for (int h = 0; h < 6; ++h) EXPECT_EQ(std::isnan(out[h * 16]), h >= 4) << cpu_level_name(level) << " head " << h;
   }
 }
 

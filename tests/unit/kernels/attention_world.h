@@ -54,8 +54,7 @@ class World {
     const int pages = (rows + static_cast<int>(zone.page_rows) - 1) / static_cast<int>(zone.page_rows) + 2;
     const auto bytes = static_cast<uint64_t>(shape.codec == Codec::F32 ? 4 : 2);
     const uint64_t k_bytes = zone.page_rows * static_cast<uint64_t>(k_width) * bytes;
-    const uint64_t v_bytes = zone.page_rows * static_cast<uint64_t>(shape.d) * bytes,
-                   lw_bytes = zone.page_rows * 4;
+    const uint64_t v_bytes = zone.page_rows * static_cast<uint64_t>(shape.d) * bytes, lw_bytes = zone.page_rows * 4;
     const uint64_t head_bytes = k_bytes + v_bytes + lw_bytes;
     for (int g = 0; g < shape.kv_heads; ++g) {
       RowFormat f;
@@ -105,8 +104,7 @@ class World {
   void append(const AttentionKernels& kernels, int p0, int p1) {
     const AttentionLayer l = layer();
     std::vector<int32_t> dst(shape.rows, -1);
-    for (int p = p0; p < p1; ++p)
-      dst[p] = l.kv.page_ids[page0[0] + p / kPageRows] * kPageRows + p % kPageRows;
+    for (int p = p0; p < p1; ++p) dst[p] = l.kv.page_ids[page0[0] + p / kPageRows] * kPageRows + p % kPageRows;
     AppendArgs args{.pools = mutable_pools(),
                     .formats = formats.data(),
                     .k = k.data(),
@@ -118,8 +116,7 @@ class World {
   }
 
   // Writes one element of a zone's row (any codec of the tests, Tiles order).
-  void put(int zone, int g, int row, const std::vector<float>& key, const std::vector<float>& value,
-           float lw = 0) {
+  void put(int zone, int g, int row, const std::vector<float>& key, const std::vector<float>& value, float lw = 0) {
     const RowFormat& f = formats[zone * shape.kv_heads + g];
     const auto page_rows = static_cast<int>(zones_[zone].page_rows);
     const int page = page_ids_[page0[zone] + row / page_rows], r = row % page_rows;
@@ -133,9 +130,7 @@ class World {
   const std::vector<std::byte>& bytes(int zone = 0) const { return pools_[zone]; }
 
   const float* key(int j, int g) const { return &k[(static_cast<size_t>(j) * shape.kv_heads + g) * shape.d]; }
-  const float* value(int j, int g) const {
-    return &v[(static_cast<size_t>(j) * shape.kv_heads + g) * shape.d];
-  }
+  const float* value(int j, int g) const { return &v[(static_cast<size_t>(j) * shape.kv_heads + g) * shape.d]; }
   const float* query(int i, int h) const { return &q[(static_cast<size_t>(i) * shape.heads + h) * shape.d]; }
 
   WorldShape shape;
@@ -172,8 +167,8 @@ struct OracleKey {
 // softmax(scale q.k + lw) V in double over the given keys; *tolerance bounds the error of fp32 evaluation in
 // any order that sums at most `terms` values in a row: logits are D-long chains, weights follow their
 // absolute error, sums their length.
-inline std::vector<double> oracle(const std::vector<float>& query, const std::vector<OracleKey>& keys,
-                                  double scale, double softcap, int d, double* tolerance) {
+inline std::vector<double> oracle(const std::vector<float>& query, const std::vector<OracleKey>& keys, double scale,
+                                  double softcap, int d, double* tolerance) {
   constexpr double u = 0x1p-24;
   std::vector<double> s;
   double logit_error = 0, v_max = 0, best = -std::numeric_limits<double>::infinity();
@@ -257,8 +252,8 @@ inline BlockPlanData dense_plan(const World& w, int pos, int n, int tile_rows) {
 }
 
 // out [n][H][D] of the rows at positions [pos, pos + n); unwritten rows stay NaN.
-inline std::vector<float> run_prefill(World& w, const AttentionKernels& kernels, BlockPlanData& data, int pos,
-                                      int n, AttentionCounters* counters = nullptr) {
+inline std::vector<float> run_prefill(World& w, const AttentionKernels& kernels, BlockPlanData& data, int pos, int n,
+                                      AttentionCounters* counters = nullptr) {
   AttentionLayer layer = w.layer();
   const size_t row = static_cast<size_t>(w.shape.heads) * w.shape.d;
   std::vector<float> out(n * row, std::numeric_limits<float>::quiet_NaN());
@@ -302,8 +297,7 @@ struct SegmentPlanData {
   void add_run(Run run, int span_size, bool picked, const std::vector<int>& of, int section) {
     run.member0 = static_cast<int32_t>(members.size());
     run.n_members = static_cast<uint16_t>(of.size());
-    const int per_unit = run.item_spans == 1 ? 1 : kOctetSpans,
-              per_item = run.item_spans == 1 ? 1 : run.item_spans / 8;
+    const int per_unit = run.item_spans == 1 ? 1 : kOctetSpans, per_item = run.item_spans == 1 ? 1 : run.item_spans / 8;
     const int first = picked ? 0 : run.row0 / span_size;
     const int end = ((picked ? run.pick_cap : run.row0 + run.rows) + span_size - 1) / span_size;
     const int unit0 = first / per_unit, units = (end + per_unit - 1) / per_unit - unit0;
@@ -321,8 +315,8 @@ struct SegmentPlanData {
 };
 
 // out [total query rows][H][D]; q rows are taken from position `q_pos0` of the world on.
-inline std::vector<float> run_decode(World& w, const AttentionKernels& kernels, SegmentPlanData data,
-                                     int q_pos0, AttentionCounters* counters = nullptr) {
+inline std::vector<float> run_decode(World& w, const AttentionKernels& kernels, SegmentPlanData data, int q_pos0,
+                                     AttentionCounters* counters = nullptr) {
   AttentionLayer layer = w.layer();
   const size_t row = static_cast<size_t>(w.shape.heads) * w.shape.d;
   int n_rows = 0;
@@ -367,9 +361,7 @@ inline std::vector<float> run_decode(World& w, const AttentionKernels& kernels, 
   return out;
 }
 
-inline bool same_bits(const float* a, const float* b, size_t n) {
-  return std::memcmp(a, b, n * sizeof(float)) == 0;
-}
+inline bool same_bits(const float* a, const float* b, size_t n) { return std::memcmp(a, b, n * sizeof(float)) == 0; }
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && same_bits(a.data(), b.data(), a.size());
 }

@@ -33,12 +33,10 @@ std::vector<float> special_row() {
 
 uint32_t bits(float x) { return std::isnan(x) ? 0x7FC00000u : std::bit_cast<uint32_t>(x); }
 
-void expect_same(const std::vector<float>& expected, const std::vector<float>& actual,
-                 const std::string& what) {
+void expect_same(const std::vector<float>& expected, const std::vector<float>& actual, const std::string& what) {
   ASSERT_EQ(expected.size(), actual.size());
   for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_EQ(bits(expected[i]), bits(actual[i]))
-        << what << " [" << i << "]: " << expected[i] << ", " << actual[i];
+    ASSERT_EQ(bits(expected[i]), bits(actual[i])) << what << " [" << i << "]: " << expected[i] << ", " << actual[i];
   }
 }
 
@@ -66,18 +64,14 @@ void compare_levels(Kernel kernel) {
 
 TEST(Elementwise, EveryLevelHasTheOraclesBits) {
   const std::vector<float> w = random_row(1100, 1, 1.0f), b = random_row(1100, 2, 1.0f);
+  compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { k.rms_norm(x, w.data(), 1e-5f, n, x); });
   compare_levels(
-      [&](const ElementwiseKernels& k, float* x, int64_t n) { k.rms_norm(x, w.data(), 1e-5f, n, x); });
-  compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) {
-    k.layer_norm(x, w.data(), b.data(), 1e-5f, n, x);
-  });
-  compare_levels(
-      [&](const ElementwiseKernels& k, float* x, int64_t n) { k.rope(x, w.data(), b.data(), n / 2 * 2); });
+      [&](const ElementwiseKernels& k, float* x, int64_t n) { k.layer_norm(x, w.data(), b.data(), 1e-5f, n, x); });
+  compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { k.rope(x, w.data(), b.data(), n / 2 * 2); });
   compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { k.add(w.data(), n, x); });
   compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { k.scale(x, 1.7f, n); });
   compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { x[0] = k.log_sum_exp(x, n); });
-  compare_levels(
-      [&](const ElementwiseKernels& k, float* x, int64_t n) { x[0] = static_cast<float>(k.argmax(x, n)); });
+  compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { x[0] = static_cast<float>(k.argmax(x, n)); });
   for (const Activation act : kActivations) {
     compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { k.activate(act, x, n); });
     compare_levels([&](const ElementwiseKernels& k, float* x, int64_t n) { k.glu(act, x, w.data(), n, x); });
@@ -98,15 +92,13 @@ TEST(Elementwise, ActivationsAreCloseToDouble) {
     const double gelu_erf = xd * 0.5 * std::erfc(-xd / std::sqrt(2));
     float y[3] = {x, x, x};
     for (int i = 0; i < 3; ++i) oracle().activate(kActivations[i], y + i, 1);
-    EXPECT_NEAR(y[0], silu, std::fabs(silu) * 3 * 0x1p-23 + std::fabs(xd) * FLT_MIN)
-        << x;  // e^88 and more is infinite
+    EXPECT_NEAR(y[0], silu, std::fabs(silu) * 3 * 0x1p-23 + std::fabs(xd) * FLT_MIN) << x;  // e^88 and more is infinite
     // The argument -2u of exp carries three roundings: relative error of exp is |2u| times theirs.
-    EXPECT_NEAR(y[1], gelu_tanh,
-                std::fabs(gelu_tanh) * (3 + 3 * std::min(std::fabs(2 * cubic), 88.0)) * 0x1p-23 +
-                    std::fabs(xd) * FLT_MIN)
+    EXPECT_NEAR(
+        y[1], gelu_tanh,
+        std::fabs(gelu_tanh) * (3 + 3 * std::min(std::fabs(2 * cubic), 88.0)) * 0x1p-23 + std::fabs(xd) * FLT_MIN)
         << x;
-    EXPECT_NEAR(y[2], gelu_erf, std::fabs(xd) * 2.5e-7)
-        << x;  // erfc's 1.5e-7 and fp32 rounding of 1 - erfc / 2
+    EXPECT_NEAR(y[2], gelu_erf, std::fabs(xd) * 2.5e-7) << x;  // erfc's 1.5e-7 and fp32 rounding of 1 - erfc / 2
   }
 }
 
@@ -126,11 +118,9 @@ TEST(Elementwise, ExpIsWithinTwoUlp) {
 
 TEST(Elementwise, NormsAreCloseToDouble) {
   for (const int64_t n : kSizes) {
-    const std::vector<float> x = random_row(n, 5, 2.0f), w = random_row(n, 6, 1.0f),
-                             b = random_row(n, 7, 1.0f);
+    const std::vector<float> x = random_row(n, 5, 2.0f), w = random_row(n, 6, 1.0f), b = random_row(n, 7, 1.0f);
     double mean = 0, squares = 0, variance = 0;
-    for (const float v : x)
-      mean += v / static_cast<double>(n), squares += double{v} * v / static_cast<double>(n);
+    for (const float v : x) mean += v / static_cast<double>(n), squares += double{v} * v / static_cast<double>(n);
     for (const float v : x) variance += (v - mean) * (v - mean) / static_cast<double>(n);
     std::vector<float> rms(x.size()), layer(x.size());
     oracle().rms_norm(x.data(), w.data(), 1e-5f, n, rms.data());
@@ -141,9 +131,8 @@ TEST(Elementwise, NormsAreCloseToDouble) {
       EXPECT_NEAR(rms[i], expected, std::fabs(expected) * roundings);
       if (n == 1) continue;  // all cancellation: the bound below would be the value
       const double inverse = 1 / std::sqrt(variance + 1e-5);
-      EXPECT_NEAR(
-          layer[i], (x[i] - mean) * inverse * w[i] + b[i],
-          (std::fabs(x[i]) + std::fabs(mean) + 2) * inverse * (std::fabs(w[i]) + 1) * 2 * roundings + 1e-6);
+      EXPECT_NEAR(layer[i], (x[i] - mean) * inverse * w[i] + b[i],
+                  (std::fabs(x[i]) + std::fabs(mean) + 2) * inverse * (std::fabs(w[i]) + 1) * 2 * roundings + 1e-6);
     }
   }
 }
@@ -165,9 +154,8 @@ TEST(Elementwise, ArgmaxTiesGoToTheLowestAndNanNeverWins) {
   };
   std::vector<float> long_row(100, 1.0f);
   long_row[37] = long_row[38] = long_row[99] = 2.0f;
-  const Case cases[] = {{{1, 3, 3, 2}, 1},     {{NAN, 1}, 1},        {{-INFINITY, NAN}, 0},
-                        {{NAN, -INFINITY}, 1}, {{NAN, NAN, NAN}, 0}, {{-0.0f, 0.0f}, 0},
-                        {{1, INFINITY}, 1},    {long_row, 37}};
+  const Case cases[] = {{{1, 3, 3, 2}, 1},    {{NAN, 1}, 1},      {{-INFINITY, NAN}, 0}, {{NAN, -INFINITY}, 1},
+                        {{NAN, NAN, NAN}, 0}, {{-0.0f, 0.0f}, 0}, {{1, INFINITY}, 1},    {long_row, 37}};
   for (const Case& c : cases) {
     for (const CpuLevel level : testable_cpu_levels()) {
       EXPECT_EQ(elementwise_kernels(level).argmax(c.x.data(), static_cast<int64_t>(c.x.size())), c.at);

@@ -26,23 +26,16 @@ inline ScaleFields scale_fields(DType t) {
     case DType::Q4_1:
     case DType::Q5_1:
     case DType::Q4_K:
-    case DType::Q5_K:
-      return {0, 2};
-    case DType::Q2_K:
-      return {80, 82};
-    case DType::Q3_K:
-      return {108, -1};
-    case DType::Q6_K:
-      return {208, -1};
-    default:
-      return {0, -1};
+    case DType::Q5_K: return {0, 2};
+    case DType::Q2_K: return {80, 82};
+    case DType::Q3_K: return {108, -1};
+    case DType::Q6_K: return {208, -1};
+    default: return {0, -1};
   }
 }
 
 // Random normal fp16 with an exponent in [2^-12, 2^-4] and either sign.
-inline uint16_t random_half(Philox& rng) {
-  return static_cast<uint16_t>((rng() & 0x83FF) | (3 + rng.below(8)) << 10);
-}
+inline uint16_t random_half(Philox& rng) { return static_cast<uint16_t>((rng() & 0x83FF) | (3 + rng.below(8)) << 10); }
 
 // Source bytes of n rows of k: every bit random, except that scales and plain floats are finite.
 inline std::vector<std::byte> random_weight(DType t, int64_t n, int64_t k, Philox& rng) {

@@ -37,15 +37,15 @@ void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b, 
 }
 
 std::string name(CpuLevel level, DType dtype, int64_t n, int64_t k, int64_t t) {
-  return std::string(cpu_level_name(level)) + " " + std::string(dtype_name(dtype)) + " N " +
-         std::to_string(n) + " K " + std::to_string(k) + " T " + std::to_string(t);
+  return std::string(cpu_level_name(level)) + " " + std::string(dtype_name(dtype)) + " N " + std::to_string(n) + " K " +
+         std::to_string(k) + " T " + std::to_string(t);
 }
 
 int64_t tiles(int64_t n) { return (n + kRowTile - 1) / kRowTile; }
 
 // y of the oracle with its own quantization.
-std::vector<float> oracle(const PackedWeight& w, TestRows& x, const LinearEpilogue& epilogue,
-                          std::vector<float> y, int64_t ld_y) {
+std::vector<float> oracle(const PackedWeight& w, TestRows& x, const LinearEpilogue& epilogue, std::vector<float> y,
+                          int64_t ld_y) {
   if (wants_quantized_input(w.dtype)) ref::quantize_rows(x.rows, 0, x.rows.t);
   ref::linear(w, x.rows, 0, x.rows.t, 0, tiles(w.n), epilogue, y.data(), ld_y);
   return y;
@@ -109,8 +109,7 @@ TEST_P(LinearFormats, RangesOfRowsAndTilesDoNotMatter) {
   fill_random(x, rng);
   for (const CpuLevel level : testable_cpu_levels()) {
     const LinearKernels& kernels = linear_kernels(level);
-    for (int64_t i = t - 1; wants_quantized_input(dtype) && i >= 0; --i)
-      kernels.quantize_rows(x.rows, i, i + 1);
+    for (int64_t i = t - 1; wants_quantized_input(dtype) && i >= 0; --i) kernels.quantize_rows(x.rows, i, i + 1);
     std::vector<float> whole(static_cast<size_t>(t * n)), parts(whole.size(), -1.0f);
     kernels.linear(w.packed, x.rows, 0, t, 0, tiles(n), {}, whole.data(), n);
     int64_t t0 = 0;
@@ -153,17 +152,14 @@ TEST_P(LinearFormats, OracleIsCloseToTheExactProduct) {
           magnitude += weights * largest;  // offsets and minima cancel against each other inside a block
         }
       }
-      const double chain =
-          wants_quantized_input(dtype) ? static_cast<double>(k) / 16 : static_cast<double>(k);
+      const double chain = wants_quantized_input(dtype) ? static_cast<double>(k) / 16 : static_cast<double>(k);
       bound += magnitude * chain * 0x1p-23;
       ASSERT_NEAR(y[static_cast<size_t>(i * n + r)], exact, bound) << dtype_name(dtype) << " row " << r;
     }
   }
 }
 
-std::string param_name(const testing::TestParamInfo<DType>& info) {
-  return std::string(dtype_name(info.param));
-}
+std::string param_name(const testing::TestParamInfo<DType>& info) { return std::string(dtype_name(info.param)); }
 INSTANTIATE_TEST_SUITE_P(Blocks, LinearFormats, testing::ValuesIn(kBlockTypes), param_name);
 INSTANTIATE_TEST_SUITE_P(Floats, LinearFormats, testing::ValuesIn(kFloatTypes), param_name);
 
@@ -179,8 +175,7 @@ TEST(Linear, LargestProductsDoNotSaturate) {
         const DTypeInfo info = dtype_info(dtype);
         for (size_t b = 0; b < source.size(); b += info.block_bytes) {
           for (const int at : {scale_fields(dtype).d, scale_fields(dtype).m}) {
-            if (at >= 0)
-              std::memcpy(&filled[b + static_cast<size_t>(at)], &source[b + static_cast<size_t>(at)], 2);
+            if (at >= 0) std::memcpy(&filled[b + static_cast<size_t>(at)], &source[b + static_cast<size_t>(at)], 2);
           }
         }
         const TestWeight w(dtype, n, k, filled);

@@ -96,8 +96,7 @@ TEST(Pack, TilesAreIndependentAndDeterministic) {
     const TestWeight whole(t, n, k, source);
     AlignedBuffer parts = AlignedBuffer::allocate(whole.buffer.size()).value();
     std::fill_n(parts.data(), parts.size(), std::byte{0xEE});  // packing must not rely on zeroed memory
-    for (const int64_t tile : {2, 0, 3, 1})
-      pack_weight_tiles(t, source.data(), n, k, tile, tile + 1, parts.data());
+    for (const int64_t tile : {2, 0, 3, 1}) pack_weight_tiles(t, source.data(), n, k, tile, tile + 1, parts.data());
     EXPECT_EQ(std::memcmp(parts.data(), whole.buffer.data(), parts.size()), 0) << dtype_name(t);
   }
 }

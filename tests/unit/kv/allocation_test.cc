@@ -34,8 +34,7 @@ TEST(KvStore, AStepAllocatesNothing) {
   auto spec = parse_spec("streaming(sink=4,recent=200)", "kv");
   auto kv = make_kv_policy(*spec);
   const SegmentShape shape = {.n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .threads = 2};
-  Arena arena(
-      std::move(AlignedBuffer::allocate(step_max_bytes(300, 6, 1500, map, *kv->policy, shape))).value());
+  Arena arena(std::move(AlignedBuffer::allocate(step_max_bytes(300, 6, 1500, map, *kv->policy, shape))).value());
   const std::vector<int32_t> prompt = tokens_of(300), one = tokens_of(1);
   StepPlans plans;
   StepSeq seqs[3];

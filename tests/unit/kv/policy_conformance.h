@@ -47,8 +47,7 @@ class DecodeRig {
     config.total_rows = total_rows;
     config.share_prefixes = false;
     PrefillFacts dense;
-    for (size_t c = 0; c < map.classes.size(); ++c)
-      dense.reach[c] = within_layer_window({}, map.classes[c].window);
+    for (size_t c = 0; c < map.classes.size(); ++c) dense.reach[c] = within_layer_window({}, map.classes[c].window);
     apply_policies(dense, *policy, map, config);
     auto made = KvStore::create(config);
     EXPECT_TRUE(made.ok()) << made.status().message();
@@ -83,8 +82,7 @@ class DecodeRig {
       tokens.push_back(tokens_of(r.n_q));
     }
     for (size_t i = 0; i < rows.size(); ++i) {
-      seqs.push_back(
-          {.seq = rows[i].seq, .tokens = tokens[i], .prompt_len = prompts[rows[i].seq], .decode = decode});
+      seqs.push_back({.seq = rows[i].seq, .tokens = tokens[i], .prompt_len = prompts[rows[i].seq], .decode = decode});
     }
     const Status built = build_step(seqs, map, *policy, shape, *store, arena, plans);
     ASSERT_TRUE(built.ok()) << built.message();
@@ -142,8 +140,7 @@ TYPED_TEST_P(PolicyConformance, DecodeRowsAttendExactlyTheirKeys) {
           ASSERT_EQ(all.size(), static_cast<size_t>(end));
           for (int32_t j = 0; j < end; ++j) {
             ASSERT_EQ(all[j], j <= i && TypeParam::sees(i, j) ? 1 : 0) << "row " << i << " key " << j;
-            ASSERT_EQ(windowed[j], own.sees(i, j) ? 1 : 0)
-                << "row " << i << " key " << j << ", windowed layer";
+            ASSERT_EQ(windowed[j], own.sees(i, j) ? 1 : 0) << "row " << i << " key " << j << ", windowed layer";
           }
         }
       }
@@ -182,8 +179,7 @@ TYPED_TEST_P(PolicyConformance, FreedPagesAreCountedAndReusable) {
   auto other = rig.store->create_sequence();
   ASSERT_TRUE(other.ok());
   const int64_t rows = cls.pages_free * kPageRows;
-  EXPECT_TRUE(
-      rig.store->reserve(*other, static_cast<int32_t>(std::min<int64_t>(rows, DecodeRig::kContext))).ok());
+  EXPECT_TRUE(rig.store->reserve(*other, static_cast<int32_t>(std::min<int64_t>(rows, DecodeRig::kContext))).ok());
   EXPECT_TRUE(rig.store->check().ok());
 }
 

@@ -39,14 +39,12 @@ INSTANTIATE_TYPED_TEST_SUITE_P(Residents, PolicyConformance, Policies);
 
 std::string error(std::string_view text) {
   auto spec = parse_spec(text, "kv");
-  return spec.ok() ? std::string(make_kv_policy(*spec).status().message())
-                   : std::string(spec.status().message());
+  return spec.ok() ? std::string(make_kv_policy(*spec).status().message()) : std::string(spec.status().message());
 }
 
 TEST(KvPolicy, MistakesPointAtTheTerm) {
   EXPECT_THAT(error("leank"), HasSubstr("column 1: unknown policy 'leank'; known: dense, streaming"));
-  EXPECT_THAT(error("streaming(window=3)"),
-              HasSubstr("unknown parameter 'window'; 'streaming' takes sink, recent"));
+  EXPECT_THAT(error("streaming(window=3)"), HasSubstr("unknown parameter 'window'; 'streaming' takes sink, recent"));
   EXPECT_THAT(error("streaming(sink=65536)"), HasSubstr("out of range; 0 to 65535"));
   EXPECT_THAT(error("streaming+streaming"),
               HasSubstr("column 11: 'streaming' cannot follow 'streaming': both own Predicate"));

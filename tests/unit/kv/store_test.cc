@@ -29,8 +29,7 @@ TEST(KvStore, BytesAreTheFormula) {
                                                stats.classes[1].pages * stats.classes[1].page_bytes);
   EXPECT_EQ(KvStore::planned_bytes(config).value_or(0), stats.bytes_k + stats.bytes_v + stats.bytes_tables);
   EXPECT_EQ(stats.bytes_used, 0);
-  EXPECT_EQ((*store)->view().format(kZoneFull, 1, 1).v - (*store)->view().format(kZoneFull, 1, 1).k,
-            64u * 16 * 2);
+  EXPECT_EQ((*store)->view().format(kZoneFull, 1, 1).v - (*store)->view().format(kZoneFull, 1, 1).k, 64u * 16 * 2);
 }
 
 TEST(KvStore, BadConfigurationsAreNamed) {
@@ -196,8 +195,7 @@ TEST(KvStore, DeadPagesAreGivenBackAndUsable) {
   StoreModel m(config);
   const std::vector<int32_t> prompt = tokens_of(1000);
   const SeqId seq = m.create(prompt);
-  for (int i = 0; i < 1000; i += 250)
-    ASSERT_TRUE(m.append(seq, {prompt.begin() + i, prompt.begin() + i + 250}));
+  for (int i = 0; i < 1000; i += 250) ASSERT_TRUE(m.append(seq, {prompt.begin() + i, prompt.begin() + i + 250}));
   const KvClassStats stats = m.store->stats().classes[0];
   // The sinks' page; then from page 12 on: (1000 - 16) / 64 * 64 - 127 = 833.
   EXPECT_EQ(stats.freed_dead, 12);
@@ -255,8 +253,7 @@ TEST(PrefixIndex, EqualHashesOfOtherParentsDoNotMatch) {
   const int32_t again = index.insert(root, 1, tokens);
   index.set_pending_page(again, 0, 5);
   EXPECT_EQ(index.point(again).key, after.key);
-  EXPECT_EQ(index.find(index.point(again), 1, tokens), PrefixIndex::kNone)
-      << "its child belonged to the dropped node";
+  EXPECT_EQ(index.find(index.point(again), 1, tokens), PrefixIndex::kNone) << "its child belonged to the dropped node";
   EXPECT_EQ(index.find(after, 1, tokens), b);
 }
 
@@ -288,15 +285,13 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
   };
   const auto next_tokens = [&](SeqId seq) {
     const auto& s = m.seqs[seq];
-    const int32_t len = static_cast<int32_t>(s.stamps.size()),
-                  left = static_cast<int32_t>(s.prompt.size()) - len;
+    const int32_t len = static_cast<int32_t>(s.stamps.size()), left = static_cast<int32_t>(s.prompt.size()) - len;
     std::vector<int32_t> out;
     if (left > 0) {
       const int32_t n = std::min<int32_t>(left, 1 + rng.below(200));
       out.assign(s.prompt.begin() + len, s.prompt.begin() + len + n);
     } else {
-      out =
-          tokens_of(std::min<int32_t>(1500 - len, 1 + (rng.below(4) == 0 ? rng.below(16) : 0)), rng.below(2));
+      out = tokens_of(std::min<int32_t>(1500 - len, 1 + (rng.below(4) == 0 ? rng.below(16) : 0)), rng.below(2));
     }
     return out;
   };
@@ -320,8 +315,7 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
         if (const SeqId seq = any(); seq >= 0) {
           const int32_t len = m.store->length(seq), min = m.store->min_length(seq);
           EXPECT_LE(min, len);
-          truncated +=
-              m.truncate(seq, min + static_cast<int32_t>(rng.below(static_cast<uint32_t>(len - min + 1))));
+          truncated += m.truncate(seq, min + static_cast<int32_t>(rng.below(static_cast<uint32_t>(len - min + 1))));
         }
         break;
       default: {
@@ -345,8 +339,7 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
           m.store->execute_copies();  // those stay due
           for (auto& [seq, s] : m.seqs) s.staged.clear();
         } else {
-          if (fate == 1 && !in_step.empty())
-            m.free(in_step[rng.below(static_cast<uint32_t>(in_step.size()))]);
+          if (fate == 1 && !in_step.empty()) m.free(in_step[rng.below(static_cast<uint32_t>(in_step.size()))]);
           m.run_step();
         }
       }

@@ -13,10 +13,8 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Caps, NeedsMeetBreaksInTheirPhase) {
-  const Caps prune = {
-      .name = "prune", .phase = Phase::kDecode, .breaks = kFactFullWidth, .owns = kOwnMidRows};
-  const Caps drop = {
-      .name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
+  const Caps prune = {.name = "prune", .phase = Phase::kDecode, .breaks = kFactFullWidth, .owns = kOwnMidRows};
+  const Caps drop = {.name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
   const Caps wide = {.name = "wide", .phase = Phase::kDecode, .needs = kFactFullWidth | kFactAllRows};
   EXPECT_FALSE(check_order(prune, wide, false).ok());
   EXPECT_THAT(std::string(check_order(prune, wide, false).message()),
@@ -38,14 +36,12 @@ TEST(Caps, OneOwnerForAPhase) {
 TEST(Caps, FeaturesAreEntries) {
   ASSERT_NE(find_feature("second_turn"), nullptr);
   EXPECT_EQ(find_feature("nothing"), nullptr);
-  const Caps drop = {
-      .name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
+  const Caps drop = {.name = "drop", .phase = Phase::kDecode, .breaks_sealed = kFactAllRows, .owns = kOwnPredicate};
   const Caps* stages[] = {&drop};
   const Caps* chunks[] = {find_feature("chunked_prefill")};
   const Caps* turn[] = {find_feature("second_turn")};
   EXPECT_TRUE(check_legal({}, stages, chunks).ok());
-  EXPECT_THAT(std::string(check_legal({}, stages, turn).message()),
-              HasSubstr("'second_turn' cannot follow 'drop'"));
+  EXPECT_THAT(std::string(check_legal({}, stages, turn).message()), HasSubstr("'second_turn' cannot follow 'drop'"));
   EXPECT_EQ(fact_names(kFactPosOrder | kFactPrefixPure), "PosOrder|PrefixPure");
   EXPECT_EQ(fact_names(0), "nothing");
 }
@@ -59,8 +55,7 @@ constexpr ParamSchema kToyParams[] = {
     {.name = "mask", .kind = ParamKind::kString, .optional = true, .help = ""},
     {.name = "layers", .kind = ParamKind::kLayers, .optional = true, .max = 1023, .help = ""},
 };
-constexpr PolicySchema kToy = {
-    .name = "toy", .summary = "", .neutral = "toy", .caps = &kToyCaps, .params = kToyParams};
+constexpr PolicySchema kToy = {.name = "toy", .summary = "", .neutral = "toy", .caps = &kToyCaps, .params = kToyParams};
 
 Expected<BoundTerm> bind(std::string_view text) {
   PARE_ASSIGN_OR_RETURN(const Spec spec, parse_spec(text, "kv"));
@@ -87,9 +82,8 @@ TEST(Registry, CanonicalFormNamesDefaultsInSchemaOrder) {
 }
 
 TEST(Registry, ErrorsListWhatIsKnown) {
-  EXPECT_THAT(
-      bound("toy(sunk=1)"),
-      HasSubstr("column 5: unknown parameter 'sunk'; 'toy' takes sink, rate, host, scale, mask, layers"));
+  EXPECT_THAT(bound("toy(sunk=1)"),
+              HasSubstr("column 5: unknown parameter 'sunk'; 'toy' takes sink, rate, host, scale, mask, layers"));
   EXPECT_THAT(bound("toy(sink=65)"), HasSubstr("column 10: sink: 65 is out of range; 0 to 64 is possible"));
   EXPECT_THAT(bound("toy(sink=-1)"), HasSubstr("out of range"));
   EXPECT_THAT(bound("toy(sink=1.5)"), HasSubstr("expected an integer"));

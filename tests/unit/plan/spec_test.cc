@@ -29,8 +29,7 @@ TEST(Spec, PrintsEveryKindOfValueCanonically) {
   EXPECT_EQ(canonical("a(layers=0-3,7,sink=4)"), "a(layers=0-3,7,sink=4)");
   EXPECT_EQ(canonical("a(layers=3, 4 ,9-9)"), "a(layers=3-4,9)");
   EXPECT_EQ(canonical("a(layers=7-7)"), "a(layers=7)");
-  EXPECT_EQ(canonical("leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")"),
-            "leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")");
+  EXPECT_EQ(canonical("leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")"), "leank(mask=data/m-1.bin,q=\"a b;\\\"\\\\\")");
   EXPECT_EQ(canonical("a(p=\"plain\")"), "a(p=plain)");
 }
 
@@ -46,8 +45,7 @@ TEST(Spec, SplitsAPairIntoItsHalves) {
   EXPECT_EQ(print_spec(pair->attn), "dense");
   EXPECT_EQ(print_spec(pair->kv), "a(p=\";attn=\")");
   EXPECT_THAT(std::string(parse_spec_pair("attn=a;attn=b").status().message()), HasSubstr("given twice"));
-  EXPECT_THAT(std::string(parse_spec_pair("a=b").status().message()),
-              HasSubstr("expected attn=... or kv=..."));
+  EXPECT_THAT(std::string(parse_spec_pair("a=b").status().message()), HasSubstr("expected attn=... or kv=..."));
   EXPECT_THAT(std::string(parse_spec_pair("attn=a;kv=b(").status().message()), HasSubstr("column 13"));
 }
 
@@ -108,16 +106,14 @@ TEST(Spec, RandomSpecsRoundTrip) {
   };
   const auto value = [&]() -> std::string {
     switch (rng.below(6)) {
-      case 0:
-        return std::to_string(static_cast<int32_t>(rng()));
+      case 0: return std::to_string(static_cast<int32_t>(rng()));
       case 1: {
         SpecValue v;
         v.kind = SpecValue::Kind::kFloat;
         v.number = std::ldexp(rng.normal(), static_cast<int>(rng.below(200)) - 100);
         return print_value(v);
       }
-      case 2:
-        return fmt::format("{}.{}%", rng.below(1000), rng.below(1000));
+      case 2: return fmt::format("{}.{}%", rng.below(1000), rng.below(1000));
       case 3: {
         constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB"};
         return fmt::format("{}{}", rng.below(100000), kUnits[rng.below(4)]);

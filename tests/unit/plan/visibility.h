@@ -48,8 +48,7 @@ inline KeyCounts block_keys(const BlockPlan& plan, std::span<const SeqStep> seqs
   KeyCounts counts(n_keys, 0);
   for (int32_t n = 0; n < *plan.n_tiles; ++n) {
     const QTile& tile = plan.tiles[n];
-    if (t < tile.row0 || t >= tile.row0 + tile.rows || head < tile.head0 || head >= tile.head0 + tile.n_heads)
-      continue;
+    if (t < tile.row0 || t >= tile.row0 + tile.rows || head < tile.head0 || head >= tile.head0 + tile.n_heads) continue;
     const KeyList& list =
         plan.lists[tile.list_heads == 0 ? tile.list0 : tile.list0 + (head - tile.head0) / tile.list_heads];
     const SeqStep& s = seqs[tile.seq];

@@ -138,7 +138,8 @@ TEST(KQuants, EdgesComeBack) {
   for (const DType dtype : {DType::Q4_K, DType::Q6_K}) {
     for (const float value : {0.0f, 1.0f, -1.0f, 1e-30f, -3e4f, 6e4f}) {
       const std::vector<float> row(256, value);
-      EXPECT_LE(squared_error(dtype, row), 256 * std::pow(0.01 * double{value} + 1e-6, 2)) << dtype_name(dtype) << " " << value;
+      EXPECT_LE(squared_error(dtype, row), 256 * std::pow(0.01 * double{value} + 1e-6, 2))
+          << dtype_name(dtype) << " " << value;
     }
     std::vector<float> lone(256, 0.0f);
     lone[17] = -5.0f;
@@ -150,7 +151,8 @@ TEST(Blocks, SizesTypesAndValuesAreChecked) {
   std::vector<float> row(256, 1.0f);
   std::vector<std::byte> bytes(144);
   EXPECT_TRUE(quantize_row(DType::Q4_K, row, bytes).ok());
-  EXPECT_THAT(quantize_row(DType::Q4_K, row, std::span(bytes).first(143)).message(), HasSubstr("are 144 bytes, not 143"));
+  EXPECT_THAT(quantize_row(DType::Q4_K, row, std::span(bytes).first(143)).message(),
+              HasSubstr("are 144 bytes, not 143"));
   EXPECT_THAT(dequantize_row(DType::Q4_K, bytes, std::span(row).first(255)).message(), HasSubstr("block of 256"));
   EXPECT_THAT(quantize_row(DType::IQ4_XS, row, bytes).message(), HasSubstr("IQ4_XS cannot be written"));
   EXPECT_THAT(dequantize_row(DType::I32, bytes, std::span(row).first(36)).message(), HasSubstr("I32"));

@@ -40,7 +40,8 @@ class Scratch {
 };
 
 std::vector<float> values_of(const TensorEntry& entry) {
-  std::vector<float> values(entry.data.size() / dtype_info(entry.dtype).block_bytes * dtype_info(entry.dtype).block_items);
+  std::vector<float> values(entry.data.size() / dtype_info(entry.dtype).block_bytes *
+                            dtype_info(entry.dtype).block_items);
   EXPECT_TRUE(dequantize_row(entry.dtype, entry.data, values).ok());
   return values;
 }
@@ -53,7 +54,8 @@ void expect_same_tensors(const ModelFile& got, const ModelFile& wanted) {
     EXPECT_EQ(twin->shape, entry.shape) << entry.name;
     const std::vector<float> a = values_of(*twin), b = values_of(entry);
     ASSERT_EQ(a.size(), b.size()) << entry.name;
-    for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 1e-6f * std::abs(b[i])) << entry.name << " element " << i;
+    for (size_t i = 0; i < a.size(); ++i)
+      ASSERT_NEAR(a[i], b[i], 1e-6f * std::abs(b[i])) << entry.name << " element " << i;
   }
 }
 
@@ -77,7 +79,8 @@ TEST_P(HfToGguf, GivesTheTensorsAndKeysThatAnIndependentWriterGave) {
     const MetaValue* const mine = out->metadata().find(key);
     EXPECT_TRUE(!mine || *mine == value) << key;
   }
-  for (const char* key : {"block_count", "embedding_length", "attention.head_count", "attention.layer_norm_rms_epsilon"}) {
+  for (const char* key :
+       {"block_count", "embedding_length", "attention.head_count", "attention.layer_norm_rms_epsilon"}) {
     const std::string full = std::string(*out->metadata().get_string("general.architecture")) + "." + key;
     EXPECT_TRUE(out->metadata().has(full)) << full;
   }
@@ -146,7 +149,9 @@ TEST(Convert, EveryRecipeWritesAFileThatOpensAndStaysClose) {
 TEST(Convert, RecipesChooseByRoleAndRow) {
   const Recipe medium = *find_recipe("q4_k_m");
   const std::vector<int64_t> wide = {512, 256}, odd = {512, 96}, ragged = {512, 80}, vector = {512};
-  const auto choose = [&](const char* name, const std::vector<int64_t>& shape) { return recipe_dtype(medium, name, shape, 16, false); };
+  const auto choose = [&](const char* name, const std::vector<int64_t>& shape) {
+    return recipe_dtype(medium, name, shape, 16, false);
+  };
   EXPECT_EQ(choose("blk.5.attn_q.weight", wide), DType::Q4_K);
   EXPECT_EQ(choose("blk.0.attn_v.weight", wide), DType::Q6_K);
   EXPECT_EQ(choose("blk.2.attn_v.weight", wide), DType::Q4_K);

@@ -55,16 +55,15 @@ Tally replay(const std::string& path, bool declines_allowed = false) {
     const std::string extra = named_input(document, test, "extra", "");
     auto parsed = ChatTemplate::parse(source);
     const auto rendered =
-        !parsed.ok() ? Expected<std::string>(parsed.status())
-                     : parsed->render({.messages_json = messages,
-                                       .tools_json = tools,
-                                       .extra_json = extra,
-                                       .bos_token = bos,
-                                       .eos_token = eos,
-                                       .add_generation_prompt = test.value("add_generation_prompt", true),
-                                       .strftime_now = [](std::string_view format) {
-                                         return "<" + std::string(format) + ">";
-                                       }});
+        !parsed.ok()
+            ? Expected<std::string>(parsed.status())
+            : parsed->render({.messages_json = messages,
+                              .tools_json = tools,
+                              .extra_json = extra,
+                              .bos_token = bos,
+                              .eos_token = eos,
+                              .add_generation_prompt = test.value("add_generation_prompt", true),
+                              .strftime_now = [](std::string_view format) { return "<" + std::string(format) + ">"; }});
     const std::string what = test.dump(-1, ' ', false, Json::error_handler_t::replace);
     const StatusCode code = rendered.status().code();
     if (declines_allowed && (code == StatusCode::kUnsupported || code == StatusCode::kResourceExhausted)) {

@@ -48,13 +48,12 @@ TEST(ChatTemplate, RendersConversation) {
 }
 
 TEST(ChatTemplate, PassesVariables) {
-  const ChatTemplateInputs inputs = {
-      .messages_json = "[]",
-      .tools_json = R"([{"name": "f", "a": 1}])",
-      .extra_json = R"({"enable_thinking": false, "eos_token": "replaced"})",
-      .bos_token = "<s>",
-      .eos_token = "</s>",
-      .strftime_now = [](std::string_view f) { return "now " + std::string(f); }};
+  const ChatTemplateInputs inputs = {.messages_json = "[]",
+                                     .tools_json = R"([{"name": "f", "a": 1}])",
+                                     .extra_json = R"({"enable_thinking": false, "eos_token": "replaced"})",
+                                     .bos_token = "<s>",
+                                     .eos_token = "</s>",
+                                     .strftime_now = [](std::string_view f) { return "now " + std::string(f); }};
   EXPECT_EQ(render("{{ bos_token }} {{ eos_token }} {{ tools | tojson }} {{ enable_thinking }} {{ "
                    "strftime_now('%Y') }}",
                    inputs)
@@ -70,8 +69,8 @@ TEST(ChatTemplate, LocalTimeByDefault) {
 }
 
 TEST(ChatTemplate, SharedBetweenThreads) {
-  const auto parsed = ChatTemplate::parse(
-      "{% macro m(x) %}{{ x * 2 }}{% endmacro %}{% for i in range(200) %}{{ m(i) }},{% endfor %}");
+  const auto parsed =
+      ChatTemplate::parse("{% macro m(x) %}{{ x * 2 }}{% endmacro %}{% for i in range(200) %}{{ m(i) }},{% endfor %}");
   ASSERT_TRUE(parsed.ok());
   const std::string wanted = parsed->render({.messages_json = "[]"}).value();
   std::vector<std::thread> threads;
@@ -84,34 +83,27 @@ TEST(ChatTemplate, SharedBetweenThreads) {
 }
 
 TEST(ChatTemplateErrors, GivePlace) {
-  expect_error("a\n  {{ x | nope }}", StatusCode::kInvalidArgument,
-               "line 2, column 10: no filter named 'nope'");
+  expect_error("a\n  {{ x | nope }}", StatusCode::kInvalidArgument, "line 2, column 10: no filter named 'nope'");
   expect_error("{{ 1 is nope }}", StatusCode::kInvalidArgument, "line 1, column 6: no test named 'nope'");
-  expect_error("{% if %}", StatusCode::kInvalidArgument,
-               "line 1, column 7: unexpected '%}', expected an expression");
+  expect_error("{% if %}", StatusCode::kInvalidArgument, "line 1, column 7: unexpected '%}', expected an expression");
   expect_error("\n\n{% endfor %}", StatusCode::kInvalidArgument, "line 3, column 4: unknown tag 'endfor'");
-  expect_error("{{ 'a\nb' + 1 }}", StatusCode::kInvalidArgument,
-               "line 2, column 4: can only concatenate str");
+  expect_error("{{ 'a\nb' + 1 }}", StatusCode::kInvalidArgument, "line 2, column 4: can only concatenate str");
   expect_error("x\n{{ messages.a.b }}", StatusCode::kInvalidArgument,
                "line 2, column 14: 'list object' has no attribute 'a'");
   expect_error("{{ nothing() }}", StatusCode::kInvalidArgument, "line 1, column 11: 'nothing' is undefined");
   expect_error("{% for x in y %}", StatusCode::kInvalidArgument, "unexpected end of template");
   expect_error("{# open", StatusCode::kInvalidArgument, "line 1, column 1: comment has no end");
-  expect_error("{% include 'x' %}", StatusCode::kUnsupported,
-               "line 1, column 4: tag 'include' is not supported");
+  expect_error("{% include 'x' %}", StatusCode::kUnsupported, "line 1, column 4: tag 'include' is not supported");
 }
 
 TEST(ChatTemplateErrors, RaiseExceptionIsTheMessageAlone) {
-  const auto result =
-      render("{% macro m() %}{{ raise_exception('roles must alternate') }}{% endmacro %}{{ m() }}");
+  const auto result = render("{% macro m() %}{{ raise_exception('roles must alternate') }}{% endmacro %}{{ m() }}");
   EXPECT_EQ(result.status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(result.status().message(), "roles must alternate");
 }
 
 TEST(ChatTemplateErrors, BadInputs) {
-  const auto code = [](ChatTemplateInputs inputs) {
-    return render("{{ messages }}", inputs).status().code();
-  };
+  const auto code = [](ChatTemplateInputs inputs) { return render("{{ messages }}", inputs).status().code(); };
   EXPECT_EQ(code({.messages_json = ""}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.messages_json = "[1,"}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.messages_json = "[\"\xff\"]"}), StatusCode::kInvalidArgument);
@@ -137,8 +129,8 @@ TEST(ChatTemplateJson, KeepsOrderAndLastDuplicate) {
 TEST(ChatTemplateLimits, Steps) {
   expect_error("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
                StatusCode::kResourceExhausted, "steps");
-  expect_error("{% for a in range(99999) %}{% set x = ('a' * 10000000) %}{% endfor %}",
-               StatusCode::kResourceExhausted, "steps");
+  expect_error("{% for a in range(99999) %}{% set x = ('a' * 10000000) %}{% endfor %}", StatusCode::kResourceExhausted,
+               "steps");
   expect_error("{% set x = range(60000) | list %}{% for a in x %}{{ x == x }}{% endfor %}",
                StatusCode::kResourceExhausted, "steps");
 }
@@ -146,11 +138,10 @@ TEST(ChatTemplateLimits, Steps) {
 TEST(ChatTemplateLimits, MemoryIsAskedForBeforeItIsTaken) {
   for (const std::string_view source :
        {"{{ 'a' * 9000000000000000000 }}", "{{ [1] * 4000000000 }}", "{{ 'ab' | center(9000000000000) }}",
-        "{{ 'a'.ljust(99999999999) }}", "{{ '%*d' % (99999999999, 1) }}",
-        "{{ '{:>99999999999}'.format('a') }}", "{{ 'a' | indent(99999999999, true) }}",
-        "{{ [1] | tojson(indent=99999999999) }}", "{{ 'a\tb'.expandtabs(99999999999) }}",
-        "{{ [1] | batch(99999999999, 0) | list }}", "{{ '5'.zfill(99999999999) }}",
-        "{% set x = 'a' * 50000000 %}{{ x.replace('a', x) }}",
+        "{{ 'a'.ljust(99999999999) }}", "{{ '%*d' % (99999999999, 1) }}", "{{ '{:>99999999999}'.format('a') }}",
+        "{{ 'a' | indent(99999999999, true) }}", "{{ [1] | tojson(indent=99999999999) }}",
+        "{{ 'a\tb'.expandtabs(99999999999) }}", "{{ [1] | batch(99999999999, 0) | list }}",
+        "{{ '5'.zfill(99999999999) }}", "{% set x = 'a' * 50000000 %}{{ x.replace('a', x) }}",
         "{% set x = 'a' * 50000000 %}{{ [1, 2, 3, 4, 5, 6, 7] | join(x) }}",
         "{% set x = 'a' * 50000000 %}{{ x | list | length }}"}) {
     const auto result = render(source);
@@ -182,9 +173,8 @@ TEST(ChatTemplateLimits, Integers) {
     const auto result = render(source);
     EXPECT_FALSE(result.ok()) << source;
   }
-  EXPECT_EQ(
-      render("{{ 2 ** 62 }} {{ (-9223372036854775807 - 1) % -1 }} {{ -9223372036854775807 - 1 }}").value(),
-      "4611686018427387904 0 -9223372036854775808");
+  EXPECT_EQ(render("{{ 2 ** 62 }} {{ (-9223372036854775807 - 1) % -1 }} {{ -9223372036854775807 - 1 }}").value(),
+            "4611686018427387904 0 -9223372036854775808");
 }
 
 TEST(ChatTemplateLimits, NestingOfSource) {
@@ -199,8 +189,7 @@ TEST(ChatTemplateLimits, NestingOfSource) {
     expect_error("{{ " + repeated("- ", n) + "1 }}", StatusCode::kInvalidArgument, "nested deeper");
     expect_error("{{ " + repeated("1 if 1 else ", n) + "1 }}", StatusCode::kInvalidArgument, "nested deeper");
   }
-  expect_error(nested("{% if 1 %}", "x", "{% endif %}", 20'000), StatusCode::kInvalidArgument,
-               "nested deeper");
+  expect_error(nested("{% if 1 %}", "x", "{% endif %}", 20'000), StatusCode::kInvalidArgument, "nested deeper");
   EXPECT_EQ(render("{{ 0" + repeated(" + 1", 300) + " }}").value(), "300");
   expect_error("{{ 0" + repeated(" + 1", 100'000) + " }}", StatusCode::kInvalidArgument, "deeper than");
   expect_error("{{ s" + repeated(".a", 100'000) + " }}", StatusCode::kInvalidArgument, "deeper than");
@@ -211,19 +200,16 @@ TEST(ChatTemplateLimits, NestingOfSource) {
 TEST(ChatTemplateLimits, NestingOfValuesAndCalls) {
   expect_error("{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}",
                StatusCode::kResourceExhausted, "nested deeper");
-  expect_error(
-      "{% set ns = namespace(x={}) %}{% for i in range(99999) %}{% set ns.x = dict(a=ns.x) %}{% endfor %}",
-      StatusCode::kResourceExhausted, "nested deeper");
+  expect_error("{% set ns = namespace(x={}) %}{% for i in range(99999) %}{% set ns.x = dict(a=ns.x) %}{% endfor %}",
+               StatusCode::kResourceExhausted, "nested deeper");
   expect_error(
       "{% set ns = namespace(x=1) %}{% macro m() %}{% set ns.x = varargs %}{% endmacro %}"
       "{% for i in range(99999) %}{{ m(ns.x) }}{% endfor %}",
       StatusCode::kResourceExhausted, "nested deeper");
-  expect_error("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", StatusCode::kResourceExhausted,
-               "macros");
-  expect_error("{{ 'a' | map(" + repeated("'map', ", 2'000) + "'upper') | list }}",
-               StatusCode::kResourceExhausted, "filters inside filters");
-  expect_error("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", StatusCode::kResourceExhausted,
-               "namespaces");
+  expect_error("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", StatusCode::kResourceExhausted, "macros");
+  expect_error("{{ 'a' | map(" + repeated("'map', ", 2'000) + "'upper') | list }}", StatusCode::kResourceExhausted,
+               "filters inside filters");
+  expect_error("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", StatusCode::kResourceExhausted, "namespaces");
   // The same list twice in each of 60 levels: 2^60 elements to print or compare, none of them in memory.
   expect_error(
       "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}"
@@ -237,13 +223,11 @@ TEST(ChatTemplateLimits, NestingOfValuesAndCalls) {
 
 TEST(ChatTemplateLimits, RingsOfValuesAreFreed) {
   // Checked by the leak sanitizer: a namespace and a macro's scope that hold themselves.
-  EXPECT_EQ(
-      render(
-          "{% set ns = namespace() %}{% set ns.self = ns %}{% macro m() %}x{% endmacro %}{% set ns.m = m %}"
-          "{% for i in range(3) %}{% macro k() %}{{ i }}{% endmacro %}{% set ns.k = k %}{% set ns.l = loop %}"
-          "{% endfor %}{{ ns.k() }}{{ ns.m() }}")
-          .value(),
-      "2x");
+  EXPECT_EQ(render("{% set ns = namespace() %}{% set ns.self = ns %}{% macro m() %}x{% endmacro %}{% set ns.m = m %}"
+                   "{% for i in range(3) %}{% macro k() %}{{ i }}{% endmacro %}{% set ns.k = k %}{% set ns.l = loop %}"
+                   "{% endfor %}{{ ns.k() }}{{ ns.m() }}")
+                .value(),
+            "2x");
 }
 
 }  // namespace

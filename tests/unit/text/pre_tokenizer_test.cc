@@ -50,8 +50,7 @@ TEST(PreTokenizer, AliasesAndUnknownNames) {
   const auto unknown = PreTokenizer::from_name("nonesuch");
   ASSERT_FALSE(unknown.ok());
   EXPECT_EQ(unknown.status().code(), StatusCode::kUnsupported);
-  EXPECT_THAT(std::string(unknown.status().message()),
-              testing::AllOf(HasSubstr("nonesuch"), HasSubstr("smollm")));
+  EXPECT_THAT(std::string(unknown.status().message()), testing::AllOf(HasSubstr("nonesuch"), HasSubstr("smollm")));
 }
 
 TEST(PreTokenizer, StrayBytesCutLikeTheReplacementCharacter) {

@@ -97,40 +97,37 @@ void expect_errors(const Metadata& good, const std::vector<BadCase>& cases) {
 
 TEST(BadVocabulary, Gguf) {
   const std::string p = "tokenizer.ggml.";
-  const auto set = [p](const char* key, MetaValue value) {
-    return [=](Metadata* m) { m->set(p + key, value); };
-  };
-  expect_errors(
-      tiny_bpe(),
-      {
-          {"model", set("model", std::string("t5")), {"unsupported", p + "model", "t5"}},
-          {"pre", set("pre", std::string("nonesuch")), {"unsupported", p + "pre", "nonesuch", "qwen2"}},
-          {"no tokens", set("tokens", Strings{}), {p + "tokens"}},
-          {"tokens of another type", set("tokens", Ints{1}), {p + "tokens"}},
-          {"hole", set("tokens", Strings{"a", "", "ab", "x"}), {p + "tokens[1]", "hole"}},
-          {"duplicate", set("tokens", Strings{"a", "b", "ab", "b"}), {p + "tokens[3]", "'b'", "token 1"}},
-          {"NUL", set("tokens", Strings{"a", "b", std::string("a\0b", 3), "x"}), {p + "tokens[2]", "NUL"}},
-          {"long token",
-           set("tokens", Strings{"a", "b", "ab", std::string(4097, 'x')}),
-           {p + "tokens[3]", "4097", "limit 4096"}},
-          {"short types", set("token_type", Ints{1, 1, 1}), {p + "token_type", "3", "4 tokens"}},
-          {"type out of range", set("token_type", Ints{1, 1, 7, 3}), {p + "token_type[2]", "7"}},
-          {"negative type", set("token_type", Ints{-1, 1, 1, 3}), {p + "token_type[0]", "-1"}},
-          {"short scores", set("scores", Floats{1, 2}), {p + "scores", "2", "4 tokens"}},
-          {"merge of unknown left", set("merges", Strings{"a b", "c b"}), {p + "merges[1]", "left"}},
-          {"merge of unknown right", set("merges", Strings{"a c"}), {p + "merges[0]", "right"}},
-          {"merge to unknown", set("merges", Strings{"b a"}), {p + "merges[0]", "result"}},
-          {"merge without space", set("merges", Strings{"ab"}), {p + "merges[0]"}},
-          {"merge without right part", set("merges", Strings{"a "}), {p + "merges[0]"}},
-          {"merge twice", set("merges", Strings{"a b", "a b"}), {p + "merges[1]", "twice"}},
-          {"bos out of range", set("bos_token_id", int64_t{4}), {p + "bos_token_id"}},
-          {"eos out of range", set("eos_token_id", int64_t{-1}), {p + "eos_token_id"}},
-          {"unk out of range", set("unknown_token_id", uint64_t{1} << 40), {p + "unknown_token_id"}},
-          {"pad out of range", set("padding_token_id", int64_t{99}), {p + "padding_token_id"}},
-          {"add_bos without bos", set("add_bos_token", true), {p + "add_bos_token", p + "bos_token_id"}},
-          {"add_eos without eos", set("add_eos_token", true), {p + "add_eos_token", p + "eos_token_id"}},
-          {"add_bos of another type", set("add_bos_token", std::string("yes")), {p + "add_bos_token"}},
-      });
+  const auto set = [p](const char* key, MetaValue value) { return [=](Metadata* m) { m->set(p + key, value); }; };
+  expect_errors(tiny_bpe(),
+                {
+                    {"model", set("model", std::string("t5")), {"unsupported", p + "model", "t5"}},
+                    {"pre", set("pre", std::string("nonesuch")), {"unsupported", p + "pre", "nonesuch", "qwen2"}},
+                    {"no tokens", set("tokens", Strings{}), {p + "tokens"}},
+                    {"tokens of another type", set("tokens", Ints{1}), {p + "tokens"}},
+                    {"hole", set("tokens", Strings{"a", "", "ab", "x"}), {p + "tokens[1]", "hole"}},
+                    {"duplicate", set("tokens", Strings{"a", "b", "ab", "b"}), {p + "tokens[3]", "'b'", "token 1"}},
+                    {"NUL", set("tokens", Strings{"a", "b", std::string("a\0b", 3), "x"}), {p + "tokens[2]", "NUL"}},
+                    {"long token",
+                     set("tokens", Strings{"a", "b", "ab", std::string(4097, 'x')}),
+                     {p + "tokens[3]", "4097", "limit 4096"}},
+                    {"short types", set("token_type", Ints{1, 1, 1}), {p + "token_type", "3", "4 tokens"}},
+                    {"type out of range", set("token_type", Ints{1, 1, 7, 3}), {p + "token_type[2]", "7"}},
+                    {"negative type", set("token_type", Ints{-1, 1, 1, 3}), {p + "token_type[0]", "-1"}},
+                    {"short scores", set("scores", Floats{1, 2}), {p + "scores", "2", "4 tokens"}},
+                    {"merge of unknown left", set("merges", Strings{"a b", "c b"}), {p + "merges[1]", "left"}},
+                    {"merge of unknown right", set("merges", Strings{"a c"}), {p + "merges[0]", "right"}},
+                    {"merge to unknown", set("merges", Strings{"b a"}), {p + "merges[0]", "result"}},
+                    {"merge without space", set("merges", Strings{"ab"}), {p + "merges[0]"}},
+                    {"merge without right part", set("merges", Strings{"a "}), {p + "merges[0]"}},
+                    {"merge twice", set("merges", Strings{"a b", "a b"}), {p + "merges[1]", "twice"}},
+                    {"bos out of range", set("bos_token_id", int64_t{4}), {p + "bos_token_id"}},
+                    {"eos out of range", set("eos_token_id", int64_t{-1}), {p + "eos_token_id"}},
+                    {"unk out of range", set("unknown_token_id", uint64_t{1} << 40), {p + "unknown_token_id"}},
+                    {"pad out of range", set("padding_token_id", int64_t{99}), {p + "padding_token_id"}},
+                    {"add_bos without bos", set("add_bos_token", true), {p + "add_bos_token", p + "bos_token_id"}},
+                    {"add_eos without eos", set("add_eos_token", true), {p + "add_eos_token", p + "eos_token_id"}},
+                    {"add_bos of another type", set("add_bos_token", std::string("yes")), {p + "add_bos_token"}},
+                });
   expect_errors(tiny_spm(),
                 {
                     {"NaN score",
@@ -171,8 +168,7 @@ struct JsonFile {
 
 TEST(TokenizerJson, ByteLevelBpe) {
   JsonFile file;
-  file.added =
-      R"([{"id":3,"content":"<|im_end|>","special":true},{"id":4,"content":"<tool>","special":false}])";
+  file.added = R"([{"id":3,"content":"<|im_end|>","special":true},{"id":4,"content":"<tool>","special":false}])";
   const auto tokenizer = make_tokenizer_from_json(file.text(), R"({"eos_token":{"content":"<|im_end|>"}})");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().to_string();
   EXPECT_EQ((*tokenizer)->pre_tokenizer(), "gpt-2");
@@ -206,12 +202,11 @@ TEST(TokenizerJson, KnownRegexesGetTheirNames) {
 }
 
 TEST(TokenizerJson, SentencePieceStyleMergesByRank) {
-  const std::string json =
-      R"({"model":{"type":"BPE","byte_fallback":true,"unk_token":"<unk>","vocab":)"
-      R"({"<unk>":0,"<0xC3>":1,"<0xA9>":2,"\u2581":3,"a":4,"b":5,"\u2581a":6,"ab":7},)"
-      R"("merges":[["a","b"],["\u2581","a"]]},"normalizer":{"type":"Sequence","normalizers":)"
-      R"([{"type":"Prepend","prepend":"\u2581"},)"
-      R"({"type":"Replace","pattern":{"String":" "},"content":"\u2581"}]}})";
+  const std::string json = R"({"model":{"type":"BPE","byte_fallback":true,"unk_token":"<unk>","vocab":)"
+                           R"({"<unk>":0,"<0xC3>":1,"<0xA9>":2,"\u2581":3,"a":4,"b":5,"\u2581a":6,"ab":7},)"
+                           R"("merges":[["a","b"],["\u2581","a"]]},"normalizer":{"type":"Sequence","normalizers":)"
+                           R"([{"type":"Prepend","prepend":"\u2581"},)"
+                           R"({"type":"Replace","pattern":{"String":" "},"content":"\u2581"}]}})";
   const auto tokenizer = make_tokenizer_from_json(json, "");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().to_string();
   EXPECT_EQ((*tokenizer)->family(), "spm");
@@ -234,9 +229,8 @@ TEST(TokenizerJson, NfcNormalizerComposes) {
 
 TEST(TokenizerJson, TemplateProcessingSurroundsTheText) {
   JsonFile file;
-  file.post =
-      R"({"type":"Sequence","processors":[{"type":"ByteLevel"},{"type":"TemplateProcessing","single":)"
-      R"([{"SpecialToken":{"id":"b"}},{"Sequence":{"id":"A"}}],"special_tokens":{"b":{"ids":[1]}}}]})";
+  file.post = R"({"type":"Sequence","processors":[{"type":"ByteLevel"},{"type":"TemplateProcessing","single":)"
+              R"([{"SpecialToken":{"id":"b"}},{"Sequence":{"id":"A"}}],"special_tokens":{"b":{"ids":[1]}}}]})";
   const auto tokenizer = make_tokenizer_from_json(file.text(), "");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().to_string();
   EXPECT_EQ(*(*tokenizer)->encode("a", {}), (std::vector<TokenId>{1, 0}));
@@ -274,14 +268,10 @@ TEST(BadVocabulary, Json) {
       {[](JsonFile* f) { f->pre = R"({"type":"UnicodeScripts"})"; }, {"pre_tokenizer 'UnicodeScripts'"}},
       {[](JsonFile* f) { f->pre = R"({"type":"ByteLevel","add_prefix_space":true})"; }, {"add_prefix_space"}},
       {[](JsonFile* f) { f->pre = R"({"type":"Split","behavior":"Removed"})"; }, {"Removed"}},
-      {[](JsonFile* f) { f->pre = R"({"type":"Split","behavior":"Isolated","pattern":{"String":"x"}})"; },
-       {"Regex"}},
+      {[](JsonFile* f) { f->pre = R"({"type":"Split","behavior":"Isolated","pattern":{"String":"x"}})"; }, {"Regex"}},
       {[](JsonFile* f) { f->post = R"({"type":"Odd"})"; }, {"post_processor 'Odd'"}},
-      {[](JsonFile* f) { f->post = R"({"type":"BertProcessing","sep":["b",9],"cls":["a",0]})"; },
-       {"9", "vocabulary"}},
-      {[](JsonFile* f) {
-         f->post = R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"q"}}]})";
-       },
+      {[](JsonFile* f) { f->post = R"({"type":"BertProcessing","sep":["b",9],"cls":["a",0]})"; }, {"9", "vocabulary"}},
+      {[](JsonFile* f) { f->post = R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"q"}}]})"; },
        {"'q'", "special_tokens"}},
   };
   ASSERT_EQ(json_error(JsonFile().text()), "ok");
@@ -296,8 +286,7 @@ TEST(BadVocabulary, Json) {
   EXPECT_THAT(json_error("[]"), HasSubstr("tokenizer.json"));
   EXPECT_THAT(json_error("{}"), HasSubstr("model"));
   EXPECT_THAT(json_error(R"({"model":{"type":"Unigram"}})"), HasSubstr("'Unigram'"));
-  EXPECT_THAT(json_error(JsonFile().text(), R"({"bos_token":"<s>"})"),
-              AllOf(HasSubstr("bos_token"), HasSubstr("<s>")));
+  EXPECT_THAT(json_error(JsonFile().text(), R"({"bos_token":"<s>"})"), AllOf(HasSubstr("bos_token"), HasSubstr("<s>")));
   std::string deep = "{\"a\":";
   for (int i = 0; i < 100; ++i) deep += "[";
   for (int i = 0; i < 100; ++i) deep += "]";

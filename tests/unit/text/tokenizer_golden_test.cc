@@ -58,8 +58,7 @@ TEST_P(Golden, IdsEqualLlamaCpp) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Vocabularies, Golden,
-                         testing::Values("gpt-2", "deepseek-coder", "starcoder", "llama-spm", "phi-3",
-                                         "bert-bge"));
+                         testing::Values("gpt-2", "deepseek-coder", "starcoder", "llama-spm", "phi-3", "bert-bge"));
 
 TEST(GoldenSpecials, BosAndEosAsTheFilesSay) {
   const EncodeOptions with_special{.add_special = true, .parse_special = false};
@@ -117,8 +116,7 @@ class ModelGolden : public testing::TestWithParam<const char*> {
 TEST_P(ModelGolden, IdsEqualLlamaCpp) {
   const auto tokenizer = open();
   if (tokenizer == nullptr) GTEST_SKIP() << GetParam() << " is not in the store";
-  const auto reference =
-      test::read_json(data_path("reference/" + std::string(GetParam()) + ".json"))["tokenize"];
+  const auto reference = test::read_json(data_path("reference/" + std::string(GetParam()) + ".json"))["tokenize"];
   ASSERT_FALSE(reference["strings"].empty());
   for (const auto& one : reference["strings"]) {
     const std::string text = one["text"];
@@ -130,8 +128,8 @@ TEST_P(ModelGolden, IdsEqualLlamaCpp) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ModelGolden,
-                         testing::Values("smollm2-135m-instruct", "gemma-3-270m",
-                                         "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"));
+                         testing::Values("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct",
+                                         "qwen2.5-coder-1.5b-instruct"));
 
 TEST(ModelVocabulary, Qwen2GoldenWithTheVocabularyOfQwen25Coder) {
   const auto path = resolve_model("qwen2.5-coder-0.5b-instruct");

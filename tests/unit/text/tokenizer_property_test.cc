@@ -20,29 +20,17 @@ std::string random_text(Philox& rng, uint32_t length) {
   for (uint32_t i = 0; i < length; ++i) {
     char32_t c = ' ';
     switch (rng.below(8)) {
-      case 0:
-        c = " \t\n\r'"[rng.below(5)];
-        break;
+      case 0: c = " \t\n\r'"[rng.below(5)]; break;
       case 1:
       case 2:
-      case 3:
-        c = 0x20 + rng.below(0x5F);
-        break;
-      case 4:
-        c = 0x80 + rng.below(0x780);
-        break;
-      case 5:
-        c = 0x800 + rng.below(0xD000);
-        break;
-      case 6:
-        c = 0x10000 + rng.below(0x10000);
-        break;
-      default:
-        c = rng.below(0x110000);
+      case 3: c = 0x20 + rng.below(0x5F); break;
+      case 4: c = 0x80 + rng.below(0x780); break;
+      case 5: c = 0x800 + rng.below(0xD000); break;
+      case 6: c = 0x10000 + rng.below(0x10000); break;
+      default: c = rng.below(0x110000);
     }
     if ((c >= 0xD800 && c < 0xE000) || c == 0x2581) continue;
-    for (uint32_t repeat = rng.below(12) == 0 ? rng.below(20) : 1; repeat > 0; --repeat)
-      utf8_append(c, &text);
+    for (uint32_t repeat = rng.below(12) == 0 ? rng.below(20) : 1; repeat > 0; --repeat) utf8_append(c, &text);
   }
   return text;
 }

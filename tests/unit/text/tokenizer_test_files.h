@@ -18,9 +18,7 @@
 
 namespace pare::test {
 
-inline std::string data_path(const std::string& name) {
-  return std::string(PARE_SOURCE_DIR "/tests/data/") + name;
-}
+inline std::string data_path(const std::string& name) { return std::string(PARE_SOURCE_DIR "/tests/data/") + name; }
 
 inline std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

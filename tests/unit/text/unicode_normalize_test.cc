@@ -64,15 +64,14 @@ TEST(UnicodeNormalize, LongRunsOfMarksStayLinear) {
 
 TEST(Utf8, StepsRefuseWhatIsNoCodePoint) {
   for (const char* bad :
-       {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF",
-        "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xC3", "\xE2\x82", "\xF0\x9F\xA6", "\xC3(", "\xFF"}) {
+       {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80",
+        "\xF5\x80\x80\x80", "\xC3", "\xE2\x82", "\xF0\x9F\xA6", "\xC3(", "\xFF"}) {
     const Utf8Step step = utf8_step(bad, 0);
     EXPECT_FALSE(step.valid);
     EXPECT_EQ(step.size, 1);
     EXPECT_FALSE(utf8_valid(bad));
   }
-  for (const char32_t c :
-       {U'\0', U'a', char32_t{0x7FF}, char32_t{0x800}, char32_t{0xFFFF}, char32_t{0x10FFFF}}) {
+  for (const char32_t c : {U'\0', U'a', char32_t{0x7FF}, char32_t{0x800}, char32_t{0xFFFF}, char32_t{0x10FFFF}}) {
     const std::string text = utf8({&c, 1});
     const Utf8Step step = utf8_step(text, 0);
     EXPECT_TRUE(step.valid);
