@@ -47,7 +47,7 @@ class EngineMemory {
   };
 
   EngineMemory() = default;
-  Status make_policies(const ModelConfig& config);
+  Status make_policies();
   Status make_store(const LoadedModel& model);
   Status make_arena(const Model& model);
 
