@@ -1,5 +1,5 @@
 // EngineMemory: everything an engine allocates, sized once from its options: threads, step arena, KV store, policies,
-// sampler outputs. A step allocates nothing.
+// sampler outputs. A decode step takes no other memory, unless a token's text outgrows std::string's own 15 bytes.
 #pragma once
 
 #include <memory>
