@@ -51,6 +51,8 @@ std::vector<double> oracle_row(const History& h, int32_t row, int32_t window) {
 // One store under both layers; each layer attends with the same q, k, v.
 class AttentionRig {
  public:
+  static constexpr uint16_t kTileRows = 16;
+
   explicit AttentionRig(int threads) : rig(threads), rng_(21), map_(two_layers()) {
     selectors_ = std::make_unique<SelectorSet>(SelectorSet::make(parse_spec("dense", "attn").value(), map_).value());
     policy_ = std::move(make_kv_policy(parse_spec("dense", "kv").value()).value().policy);
@@ -95,7 +97,7 @@ class AttentionRig {
     StepPlans plans;
     EXPECT_TRUE(build_step(seqs, map_, *policy_, shape_, *store, ctx.arena, plans).ok());
     EXPECT_TRUE(selectors_
-                    ->build({.seqs = {plans.classes[0].seqs, work.size()}, .n_heads = kHeads, .tile_rows = 16},
+                    ->build({.seqs = {plans.classes[0].seqs, work.size()}, .n_heads = kHeads, .tile_rows = kTileRows},
                             ctx.arena, plans)
                     .ok());
     const int64_t rows = plans.n_rows;
@@ -107,6 +109,7 @@ class AttentionRig {
       ops::attend_layer(ctx, plans, l, kScale, floats(q, {rows, kHeads, kHeadDim}),
                         floats(k, {rows, kKvHeads, kHeadDim}), floats(v, {rows, kKvHeads, kHeadDim}), out);
       EXPECT_EQ(ctx.arena.used(), used);
+      attend_bytes = ctx.arena.peak() - used;
       const std::vector<float> values = values_of(out.values);
       compare(work, values, l == 0 ? kContext : kWindow);
       outputs.insert(outputs.end(), values.begin(), values.end());
@@ -118,6 +121,7 @@ class AttentionRig {
   OpsRig rig;
   std::unique_ptr<KvStore> store;
   std::map<SeqId, History> history;
+  size_t attend_bytes = 0;  // arena that the last attend_layer took, if no call before reached as far
 
  private:
   void compare(const std::vector<Work>& work, const std::vector<float>& out, int32_t window) {
@@ -159,6 +163,18 @@ TEST(AttentionOps, PrefillDecodeAndForksOnAnyNumberOfThreads) {
     if (threads == 1) alone = outputs;
     EXPECT_EQ(outputs, alone) << threads << " threads";
   }
+}
+
+// Model::workspace_bytes counts on it.
+TEST(AttentionOps, AMixedStepNeedsTheLargerWorkspaceNotBoth) {
+  AttentionRig rig(3);
+  const SeqId a = rig.store->create_sequence().value(), b = rig.store->create_sequence().value();
+  rig.step({{a, 1, false}});
+  rig.step({{a, 16, true}, {b, 1, false}});
+  const AttentionKernels& kernels = rig.rig.ctx.attention;
+  const size_t larger = std::max(kernels.prefill_workspace_bytes(AttentionRig::kTileRows, kHeads / kKvHeads, kHeadDim),
+                                 kernels.decode_workspace_bytes(kMaxDecodeRows * kHeads / kKvHeads, kHeadDim));
+  EXPECT_LE(rig.attend_bytes, 3 * (larger + 64) + sizeof(AttentionCounters) * 3 + 64);
 }
 
 // A copied page holds every plane of every layer and head of its class, and nothing of other classes changes.
