@@ -155,7 +155,9 @@ void Engine::Impl::add_draw(Branch* branch, const ScheduledRows& s, std::span<co
 void Engine::Impl::after_step() {
   for (const ScheduledRows& s : step_rows) {
     s.branch->computed += s.rows;
+#ifndef PARE_FAULT_RUNTIME_OBSERVE_TWICE
     s.branch->observed = std::max(s.branch->observed, std::min(s.branch->computed, s.branch->prompt_len));
+#endif
   }
   const int32_t* ids = memory->sample_output(parity).ids;
   for (const PendingToken& draw : pending[parity]) {

@@ -17,7 +17,11 @@ void Scheduler::add(std::vector<std::unique_ptr<Branch>> branches) {
 }
 
 void Scheduler::retire(Branch* branch) {
+#ifdef PARE_FAULT_RUNTIME_CANCEL_LEAKS
+  if (branch->is_running() && !branch->owner->cancelled) stop(branch);
+#else
   if (branch->is_running()) stop(branch);
+#endif
   std::erase_if(order_, [&](const std::unique_ptr<Branch>& b) { return b.get() == branch; });
 }
 
@@ -164,7 +168,11 @@ void Scheduler::plan(std::vector<ScheduledRows>* step) {
   logit_rows_left_ = limits_.logit_rows;
   slots_promised_ = 0;
 
+#ifdef PARE_FAULT_RUNTIME_STARVE_OLDEST
+  const int32_t kept = 0;
+#else
   const int32_t kept = !order_.empty() && order_.front()->in_prompt() ? limits_.chunk_grid : 0;
+#endif
   for (const auto& b : order_) {
     if (rows_left_ <= kept || logit_rows_left_ <= kept) break;
     if (b->is_running() && !b->in_prompt()) plan_decode(b.get(), rows_left_ - kept, logit_rows_left_ - kept);

@@ -103,7 +103,7 @@ TEST(Scenario, RandomLoad) {
     const EngineOptions& o = s.options;
     SCOPED_TRACE(::testing::Message() << "PARE_SCENARIO_FIRST=" << seed << " PARE_SCENARIO_SEEDS=1: " << s.model << " "
                                       << o.attn << " " << o.kv << ", step rows " << o.step_rows << ", in flight "
-                                      << o.steps_in_flight);
+                                      << o.steps_in_flight << ", denied reservation " << s.denied_reserve);
     Outcome out;
     play(s, &out);
     if (HasFatalFailure()) return;
