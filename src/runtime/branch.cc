@@ -58,9 +58,7 @@ ops::SampleRow Branch::sample_row(int64_t logits_row, int32_t position, const in
   row.position = position;
   row.counts = counts.data();
   row.n_counts = static_cast<int32_t>(counts.size());
-#ifndef PARE_FAULT_RUNTIME_PENALTY_MISSES_IN_FLIGHT
   if (owner->penalized) row.uncounted = uncounted;
-#endif
   row.bias = owner->bias.data();
   row.n_bias = static_cast<int32_t>(owner->bias.size());
   row.wants_logprob = owner->request.logprobs >= 0;
