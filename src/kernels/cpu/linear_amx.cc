@@ -1,7 +1,10 @@
 // AMX: 16 activation rows times 16 weight rows a tile instruction, K = 32 (or two halves of 16) so that every
 // block is flushed into fp32 with its own scales, by the same expression as the other levels. A packed group
-// of 64 bytes is already a row of AMX's B operand. Fewer than 16 rows, and weights that multiply in fp32, go
-// to the AVX-512 kernels.
+// of 64 bytes is already a row of AMX's B operand; weights are unpacked with their offset taken off, so that the integer
+// sums need no correction. Fewer than 16 rows, and weights that multiply in fp32, go to the AVX-512 kernels.
+//
+// A flush bounds this kernel: 16 x 16 x 32 products take the tile unit 16 cycles, turning their sums into fp32 three or
+// four vector instructions for each of the 16 rows on two ports.
 #include "kernels/cpu/linear_avx512-inl.h"
 #include "kernels/level_tables.h"
 
@@ -20,6 +23,9 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
+// The tile intrinsics do not tell GCC 12 what memory they read: without this it drops the stores to it as dead.
+inline void publish(const void* memory) { asm volatile("" : : "r"(memory) : "memory"); }
+
 template <const PackedFormat& F>
 constexpr bool kHalves = F.math == BlockMath::kSym16 || F.math == BlockMath::kMin16;
 
@@ -30,21 +36,26 @@ void configure_tiles(int depth) {
   for (const int c : {0, 1}) config.rows[c] = 16, config.row_bytes[c] = 64;
   for (const int a : {2, 3}) config.rows[a] = 16, config.row_bytes[a] = static_cast<uint16_t>(depth);
   for (const int b : {4, 5}) config.rows[b] = static_cast<uint8_t>(depth / 4), config.row_bytes[b] = 64;
+  publish(&config);
   _tile_loadconfig(&config);
 }
 
 struct alignas(64) Chunk {
-  uint8_t weights[kChunkBlocks][8][64];
+  int8_t weights[kChunkBlocks][8][64];
   Scales scales[kChunkBlocks];
 };
 
 template <const PackedFormat& F>
 void unpack_chunk(const uint8_t* tile, int64_t block0, int64_t count, Chunk* chunk) {
+  constexpr bool kSymmetric = F.math == BlockMath::kSym32 || F.math == BlockMath::kSym16;
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(kSymmetric ? 1 << F.offset_log2 : 0));
   for (int64_t i = 0; i < count; ++i) {
     const int64_t b = block0 + i;
     __m512i w[8];
     load_weights<F>(tile + packed_quant_offset(F, b), w);
-    PARE_UNROLL for (int g = 0; g < 8; ++g) _mm512_store_si512(chunk->weights[i][g], w[g]);
+    PARE_UNROLL for (int g = 0; g < 8; ++g) {
+      _mm512_store_si512(chunk->weights[i][g], _mm512_sub_epi8(w[g], offset));
+    }
     chunk->scales[i] = load_scales<F>(tile + packed_header_offset(F, b), static_cast<int>(b % F.blocks));
   }
 }
@@ -55,14 +66,7 @@ using Sums = int32_t[kGroup][16];
 template <const PackedFormat& F>
 inline void flush(const Sums& first, const Sums& second, const Scales& s, const ActBlock* x, __m512 acc[kGroup]) {
   PARE_UNROLL for (int t = 0; t < kGroup; ++t) {
-    __m512i a = _mm512_load_si512(first[t]), b = a;
-    if constexpr (kHalves<F>) {
-      b = _mm512_add_epi32(_mm512_load_si512(second[t]), initial_sum<F>(&x[t].neg_sum16[1]));
-      a = _mm512_add_epi32(a, initial_sum<F>(&x[t].neg_sum16[0]));
-    } else {
-      a = _mm512_add_epi32(a, initial_sum<F>(&x[t].neg_sum));
-    }
-    acc[t] = add_block<F.math>(a, b, s, x + t, acc[t]);
+    acc[t] = add_block<F.math>(_mm512_load_si512(first[t]), _mm512_load_si512(second[t]), s, x + t, acc[t]);
   }
 }
 
@@ -71,6 +75,7 @@ template <const PackedFormat& F>
 void multiply_chunk(const Chunk& chunk, int64_t count, const ActBlock* x, int64_t stride, float (*sums)[16]) {
   alignas(64) Sums first, second;
   __m512 acc[kGroup];
+  publish(&chunk);
   PARE_UNROLL for (int t = 0; t < kGroup; ++t) acc[t] = _mm512_load_ps(sums[t]);
   if constexpr (kHalves<F>) {
     for (int64_t i = 0; i < count; ++i, x += stride) {
@@ -78,10 +83,10 @@ void multiply_chunk(const Chunk& chunk, int64_t count, const ActBlock* x, int64_
       _tile_zero(1);
       _tile_loadd(2, x->q, sizeof(ActBlock));
       _tile_loadd(4, chunk.weights[i][0], 64);
-      _tile_dpbsud(0, 2, 4);
+      _tile_dpbssd(0, 2, 4);
       _tile_loadd(3, x->q + 16, sizeof(ActBlock));
       _tile_loadd(5, chunk.weights[i][4], 64);
-      _tile_dpbsud(1, 3, 5);
+      _tile_dpbssd(1, 3, 5);
       _tile_stored(0, first, 64);
       _tile_stored(1, second, 64);
       flush<F>(first, second, chunk.scales[i], x, acc);
@@ -94,10 +99,10 @@ void multiply_chunk(const Chunk& chunk, int64_t count, const ActBlock* x, int64_
       _tile_zero(1);
       _tile_loadd(2, x->q, sizeof(ActBlock));
       _tile_loadd(4, chunk.weights[i][0], 64);
-      _tile_dpbsud(0, 2, 4);
+      _tile_dpbssd(0, 2, 4);
       _tile_loadd(3, (x + stride)->q, sizeof(ActBlock));
       _tile_loadd(5, chunk.weights[i + 1][0], 64);
-      _tile_dpbsud(1, 3, 5);
+      _tile_dpbssd(1, 3, 5);
       _tile_stored(0, first, 64);
       _tile_stored(1, second, 64);
       flush<F>(first, first, chunk.scales[i], x, acc);
@@ -107,7 +112,7 @@ void multiply_chunk(const Chunk& chunk, int64_t count, const ActBlock* x, int64_
       _tile_zero(0);
       _tile_loadd(2, x->q, sizeof(ActBlock));
       _tile_loadd(4, chunk.weights[i][0], 64);
-      _tile_dpbsud(0, 2, 4);
+      _tile_dpbssd(0, 2, 4);
       _tile_stored(0, first, 64);
       flush<F>(first, first, chunk.scales[i], x, acc);
     }
