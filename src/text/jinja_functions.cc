@@ -128,12 +128,7 @@ constexpr Function kFunctions[] = {
 
 }  // namespace
 
-const Function* find_function(std::string_view name) {
-  for (const Function& function : kFunctions) {
-    if (function.name == name) return &function;
-  }
-  return nullptr;
-}
+const Function* find_function(std::string_view name) { return find_named(kFunctions, name); }
 
 Expected<Value> call_joiner_object(Runtime& rt, const Value& self, const Arguments& args) {
   if (!args.positional.empty() || !args.named.empty()) return invalid_argument("a joiner takes no arguments");

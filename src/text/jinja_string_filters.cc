@@ -340,11 +340,6 @@ constexpr Filter kFilters[] = {
 
 }  // namespace
 
-const Filter* find_string_filter(std::string_view name) {
-  for (const Filter& filter : kFilters) {
-    if (filter.name == name) return &filter;
-  }
-  return nullptr;
-}
+const Filter* find_string_filter(std::string_view name) { return find_named(kFilters, name); }
 
 }  // namespace pare::jinja

@@ -6,6 +6,7 @@
 // A flush bounds this kernel: 16 x 16 x 32 products take the tile unit 16 cycles, turning their sums into fp32 three or
 // four vector instructions for each of the 16 rows on two ports.
 #include "kernels/cpu/linear_avx512-inl.h"
+#include "kernels/cpu/linear_call-inl.h"
 #include "kernels/level_tables.h"
 
 namespace pare {
@@ -23,9 +24,6 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
-// The tile intrinsics do not tell GCC 12 what memory they read: without this it drops the stores to it as dead.
-inline void publish(const void* memory) { asm volatile("" : : "r"(memory) : "memory"); }
-
 template <const PackedFormat& F>
 constexpr bool kHalves = F.math == BlockMath::kSym16 || F.math == BlockMath::kMin16;
 
@@ -36,9 +34,12 @@ void configure_tiles(int depth) {
   for (const int c : {0, 1}) config.rows[c] = 16, config.row_bytes[c] = 64;
   for (const int a : {2, 3}) config.rows[a] = 16, config.row_bytes[a] = static_cast<uint16_t>(depth);
   for (const int b : {4, 5}) config.rows[b] = static_cast<uint8_t>(depth / 4), config.row_bytes[b] = 64;
-  publish(&config);
-  _tile_loadconfig(&config);
+  // GCC 12's _tile_loadconfig declares that it reads 8 of the 64 bytes, and the stores of the others vanish.
+  __asm__ volatile("ldtilecfg %0" ::"m"(config));
 }
+
+// Nor do its tile loads say that they read memory: what was stored before this is there for them.
+inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
 
 struct alignas(64) Chunk {
   int8_t weights[kChunkBlocks][8][64];
@@ -75,8 +76,8 @@ template <const PackedFormat& F>
 void multiply_chunk(const Chunk& chunk, int64_t count, const ActBlock* x, int64_t stride, float (*sums)[16]) {
   alignas(64) Sums first, second;
   __m512 acc[kGroup];
-  publish(&chunk);
   PARE_UNROLL for (int t = 0; t < kGroup; ++t) acc[t] = _mm512_load_ps(sums[t]);
+  finish_stores();
   if constexpr (kHalves<F>) {
     for (int64_t i = 0; i < count; ++i, x += stride) {
       _tile_zero(0);
@@ -120,14 +121,6 @@ void multiply_chunk(const Chunk& chunk, int64_t count, const ActBlock* x, int64_
   PARE_UNROLL for (int t = 0; t < kGroup; ++t) _mm512_store_ps(sums[t], acc[t]);
 }
 
-struct Call {
-  const PackedWeight& w;
-  const ActRows& x;
-  const LinearEpilogue& epilogue;
-  float* y;
-  int64_t ld_y;
-};
-
 // Rows [t0, t0 + rows), a multiple of 16 up to kMaxRows, of one output tile.
 template <const PackedFormat& F>
 void run_tile(const Call& c, const uint8_t* data, int64_t tile, int64_t t0, int64_t rows) {
@@ -164,22 +157,9 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
   const Call c = {w, x, epilogue, y, ld_y};
   const int64_t full = t0 + (t1 - t0) / kGroup * kGroup;  // end of the rows that fill tiles
   int64_t rest = full;
-  if (full > t0) {
-    switch (w.dtype) {
-      case DType::Q4_0: run_blocks<kPackedQ4_0>(c, t0, full, tile0, tile1); break;
-      case DType::Q4_1: run_blocks<kPackedQ4_1>(c, t0, full, tile0, tile1); break;
-      case DType::Q5_0: run_blocks<kPackedQ5_0>(c, t0, full, tile0, tile1); break;
-      case DType::Q5_1: run_blocks<kPackedQ5_1>(c, t0, full, tile0, tile1); break;
-      case DType::Q8_0: run_blocks<kPackedQ8_0>(c, t0, full, tile0, tile1); break;
-      case DType::Q2_K: run_blocks<kPackedQ2_K>(c, t0, full, tile0, tile1); break;
-      case DType::Q3_K: run_blocks<kPackedQ3_K>(c, t0, full, tile0, tile1); break;
-      case DType::Q4_K: run_blocks<kPackedQ4_K>(c, t0, full, tile0, tile1); break;
-      case DType::Q5_K: run_blocks<kPackedQ5_K>(c, t0, full, tile0, tile1); break;
-      case DType::Q6_K: run_blocks<kPackedQ6_K>(c, t0, full, tile0, tile1); break;
-      case DType::IQ4_NL: run_blocks<kPackedIQ4_NL>(c, t0, full, tile0, tile1); break;
-      case DType::IQ4_XS: run_blocks<kPackedIQ4_XS>(c, t0, full, tile0, tile1); break;
-      default: rest = t0;  // fp32 arithmetic
-    }
+  if (full > t0 &&
+      !with_block_format(w.dtype, [&]<const PackedFormat & F>() { run_blocks<F>(c, t0, full, tile0, tile1); })) {
+    rest = t0;
   }
   if (rest < t1) kLinearAvx512.linear(w, x, rest, t1, tile0, tile1, epilogue, y, ld_y);
 }

@@ -3,8 +3,8 @@
 // sign.
 #include <immintrin.h>
 
+#include "kernels/cpu/linear_call-inl.h"
 #include "kernels/level_tables.h"
-#include "kernels/packed_format.h"
 
 #define PARE_UNROLL _Pragma("GCC unroll 16")
 
@@ -195,14 +195,6 @@ inline __m256 add_block(const __m256i w[8], const Scales& s, const ActBlock* x, 
   return acc;
 }
 
-struct Call {
-  const PackedWeight& w;
-  const ActRows& x;
-  const LinearEpilogue& epilogue;
-  float* y;
-  int64_t ld_y;
-};
-
 inline void store_half_row(const Call& c, __m256 acc, int64_t row0, float* y) {
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const int64_t left = c.w.n - row0;
@@ -352,22 +344,11 @@ void run_float(const Call& c, int64_t t0, int64_t t1, int64_t tile0, int64_t til
 void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
             const LinearEpilogue& epilogue, float* y, int64_t ld_y) {
   const Call c = {w, x, epilogue, y, ld_y};
+  if (with_block_format(w.dtype, [&]<const PackedFormat & F>() { run_blocks<F>(c, t0, t1, tile0, tile1); })) return;
   switch (w.dtype) {
     case DType::F32: return run_float<DType::F32>(c, t0, t1, tile0, tile1);
     case DType::F16: return run_float<DType::F16>(c, t0, t1, tile0, tile1);
     case DType::BF16: return run_float<DType::BF16>(c, t0, t1, tile0, tile1);
-    case DType::Q4_0: return run_blocks<kPackedQ4_0>(c, t0, t1, tile0, tile1);
-    case DType::Q4_1: return run_blocks<kPackedQ4_1>(c, t0, t1, tile0, tile1);
-    case DType::Q5_0: return run_blocks<kPackedQ5_0>(c, t0, t1, tile0, tile1);
-    case DType::Q5_1: return run_blocks<kPackedQ5_1>(c, t0, t1, tile0, tile1);
-    case DType::Q8_0: return run_blocks<kPackedQ8_0>(c, t0, t1, tile0, tile1);
-    case DType::Q2_K: return run_blocks<kPackedQ2_K>(c, t0, t1, tile0, tile1);
-    case DType::Q3_K: return run_blocks<kPackedQ3_K>(c, t0, t1, tile0, tile1);
-    case DType::Q4_K: return run_blocks<kPackedQ4_K>(c, t0, t1, tile0, tile1);
-    case DType::Q5_K: return run_blocks<kPackedQ5_K>(c, t0, t1, tile0, tile1);
-    case DType::Q6_K: return run_blocks<kPackedQ6_K>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_NL: return run_blocks<kPackedIQ4_NL>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_XS: return run_blocks<kPackedIQ4_XS>(c, t0, t1, tile0, tile1);
     default: return;
   }
 }

@@ -2,6 +2,7 @@
 // four signed activations. Up to 16 rows of activations keep their fp32 sums in registers while a tile
 // streams past once.
 #include "kernels/cpu/linear_avx512-inl.h"
+#include "kernels/cpu/linear_call-inl.h"
 #include "kernels/level_tables.h"
 
 namespace pare {
@@ -54,14 +55,6 @@ inline void tile_sums(const uint8_t* tile, const ActBlock* x, int64_t stride, in
   }
   if (b < blocks) block_step<F, T>(tile + F.header_bytes, load_scales<F>(tile, 0), x, acc);
 }
-
-struct Call {
-  const PackedWeight& w;
-  const ActRows& x;
-  const LinearEpilogue& epilogue;
-  float* y;
-  int64_t ld_y;
-};
 
 template <const PackedFormat& F, int T>
 void run_tile(const Call& c, const uint8_t* data, int64_t tile, int64_t t) {
@@ -143,22 +136,11 @@ void run_float(const Call& c, int64_t t0, int64_t t1, int64_t tile0, int64_t til
 void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
             const LinearEpilogue& epilogue, float* y, int64_t ld_y) {
   const Call c = {w, x, epilogue, y, ld_y};
+  if (with_block_format(w.dtype, [&]<const PackedFormat & F>() { run_blocks<F>(c, t0, t1, tile0, tile1); })) return;
   switch (w.dtype) {
     case DType::F32: return run_float<DType::F32>(c, t0, t1, tile0, tile1);
     case DType::F16: return run_float<DType::F16>(c, t0, t1, tile0, tile1);
     case DType::BF16: return run_float<DType::BF16>(c, t0, t1, tile0, tile1);
-    case DType::Q4_0: return run_blocks<kPackedQ4_0>(c, t0, t1, tile0, tile1);
-    case DType::Q4_1: return run_blocks<kPackedQ4_1>(c, t0, t1, tile0, tile1);
-    case DType::Q5_0: return run_blocks<kPackedQ5_0>(c, t0, t1, tile0, tile1);
-    case DType::Q5_1: return run_blocks<kPackedQ5_1>(c, t0, t1, tile0, tile1);
-    case DType::Q8_0: return run_blocks<kPackedQ8_0>(c, t0, t1, tile0, tile1);
-    case DType::Q2_K: return run_blocks<kPackedQ2_K>(c, t0, t1, tile0, tile1);
-    case DType::Q3_K: return run_blocks<kPackedQ3_K>(c, t0, t1, tile0, tile1);
-    case DType::Q4_K: return run_blocks<kPackedQ4_K>(c, t0, t1, tile0, tile1);
-    case DType::Q5_K: return run_blocks<kPackedQ5_K>(c, t0, t1, tile0, tile1);
-    case DType::Q6_K: return run_blocks<kPackedQ6_K>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_NL: return run_blocks<kPackedIQ4_NL>(c, t0, t1, tile0, tile1);
-    case DType::IQ4_XS: return run_blocks<kPackedIQ4_XS>(c, t0, t1, tile0, tile1);
     default: return;
   }
 }
