@@ -26,7 +26,7 @@ void for_rows(ExecContext& ctx, int64_t rows, Body&& body) {
 }
 
 void quantize_row(ExecContext& ctx, const LinearInput& rows, int64_t t) {
-  if (rows.quantized) ctx.linear.quantize_rows(rows.rows, t, t + 1);
+  if (rows.quantized) quantize_rows(ctx.linear, rows.rows, t, t + 1);
 }
 
 }  // namespace
@@ -39,9 +39,9 @@ Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape) {
   return Tensor(block.data(), DType::F32, shape, ctx.device);
 }
 
-LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized) {
+LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values) {
   LinearInput in;
-  in.values = make_f32(ctx, {t, k});
+  if (with_values || !quantized) in.values = make_f32(ctx, {t, k});
   in.quantized = quantized;
   if (quantized) {
     const auto block = ctx.arena.take<std::byte>(act_rows_bytes(t, k));
@@ -50,7 +50,7 @@ LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quant
   }
   in.rows.t = t;
   in.rows.k = k;
-  in.rows.f32 = in.values.as<float>();
+  if (with_values || !quantized) in.rows.f32 = in.values.as<float>();
   in.rows.ld = k;
   return in;
 }
