@@ -62,8 +62,10 @@ bool wait_busily(bool forever, Ready ready) {
 }  // namespace
 
 // A loop is published in one 64-bit word: its number in the upper half, the unclaimed tasks in the lower. A claim is a
-// compare-and-swap on that word, so a worker that comes late can never claim a task of a loop whose body it has not
-// seen, and a parked worker is not waited for: the loop is over when its tasks are.
+// compare-and-swap on that word and takes a share of what is left, so that the word's cache line does not become the
+// bottleneck of short tasks while the last ones still go out one by one. A worker that comes late can never claim a
+// task of a loop whose body it has not seen, and a parked worker is not waited for: the loop is over when its tasks
+// are.
 struct ThreadPool::Shared {
   alignas(64) std::atomic<uint64_t> word{0};
   alignas(64) std::atomic<int64_t> unfinished{0};
@@ -71,6 +73,7 @@ struct ThreadPool::Shared {
   alignas(64) ErasedBody body = nullptr;
   void* fn = nullptr;
   int64_t tasks = 0;
+  uint32_t shares = 1;  // a claim takes 1/shares of the unclaimed tasks, at least one
   alignas(64) std::atomic<int> parked{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
@@ -84,9 +87,12 @@ struct ThreadPool::Shared {
     int64_t ran = 0;
     uint64_t w = word.load(std::memory_order_acquire);
     while (unclaimed(w) > 0) {
-      if (!word.compare_exchange_weak(w, w - 1, std::memory_order_acquire, std::memory_order_acquire)) continue;
-      body(fn, tasks - unclaimed(w), thread);
-      ++ran;
+      // `shares` belongs to the pool, not to the loop, so a late worker may read it before its claim fails.
+      const uint32_t claimed = std::max(1u, unclaimed(w) / shares);
+      if (!word.compare_exchange_weak(w, w - claimed, std::memory_order_acquire, std::memory_order_acquire)) continue;
+      const int64_t first = tasks - unclaimed(w);
+      for (int64_t task = first; task < first + claimed; ++task) body(fn, task, thread);
+      ran += claimed;
       w = word.load(std::memory_order_acquire);  // still this loop: its end waits for the report below
     }
     if (ran > 0) unfinished.fetch_sub(ran, std::memory_order_acq_rel);
@@ -114,6 +120,7 @@ struct ThreadPool::Shared {
 
 ThreadPool::ThreadPool(int threads)
     : threads_(std::clamp<int>(threads, 1, kMaxThreads)), shared_(std::make_unique<Shared>()) {
+  shared_->shares = 2 * static_cast<uint32_t>(threads_);
   shared_->workers.reserve(static_cast<size_t>(threads_ - 1));
   for (int t = 1; t < threads_; ++t) {
     shared_->workers.emplace_back([shared = shared_.get(), t] { shared->worker(t); });

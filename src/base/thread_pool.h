@@ -24,7 +24,7 @@ class ThreadPool {
   int threads() const { return threads_; }
 
   // Calls body(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns when all are
-  // done. Tasks are claimed dynamically in ascending order. No allocation. Not reentrant: body must not call
+  // done. Tasks are claimed dynamically in ascending order, several at a time while many are left. No allocation. Not reentrant: body must not call
   // run on the same pool; one caller at a time. The body must not throw.
   template <typename Body>
   void run(int64_t tasks, Body&& body) {

@@ -22,7 +22,7 @@ Grid make_grid(int threads, int64_t rows, int64_t tiles, int64_t total_tiles) {
   Grid grid;
   grid.row_tasks = ceil_div(rows, kRowsPerTask);
   const int64_t wanted = std::max<int64_t>(1, threads == 1 ? 1 : threads * kTasksPerThread / grid.row_tasks);
-  grid.tiles_per_task = std::clamp<int64_t>(ceil_div(total_tiles, wanted), 1, std::max<int64_t>(1, tiles));
+  grid.tiles_per_task = std::clamp<int64_t>(total_tiles / wanted, 1, std::max<int64_t>(1, tiles));
   grid.tile_tasks = ceil_div(tiles, grid.tiles_per_task);
   return grid;
 }
