@@ -47,21 +47,20 @@ void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput
     total_tiles += tiles_of(*o.weight);
     count(ctx, *o.weight, rows);
   }
+  // Tasks go by rows first: threads that share rows of activations share nothing else.
   Grid grids[kMaxOutputs];
-  int64_t tasks = 0;
+  int64_t tile_tasks = 0;
   for (size_t i = 0; i < outputs.size(); ++i) {
     grids[i] = make_grid(ctx.pool.threads(), rows, tiles_of(*outputs[i].weight), total_tiles);
-    tasks += grids[i].tile_tasks * grids[i].row_tasks;
+    tile_tasks += grids[i].tile_tasks;
   }
-  ctx.pool.run(tasks, [&](int64_t task, int) {
+  ctx.pool.run_shares(tile_tasks * grids[0].row_tasks, [&](int64_t task, int) {
+    const int64_t t0 = task / tile_tasks * kRowsPerTask;
+    task %= tile_tasks;
     size_t i = 0;
-    while (task >= grids[i].tile_tasks * grids[i].row_tasks) {
-      task -= grids[i].tile_tasks * grids[i].row_tasks;
-      ++i;
-    }
+    while (task >= grids[i].tile_tasks) task -= grids[i++].tile_tasks;
     const LinearOutput& o = outputs[i];
-    const int64_t t0 = task / grids[i].tile_tasks * kRowsPerTask;
-    const int64_t tile0 = task % grids[i].tile_tasks * grids[i].tiles_per_task;
+    const int64_t tile0 = task * grids[i].tiles_per_task;
     const LinearEpilogue epilogue{o.bias, o.accumulate};
     ctx.linear.linear(*o.weight, x.rows, t0, std::min(rows, t0 + kRowsPerTask), tile0,
                       std::min(tiles_of(*o.weight), tile0 + grids[i].tiles_per_task), epilogue,
@@ -89,7 +88,7 @@ void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, cons
   constexpr int64_t kTiles = kGluColumns / kRowTile;
   const int64_t pairs = ceil_div(tiles_of(gate), kTiles);
   const Grid grid = make_grid(ctx.pool.threads(), rows, pairs, pairs);
-  ctx.pool.run(grid.tile_tasks * grid.row_tasks, [&](int64_t task, int thread) {
+  ctx.pool.run_shares(grid.tile_tasks * grid.row_tasks, [&](int64_t task, int thread) {
     float* g = buffers.data() + 2 * kBuffer * thread;
     float* u = g + kBuffer;
     const int64_t t0 = task / grid.tile_tasks * kRowsPerTask, t1 = std::min(rows, t0 + kRowsPerTask);

@@ -19,7 +19,7 @@ void for_rows(ExecContext& ctx, int64_t rows, Body&& body) {
     return;
   }
   const int64_t per_task = std::min(kRowsPerTask, ceil_div<int64_t>(rows, ctx.pool.threads()));
-  ctx.pool.run(ceil_div(rows, per_task), [&](int64_t task, int) {
+  ctx.pool.run_shares(ceil_div(rows, per_task), [&](int64_t task, int) {
     const int64_t end = std::min(rows, (task + 1) * per_task);
     for (int64_t t = task * per_task; t < end; ++t) body(t);
   });
