@@ -147,7 +147,11 @@ void Engine::Impl::add_draw(Branch* branch, const ScheduledRows& s, std::span<co
     const LogitObserver& observer = branch->owner->request.on_logits;
     if (observer) observer(branch->index, position - 1, logits.subspan(logits_row * vocab, vocab));
   }
+#ifdef PARE_FAULT_RUNTIME_PENALTY_MISSES_IN_FLIGHT
+  const int32_t* in_flight = nullptr;
+#else
   const int32_t* in_flight = branch->in_flight > 0 ? memory->last_tokens().as<int32_t>() + branch->slot : nullptr;
+#endif
   memory->sample_rows()[draw.row] = branch->sample_row(logits_row, position, in_flight);
   pending[parity].push_back(draw);
 }
@@ -155,7 +159,9 @@ void Engine::Impl::add_draw(Branch* branch, const ScheduledRows& s, std::span<co
 void Engine::Impl::after_step() {
   for (const ScheduledRows& s : step_rows) {
     s.branch->computed += s.rows;
+#ifndef PARE_FAULT_RUNTIME_OBSERVE_TWICE
     s.branch->observed = std::max(s.branch->observed, std::min(s.branch->computed, s.branch->prompt_len));
+#endif
   }
   const int32_t* ids = memory->sample_output(parity).ids;
   for (const PendingToken& draw : pending[parity]) {

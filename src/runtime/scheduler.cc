@@ -17,7 +17,11 @@ void Scheduler::add(std::vector<std::unique_ptr<Branch>> branches) {
 }
 
 void Scheduler::retire(Branch* branch) {
+#ifdef PARE_FAULT_RUNTIME_CANCEL_LEAKS
+  if (branch->is_running() && !branch->owner->cancelled) stop(branch);
+#else
   if (branch->is_running()) stop(branch);
+#endif
   std::erase_if(order_, [&](const std::unique_ptr<Branch>& b) { return b.get() == branch; });
 }
 
@@ -157,6 +161,18 @@ bool Scheduler::plan_prompt(size_t place) {
   return true;
 }
 
+Scheduler::OldestShare Scheduler::share_of_oldest_prompt() const {
+#ifdef PARE_FAULT_RUNTIME_STARVE_OLDEST
+  return {};
+#else
+  if (order_.empty() || !order_.front()->in_prompt()) return {};
+  const Branch& oldest = *order_.front();
+  const int32_t left = oldest.prompt_len - oldest.computed, chunk = std::min(left, limits_.chunk_grid);
+  if (oldest.observes_prompt()) return {chunk, chunk};
+  return {chunk, left <= limits_.step_rows ? 1 : 0};
+#endif
+}
+
 void Scheduler::plan(std::vector<ScheduledRows>* step) {
   step_ = step;
   step_->clear();
@@ -164,10 +180,11 @@ void Scheduler::plan(std::vector<ScheduledRows>* step) {
   logit_rows_left_ = limits_.logit_rows;
   slots_promised_ = 0;
 
-  const int32_t kept = !order_.empty() && order_.front()->in_prompt() ? limits_.chunk_grid : 0;
+  const OldestShare kept = share_of_oldest_prompt();
   for (const auto& b : order_) {
-    if (rows_left_ <= kept || logit_rows_left_ <= kept) break;
-    if (b->is_running() && !b->in_prompt()) plan_decode(b.get(), rows_left_ - kept, logit_rows_left_ - kept);
+    const int32_t rows = rows_left_ - kept.rows, logit_rows = logit_rows_left_ - kept.logit_rows;
+    if (rows <= 0) break;
+    if (b->is_running() && !b->in_prompt()) plan_decode(b.get(), rows, logit_rows);
   }
   for (size_t place = 0; place < order_.size() && rows_left_ > 0; ++place) {
     if (!plan_prompt(place)) break;

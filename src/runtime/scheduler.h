@@ -56,6 +56,11 @@ class Scheduler {
   uint64_t preemptions() const { return preemptions_; }
 
  private:
+  // What decoding branches leave to the oldest branch while it is in its prompt: a chunk, and the logits it may want.
+  struct OldestShare {
+    int32_t rows = 0, logit_rows = 0;
+  };
+  OldestShare share_of_oldest_prompt() const;
   void plan_decode(Branch* branch, int32_t rows_max, int32_t logit_rows_max);
   // False when no younger branch may get prompt rows in this step.
   bool plan_prompt(size_t place);

@@ -50,7 +50,8 @@ Request random_request(Philox& rng, const std::vector<Planned>& earlier) {
   Request r;
   const auto sometimes = [&] { return rng.below(4) == 0; };
   Philox base(1000 + rng.below(3));
-  r.tokens = random_tokens(base, 1 + static_cast<int32_t>(rng.below(sometimes() ? 20 : kPromptMax)));
+  r.tokens = random_tokens(base, sometimes() ? 1 + static_cast<int32_t>(rng.below(20))
+                                             : 60 + static_cast<int32_t>(rng.below(kPromptMax - 60)));
   if (!earlier.empty() && sometimes()) {
     const Planned& turn = earlier[rng.below(static_cast<uint32_t>(earlier.size()))];
     r.tokens = turn.request.tokens;
@@ -78,13 +79,13 @@ Scenario random_scenario(uint64_t seed) {
   o.attn = policies.attn;
   o.kv = policies.kv;
   o.threads = 1 + static_cast<int32_t>(rng.below(3));
-  o.max_sequences = 1 + static_cast<int32_t>(rng.below(6));
-  o.kv_rows = pick(rng, {192, 192, 256, 1024});  // the longest request needs 180
+  o.max_sequences = 1 + static_cast<int32_t>(rng.below(8));
+  o.kv_rows = pick(rng, {192, 192, 192, 256, 1024});  // the longest request needs 180
   o.step_rows = pick(rng, {1, 2, 3, 7, 16, 65, 512});
   o.logit_rows = pick(rng, {1, 2, 5, 64});
   o.share_prefixes = rng.below(2) == 0;
   o.steps_in_flight = static_cast<int32_t>(rng.below(2));
-  for (uint32_t n = 3 + rng.below(6); n > 0; --n) {
+  for (uint32_t n = 3 + rng.below(7); n > 0; --n) {
     s.requests.push_back(planned(s, random_request(rng, s.requests), static_cast<int>(rng.below(15))));
     Planned& p = s.requests.back();
     if (rng.below(4) == 0) p.cancelled = p.arrives + 1 + static_cast<int>(rng.below(20));
@@ -103,7 +104,7 @@ TEST(Scenario, RandomLoad) {
     const EngineOptions& o = s.options;
     SCOPED_TRACE(::testing::Message() << "PARE_SCENARIO_FIRST=" << seed << " PARE_SCENARIO_SEEDS=1: " << s.model << " "
                                       << o.attn << " " << o.kv << ", step rows " << o.step_rows << ", in flight "
-                                      << o.steps_in_flight);
+                                      << o.steps_in_flight << ", denied reservation " << s.denied_reserve);
     Outcome out;
     play(s, &out);
     if (HasFatalFailure()) return;
@@ -118,14 +119,14 @@ TEST(Scenario, RandomLoad) {
     cut += out.cut;
   }
   if (seeds < 100) return;
-  // The load must be worth its name.
-  EXPECT_GT(preemptions, 50u);
-  EXPECT_GT(copies, 50);
-  EXPECT_GT(hits, 1000);
-  EXPECT_GT(evicted, 10);
-  EXPECT_GT(freed, 50);
+  // The load must be worth its name, in every scenario or in one of a few.
+  EXPECT_GT(static_cast<int>(preemptions), seeds / 8);
+  EXPECT_GT(copies, seeds / 5);
+  EXPECT_GT(hits, seeds * 10);
+  EXPECT_GT(evicted, seeds / 10);
+  EXPECT_GT(freed, seeds / 5);
+  EXPECT_GT(cut, seeds / 5);
   EXPECT_GT(failed, 0);
-  EXPECT_GT(cut, 20);
 }
 
 // Two samples of one request between two others, in a pool that cannot hold them all.

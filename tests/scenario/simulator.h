@@ -50,7 +50,25 @@ inline Planned planned(const Scenario& s, Request request, int arrives) {
   return p;
 }
 
-// The oldest branch advances in every step, unless it waits for its own token in flight; arrivals may leave gaps.
+// How far the oldest branch is. It advances in every step: rows, or the look at its own token in flight.
+struct Oldest {
+  const Branch* branch = nullptr;
+  int32_t computed = 0;
+  size_t tokens = 0;
+
+  explicit Oldest(Engine& engine) {
+    const auto& branches = EngineTestPeer::branches(engine);
+    if (branches.empty()) return;
+    branch = branches.front().get();
+    computed = branch->computed;
+    tokens = branch->tokens.size();
+  }
+  bool advanced_from(const Oldest& before) const {
+    return !before.branch || branch != before.branch || computed > before.computed || tokens > before.tokens;
+  }
+};
+
+// Hence this many; arrivals may leave gaps.
 inline int steps_at_most(const Scenario& s) {
   int steps = 0, last_arrival = 0;
   for (const Planned& p : s.requests) {
@@ -94,6 +112,7 @@ inline void play(const Scenario& s, Outcome* outcome) {
   outcome->answers.assign(s.requests.size(), nullptr);
   std::vector<RequestId> ids(s.requests.size());
   const int bound = steps_at_most(s);
+  int stalls = 0;
   for (int step = 0;; ++step) {
     bool awaited = false;
     for (size_t i = 0; i < s.requests.size(); ++i) {
@@ -105,12 +124,15 @@ inline void play(const Scenario& s, Outcome* outcome) {
       }
       if (p.cancelled == step) engine->cancel(ids[i]);
     }
+    const Oldest before(*engine);
     const auto more = engine->step();
     ASSERT_TRUE(more.ok()) << more.status().message();
     outcome->steps = step;
     if (!*more && !awaited) break;
     const Status status = store.check();
     ASSERT_TRUE(status.ok()) << "step " << step << ": " << status.message();
+    stalls += !Oldest(*engine).advanced_from(before);
+    ASSERT_LE(stalls, s.denied_reserve >= 0 ? 1 : 0) << "the oldest branch, step " << step;
     ASSERT_LE(step, bound) << "somebody starves";
   }
   outcome->stats = engine->stats();

@@ -21,6 +21,10 @@ namespace pare {
 
 struct EngineTestPeer {
   static KvStore& store(Engine& engine) { return engine.impl_->memory->store(); }
+  // Oldest first.
+  static const std::vector<std::unique_ptr<Branch>>& branches(Engine& engine) {
+    return engine.impl_->scheduler->branches();
+  }
 };
 
 }  // namespace pare
