@@ -20,6 +20,10 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
+// GCC 12's intrinsics do not say that LDTILECFG reads 64 bytes and TILELOADD reads memory at all: stores that only they
+// read would be dropped or moved behind them (a configuration without rows, and SIGILL at the first tile).
+inline void keep_stores(const void* to) { asm volatile("" : : "r"(to) : "memory"); }
+
 template <const PackedFormat& F>
 constexpr bool kHalves = F.math == BlockMath::kSym16 || F.math == BlockMath::kMin16;
 
@@ -30,6 +34,7 @@ void configure_tiles(int depth) {
   for (const int c : {0, 1}) config.rows[c] = 16, config.row_bytes[c] = 64;
   for (const int a : {2, 3}) config.rows[a] = 16, config.row_bytes[a] = static_cast<uint16_t>(depth);
   for (const int b : {4, 5}) config.rows[b] = static_cast<uint8_t>(depth / 4), config.row_bytes[b] = 64;
+  keep_stores(&config);
   _tile_loadconfig(&config);
 }
 
@@ -133,6 +138,7 @@ void run_tile(const Call& c, const uint8_t* data, int64_t tile, int64_t t0, int6
   for (int64_t b = 0; b < blocks; b += kChunkBlocks) {
     const int64_t count = blocks - b < kChunkBlocks ? blocks - b : kChunkBlocks;
     unpack_chunk<F>(data, b, count, &chunk);
+    keep_stores(&chunk);
     for (int64_t t = 0; t < rows; t += kGroup) {
       multiply_chunk<F>(chunk, count, c.x.blocks + b * c.x.t + t0 + t, c.x.t, sums + t);
     }
