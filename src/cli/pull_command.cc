@@ -26,7 +26,7 @@ Status pull(const std::string& name, bool json) {
     if (json) print_json({{"models", models}});
     return ok_status();
   }
-  Progress progress(!json);
+  Progress progress;
   const auto path = pull_model(
       name, {}, [&](std::string_view label, int64_t done, int64_t total) { progress.update(label, done, total); });
   progress.finish();

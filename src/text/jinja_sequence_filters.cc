@@ -214,7 +214,7 @@ Expected<Value> filter_map(Runtime& rt, const Value& input, Args args) {
   if (!truthy(input)) return make_generator(rt, {});
   const FilterNesting nesting(&rt);
   if (rt.nested_filters > kMaxTemplateDepth) {
-    return resource_exhausted("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
+    return limit_exceeded("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
   }
   Arguments rest;
   std::optional<AttributePath> path;
@@ -256,7 +256,7 @@ Expected<Value> filter_map(Runtime& rt, const Value& input, Args args) {
       if (error.ok()) out.push_back(std::move(mapped).value());
     }
   }
-  if (error.code() == StatusCode::kResourceExhausted) return error;
+  if (error.code() == StatusCode::kLimitExceeded) return error;
   return make_generator(rt, std::move(out), std::move(error));
 }
 
@@ -303,7 +303,7 @@ Expected<Value> filter_select(Runtime& rt, const Value& input, Args args) {
       if (error.ok() && *holds == keep) out.push_back(item);
     }
   }
-  if (error.code() == StatusCode::kResourceExhausted) return error;
+  if (error.code() == StatusCode::kLimitExceeded) return error;
   return make_generator(rt, std::move(out), std::move(error));
 }
 

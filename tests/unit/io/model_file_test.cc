@@ -63,7 +63,7 @@ TEST(ModelFile, DroppedPagesReadTheSameAgainAndMovesKeepReferences) {
   const std::string before = text_of(*entry);
   const ModelFile moved = std::move(*opened);
   EXPECT_EQ(moved.find("token_embd.weight"), entry);
-  for (const TensorEntry& each : moved.tensors()) moved.drop_resident(each);
+  for (const TensorEntry& each : moved.tensors()) moved.drop_resident(each.data);
   EXPECT_EQ(text_of(*entry), before);
 }
 
@@ -201,7 +201,7 @@ TEST(AtomicFile, AFullDiskIsAnErrorAndLeavesNothing) {
   const Status status = write_gguf(folder / "big.gguf", Metadata(), specs, produce_texts(data));
   ::setrlimit(RLIMIT_FSIZE, &old);
   std::signal(SIGXFSZ, ignored);
-  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.to_string();
+  EXPECT_EQ(status.code(), StatusCode::kLimitExceeded) << status.to_string();
   EXPECT_THAT(status.message(), HasSubstr("big.gguf"));
   EXPECT_EQ(folder.entries(), 0u);
 }
