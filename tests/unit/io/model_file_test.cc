@@ -201,7 +201,7 @@ TEST(AtomicFile, AFullDiskIsAnErrorAndLeavesNothing) {
   const Status status = write_gguf(folder / "big.gguf", Metadata(), specs, produce_texts(data));
   ::setrlimit(RLIMIT_FSIZE, &old);
   std::signal(SIGXFSZ, ignored);
-  EXPECT_EQ(status.code(), StatusCode::kLimitExceeded) << status.to_string();
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.to_string();
   EXPECT_THAT(status.message(), HasSubstr("big.gguf"));
   EXPECT_EQ(folder.entries(), 0u);
 }
