@@ -56,7 +56,11 @@ void SamplingOptions::add_to(CLI::App* app) {
   add("--presence-penalty", params.presence_penalty, "X", "Subtracted once from tokens that stand in the answer");
   add("--logit-bias", bias, "ID=X", "Added to that token's logit; may be repeated")->allow_extra_args(false);
   add("--stop", stop, "TEXT", "Stop before this text; may be repeated")->allow_extra_args(false);
-  add("--seed", params.seed, "N", "Seed of the random numbers: the same seed draws the same answer");
+  add("--seed", params.seed, "N", "Seed of the random numbers: the same seed draws the same answer")
+      // The parser would read "-1" as 2^64 - 1.
+      ->check([](const std::string& text) {
+        return text.starts_with('-') ? fmt::format("{} is negative", text) : std::string();
+      });
 }
 
 void add_threads_option(CLI::App* app, int* threads) {
