@@ -10,11 +10,11 @@ jobs=$(nproc)
 
 tools/install_packages.sh --tests
 
-build() {  # preset
+build() {  # preset [target]
   cmake --preset "$1" >"build-$1.log" 2>&1 || { cat "build-$1.log"; exit 1; }
   rm -f "build-$1.log"
   echo "== building $1"
-  cmake --build --preset "$1" -j "$jobs" -- --quiet
+  cmake --build --preset "$1" -j "$jobs" --target "${2:-all}" -- --quiet
 }
 
 build release
@@ -28,15 +28,17 @@ fi
 echo "== release suite"
 ctest --test-dir build/release --output-on-failure --no-tests=error
 
-build asan-ubsan
-echo "== ASan+UBSan"
 if [ "$full" = 1 ]; then
+  build asan-ubsan
+  echo "== ASan+UBSan, everything"
   ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error
 else
-  ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -L 'unit|property'
+  build asan-ubsan unit_tests
+  echo "== ASan+UBSan, unit and property tests"
+  ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -L 'unit|property' -j "$jobs"
 fi
 
-build fuzz
+build fuzz fuzz_targets
 tools/fuzz.sh --seconds 20 --build build/fuzz
 
 if [ "$full" = 1 ]; then

@@ -6,7 +6,7 @@ packages=(g++ cmake ninja-build ccache pkg-config git ca-certificates python3-pi
   libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libcurl4-openssl-dev libssl-dev libzip-dev libedit-dev
   libhwy-dev)
 [ "${1:-}" = --tests ] && packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev
-  clang-14 lld-14 libclang-rt-14-dev llvm-14)
+  clang-14 clang-format-14 lld-14 libclang-rt-14-dev llvm-14)
 
 missing=()
 for package in "${packages[@]}"; do

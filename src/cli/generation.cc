@@ -77,7 +77,15 @@ Expected<GenerationResult> generate(Engine& engine, const GenerationInput& input
     if (event.error) failure = *event.error;
   };
   PARE_ASSIGN_OR_RETURN(const RequestId id, engine.submit(input.request, sink));
+  Progress progress;
   for (;;) {
+    const uint64_t rows = engine.stats().prefill_rows - result.before.prefill_rows;
+    if (rows > 0 && rows < input.request.tokens.size()) {
+      progress.update("reading the prompt", static_cast<int64_t>(rows),
+                      static_cast<int64_t>(input.request.tokens.size()), "tokens");
+    } else {
+      progress.finish();
+    }
     if (interrupted()) engine.cancel(id);
     PARE_ASSIGN_OR_RETURN(const bool more, engine.step());
     if (!more) break;

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "base/checked.h"
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/linear.h"
 #include "kernels/packed_format.h"
 #include "kernels/packed_row.h"

@@ -47,7 +47,15 @@ struct MethodObject : Object {
   const Method* const method;
 };
 
-// Null where there is none.
+// The entry of a table by its name; null where there is none.
+template <typename Entry, size_t N>
+const Entry* find_named(const Entry (&table)[N], std::string_view name) {
+  for (const Entry& entry : table) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
 const Filter* find_filter(std::string_view name);
 const Test* find_test(std::string_view name);
 // Methods that do not change their object; is_mutating_method names those that the sandbox refuses.

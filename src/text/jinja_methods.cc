@@ -457,24 +457,16 @@ constexpr Method kListMethods[] = {{"copy", method_copy}, {"count", method_count
 constexpr Method kTupleMethods[] = {{"count", method_count_items}, {"index", method_index}};
 constexpr Method kLoopMethods[] = {{"cycle", method_cycle}};
 
-template <size_t n>
-const Method* find_in(const Method (&methods)[n], std::string_view name) {
-  for (const Method& method : methods) {
-    if (method.name == name) return &method;
-  }
-  return nullptr;
-}
-
 }  // namespace
 
 const Method* find_method(const Value& self, std::string_view name) {
   switch (self.kind()) {
-    case Kind::kString: return find_in(kStringMethods, name);
-    case Kind::kDict: return find_in(kDictMethods, name);
-    case Kind::kList: return find_in(kListMethods, name);
+    case Kind::kString: return find_named(kStringMethods, name);
+    case Kind::kDict: return find_named(kDictMethods, name);
+    case Kind::kList: return find_named(kListMethods, name);
     case Kind::kTuple:
-    case Kind::kRange: return find_in(kTupleMethods, name);
-    case Kind::kLoop: return find_in(kLoopMethods, name);
+    case Kind::kRange: return find_named(kTupleMethods, name);
+    case Kind::kLoop: return find_named(kLoopMethods, name);
     default: return nullptr;
   }
 }

@@ -210,11 +210,28 @@ class FilterNesting {
   Runtime& rt_;
 };
 
+// What take(item, &out) appends for each item of `input`, up to the first error: Python's generators raise it only
+// where they are read. A limit is an error at once.
+template <typename Take>
+Expected<Value> generate(Runtime& rt, const Value& input, Status error, const Take& take) {
+  std::vector<Value> out;
+  if (error.ok()) {
+    const auto items = iterate(rt, input);
+    error = items.status();
+    for (size_t i = 0; error.ok() && i < items->items().size(); ++i) {
+      PARE_RETURN_IF_ERROR(rt.step());
+      error = take(items->items()[i], &out);
+    }
+  }
+  if (error.code() == StatusCode::kResourceExhausted) return error;
+  return make_generator(rt, std::move(out), std::move(error));
+}
+
 Expected<Value> filter_map(Runtime& rt, const Value& input, Args args) {
   if (!truthy(input)) return make_generator(rt, {});
   const FilterNesting nesting(&rt);
   if (rt.nested_filters > kMaxTemplateDepth) {
-    return resource_exhausted("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
+    return limit_exceeded("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
   }
   Arguments rest;
   std::optional<AttributePath> path;
@@ -244,20 +261,11 @@ Expected<Value> filter_map(Runtime& rt, const Value& input, Args args) {
     rest.positional.assign(args.positional.begin() + 1, args.positional.end());
     rest.named = args.named;
   }
-  std::vector<Value> out;
-  if (error.ok()) {
-    auto items = iterate(rt, input);
-    error = items.status();
-    for (size_t i = 0; error.ok() && i < items->items().size(); ++i) {
-      const Value& item = items->items()[i];
-      PARE_RETURN_IF_ERROR(rt.step());
-      auto mapped = path ? path->get(rt, item, fallback) : filter->apply(rt, item, rest);
-      error = mapped.status();
-      if (error.ok()) out.push_back(std::move(mapped).value());
-    }
-  }
-  if (error.code() == StatusCode::kResourceExhausted) return error;
-  return make_generator(rt, std::move(out), std::move(error));
+  return generate(rt, input, std::move(error), [&](const Value& item, std::vector<Value>* out) -> Status {
+    PARE_ASSIGN_OR_RETURN(Value mapped, path ? path->get(rt, item, fallback) : filter->apply(rt, item, rest));
+    out->push_back(std::move(mapped));
+    return ok_status();
+  });
 }
 
 // select, reject, selectattr, rejectattr.
@@ -288,23 +296,12 @@ Expected<Value> filter_select(Runtime& rt, const Value& input, Args args) {
     rest.positional.assign(args.positional.begin() + static_cast<std::ptrdiff_t>(next), args.positional.end());
     rest.named = args.named;
   }
-  std::vector<Value> out;
-  if (error.ok()) {
-    auto items = iterate(rt, input);
-    error = items.status();
-    for (size_t i = 0; error.ok() && i < items->items().size(); ++i) {
-      const Value& item = items->items()[i];
-      PARE_RETURN_IF_ERROR(rt.step());
-      const auto tested = path ? path->get(rt, item) : Expected<Value>(item);
-      error = tested.status();
-      if (!error.ok()) break;
-      const auto holds = test ? test->apply(rt, *tested, rest) : Expected<bool>(truthy(*tested));
-      error = holds.status();
-      if (error.ok() && *holds == keep) out.push_back(item);
-    }
-  }
-  if (error.code() == StatusCode::kResourceExhausted) return error;
-  return make_generator(rt, std::move(out), std::move(error));
+  return generate(rt, input, std::move(error), [&](const Value& item, std::vector<Value>* out) -> Status {
+    PARE_ASSIGN_OR_RETURN(const Value tested, path ? path->get(rt, item) : Expected<Value>(item));
+    PARE_ASSIGN_OR_RETURN(const bool holds, test ? test->apply(rt, tested, rest) : Expected<bool>(truthy(tested)));
+    if (holds == keep) out->push_back(item);
+    return ok_status();
+  });
 }
 
 Expected<Value> filter_sort(Runtime& rt, const Value& input, Args args) {
@@ -495,12 +492,7 @@ constexpr Filter kFilters[] = {
 
 }  // namespace
 
-const Filter* find_sequence_filter(std::string_view name) {
-  for (const Filter& filter : kFilters) {
-    if (filter.name == name) return &filter;
-  }
-  return nullptr;
-}
+const Filter* find_sequence_filter(std::string_view name) { return find_named(kFilters, name); }
 
 const Filter* find_filter(std::string_view name) {
   const Filter* filter = find_sequence_filter(name);

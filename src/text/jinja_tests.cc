@@ -112,12 +112,7 @@ constexpr Test kTests[] = {
 
 }  // namespace
 
-const Test* find_test(std::string_view name) {
-  for (const Test& test : kTests) {
-    if (test.name == name) return &test;
-  }
-  return nullptr;
-}
+const Test* find_test(std::string_view name) { return find_named(kTests, name); }
 
 Expected<Bound> bind_arguments(std::string_view callee, const Arguments& args,
                                std::initializer_list<std::string_view> parameters, size_t required) {

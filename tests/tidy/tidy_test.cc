@@ -1,6 +1,7 @@
 // The tree's own rules, checked like anything else: include arrows, file sizes, forbidden names, unfinished work.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -148,6 +149,44 @@ TEST(Tidy, LibraryNeverPrintsOrStops) {
       const std::string code = file.lines[i].substr(0, file.lines[i].find("//"));
       EXPECT_FALSE(std::regex_search(code, call) || std::regex_search(code, stream))
           << file.path << ":" << i + 1 << ": " << file.lines[i];
+    }
+  }
+}
+
+TEST(Tidy, IsFormatted) {
+  if (std::system("clang-format-14 --version >/dev/null 2>&1") != 0) GTEST_SKIP() << "clang-format-14 is not here";
+  std::string command = "cd '" + kRoot.string() + "' && clang-format-14 --dry-run --Werror";
+  for (const SourceFile& file : read_sources({"src", "include", "tests", "fuzz", "bench"})) {
+    if (!is_generated(file) && file.path.extension() != ".inc") command += " '" + file.path.string() + "'";
+  }
+  EXPECT_EQ(std::system(command.c_str()), 0) << "clang-format-14 -i <file> mends it";
+}
+
+TEST(Tidy, NamesNoMachine) {
+  // A path that holds on one machine only. /home/me is the tests' own user.
+  const std::regex path(R"((^|[^\w./~-])/(work|root|mnt|srv|workspace|Users|home/(?!me\b)\w+)(/|\b))");
+  const std::set<std::string> kText = {".h",  ".cc",  ".inc", ".txt", ".cmake", ".json",
+                                       ".md", ".tsv", ".sh",  ".py",  ".yml",   ""};
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(kRoot)) {
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  }
+  for (const char* folder : {".ci", "bench", "cmake", "docs", "examples", "fuzz", "include", "src", "tests", "tools"}) {
+    if (!fs::exists(kRoot / folder)) continue;
+    for (auto it = fs::recursive_directory_iterator(kRoot / folder); it != fs::recursive_directory_iterator(); ++it) {
+      // Recorded data is what it is.
+      if (it->path() == kRoot / "tests/data" || it->path() == kRoot / "fuzz/corpus") it.disable_recursion_pending();
+      if (it->is_regular_file()) files.push_back(it->path());
+    }
+  }
+  for (const fs::path& file : files) {
+    if (!kText.contains(file.extension()) || file.filename() == ".git" || file.filename() == "tidy_test.cc") continue;
+    std::ifstream in(file);
+    int number = 0;
+    for (std::string line; std::getline(in, line);) {
+      ++number;
+      std::smatch match;
+      EXPECT_FALSE(std::regex_search(line, match, path)) << fs::relative(file, kRoot) << ":" << number << ": " << line;
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/half.h"
 #include "kernels/attention_math.h"
 #include "kernels/attention_walk.h"
 
@@ -62,7 +63,7 @@ float load(Codec codec, const std::byte* plane, int64_t index) {
   }
   uint16_t x;
   std::memcpy(&x, plane + index * 2, 2);
-  return codec == Codec::F16 ? attn::half_to_float(x) : attn::bf16_to_float(x);
+  return codec == Codec::F16 ? half_to_float(x) : bfloat_to_float(x);
 }
 
 void store(Codec codec, std::byte* plane, int64_t index, float value) {
@@ -70,7 +71,7 @@ void store(Codec codec, std::byte* plane, int64_t index, float value) {
     std::memcpy(plane + index * 4, &value, 4);
     return;
   }
-  const uint16_t x = codec == Codec::F16 ? attn::float_to_half(value) : attn::float_to_bf16(value);
+  const uint16_t x = codec == Codec::F16 ? float_to_half(value) : float_to_bfloat(value);
   std::memcpy(plane + index * 2, &x, 2);
 }
 

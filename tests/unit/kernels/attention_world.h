@@ -11,14 +11,15 @@
 #include <random>
 #include <vector>
 
+#include "base/half.h"
 #include "kernels/attention.h"
 #include "kernels/attention_math.h"
 
 namespace pare::test {
 
 inline float rounded(float x, Codec codec) {
-  if (codec == Codec::F16) return attn::half_to_float(attn::float_to_half(x));
-  if (codec == Codec::Bf16) return attn::bf16_to_float(attn::float_to_bf16(x));
+  if (codec == Codec::F16) return half_to_float(float_to_half(x));
+  if (codec == Codec::Bf16) return bfloat_to_float(float_to_bfloat(x));
   return x;
 }
 
@@ -145,7 +146,7 @@ class World {
     if (f.k_codec == Codec::F32) {
       std::memcpy(plane + index * 4, &x, 4);
     } else {
-      const uint16_t h = attn::float_to_half(x);
+      const uint16_t h = float_to_half(x);
       std::memcpy(plane + index * 2, &h, 2);
     }
   }

@@ -96,7 +96,7 @@ TEST(LinearOps, BlockFormatsHaveTheOraclesBits) {
         const ops::LinearOutput output{&weight.packed, nullptr, &y, false};
         ops::linear(rig.ctx, in, std::span(&output, 1));
         std::vector<float> expected(static_cast<size_t>(rows * n));
-        if (quantized) ref::quantize_rows(in.rows, 0, rows);
+        if (quantized) quantize_rows(linear_kernels(CpuLevel::kScalar), in.rows, 0, rows);
         ref::linear(weight.packed, in.rows, 0, rows, 0, (n + kRowTile - 1) / kRowTile, {}, expected.data(), n);
         ASSERT_EQ(values_of(y), expected) << dtype_info(type).name << ", " << rows << " rows";
       }

@@ -79,7 +79,7 @@ TEST(RowOps, RmsNormAndItsQuantizedForm) {
     ActRows expected = out.rows;
     place_act_rows(buffer.data(), rows, dim, &expected);
     expected.f32 = result.data();
-    ref::quantize_rows(expected, 0, rows);
+    quantize_rows(linear_kernels(CpuLevel::kScalar), expected, 0, rows);
     for (int64_t b = 0; b < rows * dim / kActBlock; ++b) {
       EXPECT_EQ(out.rows.blocks[b].scale, expected.blocks[b].scale);
       EXPECT_EQ(std::memcmp(out.rows.blocks[b].q, expected.blocks[b].q, kActBlock), 0) << b;
