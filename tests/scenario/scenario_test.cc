@@ -13,7 +13,7 @@ constexpr int32_t kPromptMax = 140, kAnswerMax = 40;
 
 int from_environment(const char* name, int fallback) {
   const char* text = std::getenv(name);
-  return text ? std::atoi(text) : fallback;
+  return text && *text ? std::atoi(text) : fallback;
 }
 
 struct Policies {
