@@ -223,7 +223,7 @@ Expected<Value> generate(Runtime& rt, const Value& input, Status error, const Ta
       error = take(items->items()[i], &out);
     }
   }
-  if (error.code() == StatusCode::kResourceExhausted) return error;
+  if (error.code() == StatusCode::kLimitExceeded) return error;
   return make_generator(rt, std::move(out), std::move(error));
 }
 
