@@ -116,8 +116,7 @@ TEST(ChatTemplateErrors, BadInputs) {
   EXPECT_EQ(code({.messages_json = "[123456789012345678901234567890]"}), StatusCode::kLimitExceeded);
   EXPECT_EQ(code({.messages_json = repeated("[", 65)}), StatusCode::kLimitExceeded);
   EXPECT_EQ(ChatTemplate::parse("\xff").status().code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(ChatTemplate::parse(std::string(kMaxTemplateBytes + 1, 'x')).status().code(),
-            StatusCode::kLimitExceeded);
+  EXPECT_EQ(ChatTemplate::parse(std::string(kMaxTemplateBytes + 1, 'x')).status().code(), StatusCode::kLimitExceeded);
   EXPECT_TRUE(ChatTemplate::parse(std::string(kMaxTemplateBytes, 'x')).ok());
 }
 
@@ -131,8 +130,8 @@ TEST(ChatTemplateLimits, Steps) {
                StatusCode::kLimitExceeded, "steps");
   expect_error("{% for a in range(99999) %}{% set x = ('a' * 10000000) %}{% endfor %}", StatusCode::kLimitExceeded,
                "steps");
-  expect_error("{% set x = range(60000) | list %}{% for a in x %}{{ x == x }}{% endfor %}",
-               StatusCode::kLimitExceeded, "steps");
+  expect_error("{% set x = range(60000) | list %}{% for a in x %}{{ x == x }}{% endfor %}", StatusCode::kLimitExceeded,
+               "steps");
 }
 
 TEST(ChatTemplateLimits, MemoryIsAskedForBeforeItIsTaken) {
