@@ -40,7 +40,8 @@ Status build_reach_plan(const PrefillRows& rows, Reach reach, Arena& arena, Bloc
   const auto lists = arena.take<KeyList>(n_seqs);
   const auto ranges = arena.take<Range>(2 * static_cast<size_t>(n_seqs));
   const auto count = arena.take<int32_t>(1);
-  if (tiles.size() + lists.size() + ranges.size() + count.size() != static_cast<size_t>(n_tiles + 3 * n_seqs + 1)) {
+  if (tiles.size() + lists.size() + ranges.size() + count.size() !=
+      static_cast<size_t>(n_tiles) + 3 * static_cast<size_t>(n_seqs) + 1) {
     return resource_exhausted(fmt::format("step arena of {} bytes is full (block plan)", arena.capacity()));
   }
 

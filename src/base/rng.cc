@@ -7,7 +7,11 @@ namespace {
 
 constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
 constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
+#ifdef PARE_FAULT_BASE_PHILOX_ROUNDS
+constexpr int kRounds = 9;
+#else
 constexpr int kRounds = 10;
+#endif
 
 }  // namespace
 

@@ -184,7 +184,11 @@ Share share_of(int64_t n, int part, int parts, int64_t unit) {
   const int64_t units = ceil_div(n, unit);
   const int64_t each = units / parts, extra = units % parts;
   const int64_t begin = each * part + std::min<int64_t>(part, extra);
+#ifdef PARE_FAULT_BASE_SHARE_TAIL
+  const int64_t end = begin + each;
+#else
   const int64_t end = begin + each + (part < extra ? 1 : 0);
+#endif
   return {std::min(n, begin * unit), std::min(n, end * unit)};
 }
 

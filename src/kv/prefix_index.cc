@@ -36,13 +36,22 @@ int64_t PrefixIndex::bytes(int64_t nodes) {
   return nodes * static_cast<int64_t>(sizeof(Node)) + static_cast<int64_t>(bucket_count(nodes) * sizeof(int32_t));
 }
 
+#ifdef PARE_FAULT_KV_PREFIX_WITHOUT_TAG
+PrefixPoint PrefixIndex::root(uint64_t) { return {0, 0}; }
+#else
 PrefixPoint PrefixIndex::root(uint64_t tag) { return {0, mix(tag)}; }
+#endif
 
 int32_t PrefixIndex::find(PrefixPoint parent, uint64_t tag, std::span<const int32_t> tokens) const {
   const uint64_t key = key_of(parent.key, tokens);
   for (int32_t n = buckets_[bucket_of(key)]; n != kNone; n = nodes_[n].next) {
     const Node& node = nodes_[n];
-    if (node.key == key && node.parent == parent.serial && node.tag == tag &&
+#ifdef PARE_FAULT_KV_PREFIX_WITHOUT_TAG
+    const bool same_tag = node.tag == tag || node.key == key;
+#else
+    const bool same_tag = node.tag == tag;
+#endif
+    if (node.key == key && node.parent == parent.serial && same_tag &&
         std::equal(tokens.begin(), tokens.end(), node.tokens)) {
       return n;
     }

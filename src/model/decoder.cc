@@ -191,7 +191,11 @@ void Decoder::attention(ExecContext& ctx, int32_t l, const StepInputs& in, const
       {{&layer.q, layer.q_bias, &q, false}, {&layer.k, layer.k_bias, &k, false}, {&layer.v, layer.v_bias, &v, false}}};
   ops::linear(ctx, normed, projections);
   ops::head_norm_rope(ctx, q, layer.q_norm, config_.norm_eps, rope);
+#ifdef PARE_FAULT_MODEL_KEY_NORM
+  ops::head_norm_rope(ctx, k, nullptr, config_.norm_eps, rope);
+#else
   ops::head_norm_rope(ctx, k, layer.k_norm, config_.norm_eps, rope);
+#endif
 
   ops::attend_layer(ctx, *in.plans, l, config_.attention_scale, q, k, v, *heads);
   ctx.arena.release(mark);

@@ -29,7 +29,11 @@ Status read_sliding(const Hparams& params, ModelConfig* c) {
   PARE_ASSIGN_OR_RETURN(const int32_t pattern,
                         params.size_or("attention.sliding_window_pattern", "sliding_window_pattern", 6));
   if (pattern < 1) return data_loss(fmt::format("sliding window pattern {} is not positive", pattern));
+#ifdef PARE_FAULT_MODEL_SLIDING_LAYER
+  for (int32_t l = 0; l < c->n_layers; ++l) c->sliding[l] = l % pattern != 0;
+#else
   for (int32_t l = 0; l < c->n_layers; ++l) c->sliding[l] = (l + 1) % pattern != 0;
+#endif
   return ok_status();
 }
 

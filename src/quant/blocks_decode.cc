@@ -92,7 +92,11 @@ void decode_q4_k(const std::byte* b, float* out) {
   const float d = load_half(b), dmin = load_half(b + 2);
   const ScalesAndMins s = unpack_scales(b + 4);
   for (int group = 0; group < 8; ++group) {
+#ifdef PARE_FAULT_QUANT_NEIGHBOUR_SCALE
+    const float dl = d * static_cast<float>(s.scale[group ^ 1]), ml = dmin * static_cast<float>(s.min[group]);
+#else
     const float dl = d * static_cast<float>(s.scale[group]), ml = dmin * static_cast<float>(s.min[group]);
+#endif
     const std::byte* q = b + 16 + group / 2 * 32;
     const int shift = group % 2 * 4;
     for (int i = 0; i < 32; ++i) out[group * 32 + i] = dl * static_cast<float>(byte_at(q, i) >> shift & 15) - ml;

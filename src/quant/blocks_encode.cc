@@ -83,7 +83,11 @@ void encode_q8_0(const float* in, std::byte* out) {
   for (int i = 0; i < kItems; ++i) {
     const float scaled = in[i] * id;
     // Halves go away from zero; a subnormal scale has an infinite inverse.
+#ifdef PARE_FAULT_QUANT_ROUNDING
+    const float rounded = std::isfinite(scaled) ? std::clamp(std::trunc(scaled), -127.0f, 127.0f) : 0.0f;
+#else
     const float rounded = std::isfinite(scaled) ? std::clamp(std::round(scaled), -127.0f, 127.0f) : 0.0f;
+#endif
     out[2 + i] = std::byte(static_cast<uint8_t>(static_cast<int8_t>(rounded)));
   }
 }

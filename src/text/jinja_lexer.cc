@@ -184,8 +184,10 @@ class Lexer {
   void skip_after_tag(char sign) {
     if (sign == '-') {
       skip_space();
+#ifndef PARE_FAULT_TEMPLATE_TRIM_BLOCKS
     } else if (sign != '+' && peek() == '\n') {
       ++offset_;
+#endif
     }
     finish_tag(offset_);
   }

@@ -216,7 +216,11 @@ Expected<bool> get_loop_attribute(Runtime& rt, const LoopObject& loop, std::stri
     *out = position == 0 ? Value::undefined(&rt, "there is no previous item") : loop.items[position - 1];
   } else if (name == "last" || name == "nextitem") {
     PARE_RETURN_IF_ERROR(loop.take(position + 2));
+#ifdef PARE_FAULT_TEMPLATE_LOOP_LAST
+    const bool last = position + 2 >= loop.items.size();
+#else
     const bool last = position + 1 >= loop.items.size();
+#endif
     *out = name == "last" ? Value::boolean(last)
            : last         ? Value::undefined(&rt, "there is no next item")
                           : loop.items[position + 1];

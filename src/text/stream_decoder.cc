@@ -11,7 +11,11 @@ std::string StreamDecoder::push(TokenId id) {
   } else {
     pending_ += tokenizer_->token_bytes(id);
   }
+#ifdef PARE_FAULT_TEXT_HALF_CODE_POINT
+  const size_t whole = pending_.size();
+#else
   const size_t whole = pending_.size() - utf8_unfinished_tail(pending_);
+#endif
   std::string out = utf8_repair(std::string_view(pending_).substr(0, whole));
   pending_.erase(0, whole);
   return out;

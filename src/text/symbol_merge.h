@@ -80,7 +80,11 @@ class SymbolMerger {
       for (uint32_t i = 0; i != kNoSymbol; i = symbols[i].next) {
         ++*steps;
         if (with_next[i].id == kNoToken) continue;
+#ifdef PARE_FAULT_TEXT_MERGE_ORDER
+        if (best == kNoSymbol) best = i;
+#else
         if (best == kNoSymbol || with_next[i].priority < with_next[best].priority) best = i;
+#endif
       }
       if (best == kNoSymbol) return;
       join(best, symbols[best].next, with_next[best].id);
@@ -108,7 +112,11 @@ class SymbolMerger {
       const auto left = static_cast<uint32_t>(top.order);
       // Symbols only grow or vanish, so equal sizes mean that neither side changed since the push.
       const Symbol &l = symbols[left], &r = symbols[top.right];
+#ifdef PARE_FAULT_TEXT_STALE_MERGE
+      if (l.size == 0 || r.size == 0 || l.next != top.right) continue;
+#else
       if (l.size == 0 || r.size == 0 || l.next != top.right || l.size + r.size != top.size) continue;
+#endif
       join(left, top.right, top.id);
       if (symbols[left].prev != kNoSymbol) consider(symbols[left].prev, left);
       if (symbols[left].next != kNoSymbol) consider(left, symbols[left].next);

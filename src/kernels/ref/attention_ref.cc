@@ -131,7 +131,7 @@ void attend_block(const Reader& reader, const Key (&keys)[kBlockKeys], float* st
   for (const Key& key : keys) {
     if (key.row >= 0) m = larger(key.s, m);
   }
-#ifdef PARE_FAULT_ATTENTION_SKIP_RESCALE
+#ifdef PARE_FAULT_ATTENTION_ORACLE_RESCALE
   const float a = 1.0f;
 #else
   const float a = m == state[0] ? 1.0f : exp2_poly(state[0] - m);
