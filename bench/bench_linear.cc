@@ -182,7 +182,7 @@ Rates measure(ThreadPool& pool, CpuLevel level, const Weights& w, int64_t t) {
   place_act_rows(block.data(), t, first.k, &rows);
   rows.f32 = x.data();
   rows.ld = first.k;
-  if (wants_quantized_input(first.dtype)) kernels.quantize_rows(rows, 0, t);
+  if (wants_quantized_input(first.dtype)) quantize_rows(kernels, rows, 0, t);
   const int64_t tiles = ceil_div(first.n, kRowTile);
   const size_t copies = t >= 64 ? 1 : w.copies.size();  // many rows read a weight often: the cache may hold it
   const double seconds = best_seconds([&] {

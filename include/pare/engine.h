@@ -40,6 +40,7 @@ struct EngineStats {
   int64_t weight_bytes = 0, workspace_bytes = 0;
   int64_t kv_bytes_allocated = 0, kv_bytes_used = 0, kv_bytes_per_token = 0;
   int64_t kv_pages = 0, kv_pages_used = 0, kv_pages_cached = 0, kv_pages_freed = 0;
+  int64_t kv_bytes_used_peak = 0, kv_pages_used_peak = 0;  // the most that one step held
   int64_t prefix_hit_rows = 0, sequences = 0;
 };
 
@@ -51,7 +52,7 @@ class Engine {
   ~Engine();
 
   // Queues a request. Refused at once when it could never run: invalid field, prompt beyond the context, KV beyond the
-  // pool.
+  // pool, memory. A refused request leaves no trace.
   Expected<RequestId> submit(Request request, EventSink sink);
   // Runs one step and delivers its events. False when nothing is queued or running.
   Expected<bool> step();
@@ -68,6 +69,7 @@ class Engine {
   int32_t threads() const;
 
  private:
+  friend struct EngineTestPeer;
   struct Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

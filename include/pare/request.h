@@ -41,7 +41,7 @@ struct Request {
   std::vector<std::string> stop;  // generation ends before any of these texts
   bool ignore_eos = false;
   int32_t logprobs = -1;        // -1: none; n >= 0: of the chosen token and of the n most likely
-  bool observe_prompt = false;  // on_logits sees every prompt row too (perplexity)
+  bool observe_prompt = false;  // on_logits sees every prompt row too, once, as branch 0's (perplexity)
   LogitObserver on_logits;      // may be empty
 };
 

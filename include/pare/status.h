@@ -23,7 +23,8 @@ enum class StatusCode : uint8_t {
   kNotFound,           // a file, model, tensor or policy that does not exist
   kDataLoss,           // a file or message whose bytes contradict themselves
   kUnsupported,        // well-formed, but nothing here implements it
-  kResourceExhausted,  // memory, disk, pages or a limit of the limits table
+  kResourceExhausted,  // memory, disk or pages ran out
+  kLimitExceeded,      // an input is beyond the limits table, whatever the machine has
   kIoError,            // the operating system refused a read, write or connection
   kCancelled,          // the caller asked for it
   kInternal,           // a broken invariant that could be reported instead of crashing
@@ -67,6 +68,7 @@ inline Status not_found(std::string m) { return Status(StatusCode::kNotFound, st
 inline Status data_loss(std::string m) { return Status(StatusCode::kDataLoss, std::move(m)); }
 inline Status unsupported(std::string m) { return Status(StatusCode::kUnsupported, std::move(m)); }
 inline Status resource_exhausted(std::string m) { return Status(StatusCode::kResourceExhausted, std::move(m)); }
+inline Status limit_exceeded(std::string m) { return Status(StatusCode::kLimitExceeded, std::move(m)); }
 inline Status io_error(std::string m) { return Status(StatusCode::kIoError, std::move(m)); }
 inline Status cancelled(std::string m) { return Status(StatusCode::kCancelled, std::move(m)); }
 inline Status internal_error(std::string m) { return Status(StatusCode::kInternal, std::move(m)); }

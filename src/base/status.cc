@@ -10,6 +10,7 @@ std::string_view status_code_name(StatusCode code) {
     case StatusCode::kDataLoss: return "data_loss";
     case StatusCode::kUnsupported: return "unsupported";
     case StatusCode::kResourceExhausted: return "resource_exhausted";
+    case StatusCode::kLimitExceeded: return "limit_exceeded";
     case StatusCode::kIoError: return "io_error";
     case StatusCode::kCancelled: return "cancelled";
     case StatusCode::kInternal: return "internal";

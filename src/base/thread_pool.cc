@@ -61,52 +61,75 @@ bool wait_busily(bool forever, Ready ready) {
 
 }  // namespace
 
-// A loop is published in one 64-bit word: its number in the upper half, the unclaimed tasks in the lower. A claim is a
-// compare-and-swap on that word, so a worker that comes late can never claim a task of a loop whose body it has not
-// seen, and a parked worker is not waited for: the loop is over when its tasks are.
+// A loop's tasks lie in shares: one for all threads (run) or one for each (run_shares). A share is one 64-bit word, the
+// loop's number in the upper half and the unclaimed tasks in the lower; a claim is a compare-and-swap on it, so a
+// worker that comes late can never claim a task of a loop whose body it has not seen, and a parked worker is not waited
+// for: the loop is over when its tasks are. A claim from a common share takes a part of what is left, so that its cache
+// line does not become the bottleneck of short tasks while the last ones still go out one by one.
 struct ThreadPool::Shared {
-  alignas(64) std::atomic<uint64_t> word{0};
+  struct alignas(64) Tasks {
+    std::atomic<uint64_t> word{0};
+    int64_t end = 0;  // the next task is end - unclaimed; written before the word
+  };
+  alignas(64) std::atomic<uint32_t> loop{0};
+  std::atomic<int> n_shares{1};
   alignas(64) std::atomic<int64_t> unfinished{0};
-  // Written by the caller before `word` is; stable while a task of the loop is unfinished.
+  // Written by the caller before the shares are; stable while a task of the loop is unfinished.
   alignas(64) ErasedBody body = nullptr;
   void* fn = nullptr;
-  int64_t tasks = 0;
   alignas(64) std::atomic<int> parked{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::condition_variable wake;
+  std::vector<Tasks> shares;
   std::vector<std::thread> workers;
 
   static uint32_t unclaimed(uint64_t w) { return static_cast<uint32_t>(w); }
 
-  // Runs tasks until none is left to claim.
+  void set_share(Tasks& share, uint32_t number, int64_t begin, int64_t end) {
+    share.end = end;
+    share.word.store(uint64_t{number} << 32 | static_cast<uint64_t>(end - begin), std::memory_order_release);
+  }
+
+  // Runs tasks until none is left to claim: the thread's own share first, then what others have not begun.
   void work(int thread) {
+    const int n = n_shares.load(std::memory_order_relaxed);
+    const uint32_t parts = n == 1 ? 2 * static_cast<uint32_t>(shares.size()) : UINT32_MAX;
     int64_t ran = 0;
-    uint64_t w = word.load(std::memory_order_acquire);
-    while (unclaimed(w) > 0) {
-      if (!word.compare_exchange_weak(w, w - 1, std::memory_order_acquire, std::memory_order_acquire)) continue;
-      body(fn, tasks - unclaimed(w), thread);
-      ++ran;
-      w = word.load(std::memory_order_acquire);  // still this loop: its end waits for the report below
+    for (int i = 0; i < n; ++i) {
+      Tasks& share = shares[static_cast<size_t>((thread + i) % n)];
+      uint64_t w = share.word.load(std::memory_order_acquire);
+      while (unclaimed(w) > 0) {
+        const uint32_t claimed = std::max(1u, unclaimed(w) / parts);
+        if (!share.word.compare_exchange_weak(w, w - claimed, std::memory_order_acquire, std::memory_order_acquire)) {
+          continue;
+        }
+        const int64_t first = share.end - unclaimed(w);
+        for (int64_t task = first; task < first + claimed; ++task) body(fn, task, thread);
+        ran += claimed;
+        w = share.word.load(std::memory_order_acquire);  // still this loop: its end waits for the report below
+      }
     }
     if (ran > 0) unfinished.fetch_sub(ran, std::memory_order_acq_rel);
   }
 
   void worker(int thread) {
-    const auto ready = [this] {
-      return unclaimed(word.load(std::memory_order_acquire)) > 0 || stop.load(std::memory_order_relaxed);
+    uint32_t seen = 0;
+    const auto ready = [this, &seen] {
+      return loop.load(std::memory_order_acquire) != seen || stop.load(std::memory_order_relaxed);
     };
     for (;;) {
       if (!wait_busily(false, ready)) {
         std::unique_lock<std::mutex> lock(mutex);
         // Sequentially consistent with run_erased: either it sees this worker parked, or this worker sees its loop.
         parked.fetch_add(1, std::memory_order_seq_cst);
-        wake.wait(lock, [this] {
-          return unclaimed(word.load(std::memory_order_seq_cst)) > 0 || stop.load(std::memory_order_relaxed);
+        wake.wait(lock, [this, &seen] {
+          return loop.load(std::memory_order_seq_cst) != seen || stop.load(std::memory_order_relaxed);
         });
         parked.fetch_sub(1, std::memory_order_relaxed);
       }
       if (stop.load(std::memory_order_relaxed)) return;
+      seen = loop.load(std::memory_order_acquire);
       work(thread);
     }
   }
@@ -114,6 +137,7 @@ struct ThreadPool::Shared {
 
 ThreadPool::ThreadPool(int threads)
     : threads_(std::clamp<int>(threads, 1, kMaxThreads)), shared_(std::make_unique<Shared>()) {
+  shared_->shares = std::vector<Shared::Tasks>(static_cast<size_t>(threads_));
   shared_->workers.reserve(static_cast<size_t>(threads_ - 1));
   for (int t = 1; t < threads_; ++t) {
     shared_->workers.emplace_back([shared = shared_.get(), t] { shared->worker(t); });
@@ -129,7 +153,7 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : shared_->workers) worker.join();
 }
 
-void ThreadPool::run_erased(int64_t tasks, ErasedBody body, void* fn) {
+void ThreadPool::run_erased(int64_t tasks, bool shares, ErasedBody body, void* fn) {
   if (tasks <= 0) return;
   if (threads_ == 1 || tasks == 1) {
     for (int64_t task = 0; task < tasks; ++task) body(fn, task, 0);
@@ -139,10 +163,15 @@ void ThreadPool::run_erased(int64_t tasks, ErasedBody body, void* fn) {
   Shared& s = *shared_;
   s.body = body;
   s.fn = fn;
-  s.tasks = tasks;
   s.unfinished.store(tasks, std::memory_order_relaxed);
-  const uint64_t loop = (s.word.load(std::memory_order_relaxed) >> 32) + 1;
-  s.word.store(loop << 32 | static_cast<uint64_t>(tasks), std::memory_order_seq_cst);
+  const uint32_t number = s.loop.load(std::memory_order_relaxed) + 1;
+  const int n = shares ? threads_ : 1;
+  s.n_shares.store(n, std::memory_order_relaxed);
+  for (int i = 0; i < n; ++i) {
+    const Share share = share_of(tasks, i, n);
+    s.set_share(s.shares[static_cast<size_t>(i)], number, share.begin, share.end);
+  }
+  s.loop.store(number, std::memory_order_seq_cst);
   if (s.parked.load(std::memory_order_seq_cst) > 0) {
     { const std::lock_guard<std::mutex> lock(s.mutex); }  // a worker about to wait has then begun to
     s.wake.notify_all();

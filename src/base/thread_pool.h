@@ -24,25 +24,35 @@ class ThreadPool {
   int threads() const { return threads_; }
 
   // Calls body(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns when all are
-  // done. Tasks are claimed dynamically in ascending order. No allocation. Not reentrant: body must not call
-  // run on the same pool; one caller at a time. The body must not throw.
+  // done. Tasks are claimed dynamically in ascending order, several at a time while many are left. No allocation. Not
+  // reentrant: body must not call run on the same pool; one caller at a time. The body must not throw.
   template <typename Body>
   void run(int64_t tasks, Body&& body) {
-    using Fn = std::remove_reference_t<Body>;
-    run_erased(
-        tasks, [](void* fn, int64_t task, int thread) { (*static_cast<Fn*>(fn))(task, thread); },
-        const_cast<void*>(static_cast<const void*>(&body)));
+    run_with(tasks, false, body);
   }
 
-  // As run, for one task per thread, where body(thread) splits the work itself.
+  // As run, but each thread begins with its own contiguous share of the tasks and then helps others: for tasks of like
+  // size whose data the same thread had in the loop before.
+  template <typename Body>
+  void run_shares(int64_t tasks, Body&& body) {
+    run_with(tasks, true, body);
+  }
+
+  // One task per thread, where body(share) splits the work itself.
   template <typename Body>
   void run_on_all(Body&& body) {
-    run(threads_, [&](int64_t task, int) { body(static_cast<int>(task)); });
+    run_shares(threads_, [&](int64_t task, int) { body(static_cast<int>(task)); });
   }
 
  private:
   using ErasedBody = void (*)(void*, int64_t task, int thread);
-  void run_erased(int64_t tasks, ErasedBody body, void* fn);
+  template <typename Body>
+  void run_with(int64_t tasks, bool shares, Body& body) {
+    run_erased(
+        tasks, shares, [](void* fn, int64_t task, int thread) { (*static_cast<Body*>(fn))(task, thread); },
+        const_cast<void*>(static_cast<const void*>(&body)));
+  }
+  void run_erased(int64_t tasks, bool shares, ErasedBody body, void* fn);
 
   struct Shared;
   int threads_;

@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -7,6 +6,7 @@
 #include "base/limits.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/machine.h"
 #include "cli/peer.h"
 #include "cli/version.h"
 #include "eval/bandwidth.h"
@@ -40,21 +40,21 @@ std::string figure(const std::vector<double>& values) {
                      *std::max_element(values.begin(), values.end()));
 }
 
-int64_t peak_rss_bytes() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024;
-}
-
 Status bench(BenchOptions o, bool json) {
+  if (o.config.prompt == 0 && o.config.generate == 0) {
+    return invalid_argument("nothing to measure: --prompt and --gen are both 0");
+  }
   o.config.threads = o.model.threads > 0 ? o.model.threads : usable_cpus();
   o.config.attn = o.model.attn;
   o.config.kv = o.model.kv;
   PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model.model));
   PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model.model, o.config.threads));
+  PARE_RETURN_IF_ERROR(check_context(*model, "--prompt and one token", int64_t{o.config.prompt} + 1));
+  PARE_RETURN_IF_ERROR(check_context(*model, "--depth, --gen and one token",
+                                     std::max<int64_t>(1, o.config.depth) + o.config.generate + 1));
   PARE_ASSIGN_OR_RETURN(const auto runner, ModelBench::create(model, o.config));
   arm_interrupt();
-  Progress progress(!json);
+  Progress progress;
   Series ours, peer;
   PARE_RETURN_IF_ERROR(runner->run().status());  // warm-up
   for (int r = 0; r < o.repetitions && !interrupted(); ++r) {
@@ -147,25 +147,34 @@ void add_bench_command(Commands* commands) {
   auto o = std::make_shared<BenchOptions>();
   CLI::App* app = commands->add("bench", "Measure speed beside the machine's floor and a peer",
                                 [o, commands] { return bench(*o, commands->json()); });
-  o->model.add_to(app);
-  app->remove_option(app->get_option("--context"));
-  app->add_option("--prompt", o->config.prompt, "Tokens of the prefill run; 0 leaves it out")
-      ->check(CLI::Range(0, 1 << 20));
-  app->add_option("--gen", o->config.generate, "Steps of the decode run; 0 leaves it out")
-      ->check(CLI::Range(0, 1 << 20));
-  app->add_option("--depth", o->config.depth, "Tokens in the cache before the decode run")
-      ->check(CLI::Range(0, 1 << 20));
-  app->add_option("--parallel", o->config.parallel, "Sequences that decode together")->check(CLI::Range(1, 1024));
-  app->add_option("--repetitions", o->repetitions, "Runs after one warm-up; medians are reported")
-      ->check(CLI::Range(1, 1000));
-  app->add_option("--peer", o->peer, "A llama-bench (tools/build_llama_cpp.sh) to run interleaved on the same file");
-  app->add_option("--format", o->format, "md or json")->check(CLI::IsMember({"md", "json"}));
+  o->model.add_to(app, false);
+  const auto add = [&](const char* name, int32_t& value, int low, int high, const char* description) {
+    app->add_option(name, value, description)->type_name("N")->check(CLI::Range(low, high));
+  };
+  add("--prompt", o->config.prompt, 0, 1 << 20, "Tokens of the prefill run; 0 leaves it out");
+  add("--gen", o->config.generate, 0, 1 << 20,
+      "Tokens that each sequence of the decode run generates; 0 leaves it out");
+  add("--depth", o->config.depth, 0, 1 << 20, "Tokens in the cache before the decode run");
+  add("--parallel", o->config.parallel, 1, 1024, "Sequences that decode together; the rate is that of all of them");
+  add("--repetitions", o->repetitions, 1, 1000, "Runs after one warm-up; medians are reported");
+  app->add_option("--peer", o->peer, "A llama-bench (tools/build_llama_cpp.sh) to run interleaved on the same file")
+      ->type_name("PROGRAM");
+  app->add_option("--format", o->format, "md: a table for a page; json: as --json")
+      ->check(CLI::IsMember({"md", "json"}));
   app->footer(
-      "Prefill and decode are separate runs, as in llama-bench; decode starts at --depth. The floor of a decode step\n"
-      "is the bytes that must be read (tensors used, KV at the mean depth, one embedding row a sequence) over the\n"
-      "read bandwidth that this process measures with the same threads.\n"
-      "TTFT: from submission to the first token. ITL: mean time between the tokens after it. TPOT is the same as\n"
-      "ITL here: the first token never counts.");
+      "Prefill and decode are separate runs over random tokens, as in llama-bench; decode starts at --depth. Rates "
+      "are\n"
+      "tokens per second. The floor of a decode step is the time to read what it must (every weight matrix once, one\n"
+      "embedding row a sequence, the KV that it attends) at the read bandwidth that this process measures with the "
+      "same\n"
+      "threads; the floor ratio is floor over time: 1 is as fast as memory allows. Peak RSS is taken before that\n"
+      "measurement, whose buffer is not the model's.\n"
+      "TTFT, time to first token: from the submission of a request to its first token; here --prompt over the prefill\n"
+      "rate. ITL, inter-token latency: mean time between the tokens after the first; here --parallel over the decode\n"
+      "rate. TPOT, time per output token: the same as ITL, since the first token never counts.\n\n"
+      "  pare bench smollm2-135m-instruct\n"
+      "  pare bench smollm2-135m-instruct --prompt 0 --gen 128 --depth 2048 --kv \"streaming(sink=4,recent=256)\"\n"
+      "  pare bench model.gguf --parallel 8 --json");
 }
 
 }  // namespace pare::cli

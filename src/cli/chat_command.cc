@@ -22,7 +22,7 @@ constexpr int32_t kDefaultContext = 8192;
 
 constexpr std::string_view kHelp =
     "/help          this list\n"
-    "/reset         forget the conversation; the system message stays\n"
+    "/reset         forget the conversation, e.g. when the context is full; the system message stays\n"
     "/system TEXT   set the system message; without TEXT there is none\n"
     "/stats         what the last answer cost\n"
     "/save FILE     write the conversation as a JSON array of messages\n"
@@ -44,6 +44,7 @@ class Chat {
     auto chat = std::unique_ptr<Chat>(new Chat(options, json));
     PARE_RETURN_IF_ERROR(chat->options_.sampling.finish());
     PARE_ASSIGN_OR_RETURN(chat->model_, load_by_name(options.model.model, options.model.threads));
+    PARE_RETURN_IF_ERROR(check_context(*chat->model_, "--context", options.model.context));
     EngineOptions o;
     o.threads = options.model.threads;
     o.attn = options.model.attn;
@@ -61,6 +62,7 @@ class Chat {
 
   // One question and its answer. A failure leaves the conversation as it was.
   Status turn(const std::string& text) {
+    PARE_RETURN_IF_ERROR(check_utf8("message", text));
     Json messages = with_system();
     messages.push_back({{"role", "user"}, {"content", text}});
     GenerationInput input;
@@ -191,8 +193,8 @@ void add_chat_command(Commands* commands) {
   CLI::App* app = commands->add("chat", "Talk with a model; the cache keeps the conversation",
                                 [o, commands] { return chat(*o, commands->json()); });
   o->model.add_to(app);
-  app->add_option("--system", o->system, "System message of the chat template");
-  app->add_option("--max-tokens", o->max_tokens, "Tokens of one answer at most");
+  app->add_option("--system", o->system, "System message of the chat template")->type_name("TEXT");
+  app->add_option("--max-tokens", o->max_tokens, "Tokens of one answer at most")->type_name("N");
   o->sampling.add_to(app);
   app->footer(
       std::string(kHelp) +

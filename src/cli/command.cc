@@ -26,30 +26,47 @@ int Commands::run() {
   return kExitBadInput;
 }
 
-void ModelOptions::add_to(CLI::App* app) {
-  app->add_option("MODEL", model,
-                  "A store name (see `pare pull --help`) or a path: .gguf, .safetensors or a model folder")
+void ModelOptions::add_to(CLI::App* app, bool with_context) {
+  app->add_option("MODEL", model, "A store name (`pare pull` lists them) or a path: .gguf, .safetensors or a folder")
       ->required();
-  app->add_option("--threads", threads, "CPU threads; 0 takes what the machine allows")
-      ->check(CLI::Range(int64_t{0}, kMaxThreads));
-  app->add_option("--attn", attn, "Prefill attention, e.g. dense or \"streaming(sink=4,window=256)\"");
-  app->add_option("--kv", kv, "KV cache policy, e.g. dense or \"streaming(sink=4,recent=256)\"");
-  app->add_option("--context", context, "Tokens of one sequence at most; 0 takes the model's context")
+  add_threads_option(app, &threads);
+  app->add_option("--attn", attn, "Which keys a prompt attends: dense, streaming(sink=4,window=256)")
+      ->type_name("SPEC")
+      ->group("Policies (`pare inspect policies` explains them)");
+  app->add_option("--kv", kv, "Which keys and values are kept: dense, streaming(sink=4,recent=256)")
+      ->type_name("SPEC")
+      ->group("Policies (`pare inspect policies` explains them)");
+  if (!with_context) return;
+  app->add_option("--context", context, "Tokens of prompt and answer together at most; 0: what the model was made for")
+      ->type_name("N")
       ->check(CLI::Range(int64_t{0}, kMaxContext));
 }
 
 void SamplingOptions::add_to(CLI::App* app) {
-  app->add_option("--temperature", params.temperature, "0 is greedy");
-  app->add_option("--top-k", params.top_k, "Keep the k most likely tokens; 0 keeps all");
-  app->add_option("--top-p", params.top_p, "Keep the most likely tokens that hold this much of the mass");
-  app->add_option("--min-p", params.min_p, "Drop tokens less likely than this share of the most likely");
-  app->add_option("--typical-p", params.typical_p, "Locally typical sampling");
-  app->add_option("--repetition-penalty", params.repetition_penalty, "Divides logits of tokens already seen");
-  app->add_option("--frequency-penalty", params.frequency_penalty, "Subtracted per occurrence in the answer");
-  app->add_option("--presence-penalty", params.presence_penalty, "Subtracted once a token stands in the answer");
-  app->add_option("--logit-bias", bias, "ID=VALUE, added to that token's logit")->allow_extra_args(false);
-  app->add_option("--stop", stop, "Stop before this text; may be repeated")->allow_extra_args(false);
-  app->add_option("--seed", params.seed, "Seed of the random numbers");
+  const auto add = [&](const char* name, auto& value, const char* type, const char* description) {
+    return app->add_option(name, value, description)->type_name(type)->group("Sampling");
+  };
+  add("--temperature", params.temperature, "X", "Divides the logits, 0 to 100; 0 always takes the most likely token");
+  add("--top-k", params.top_k, "N", "Draw from the N most likely tokens; 0: from all");
+  add("--top-p", params.top_p, "X", "Draw from the most likely tokens that hold this share of the probability");
+  add("--min-p", params.min_p, "X", "Drop tokens less likely than this share of the most likely one");
+  add("--typical-p", params.typical_p, "X", "Locally typical sampling: the share of the probability that is kept");
+  add("--repetition-penalty", params.repetition_penalty, "X", "Divides logits of tokens in prompt or answer; 1: none");
+  add("--frequency-penalty", params.frequency_penalty, "X", "Subtracted for each time a token stands in the answer");
+  add("--presence-penalty", params.presence_penalty, "X", "Subtracted once from tokens that stand in the answer");
+  add("--logit-bias", bias, "ID=X", "Added to that token's logit; may be repeated")->allow_extra_args(false);
+  add("--stop", stop, "TEXT", "Stop before this text; may be repeated")->allow_extra_args(false);
+  add("--seed", params.seed, "N", "Seed of the random numbers: the same seed draws the same answer")
+      // The parser would read "-1" as 2^64 - 1.
+      ->check([](const std::string& text) {
+        return text.starts_with('-') ? fmt::format("{} is negative", text) : std::string();
+      });
+}
+
+void add_threads_option(CLI::App* app, int* threads) {
+  app->add_option("--threads", *threads, "CPU threads; 0: as many as the process may use")
+      ->type_name("N")
+      ->check(CLI::Range(int64_t{0}, kMaxThreads));
 }
 
 Status SamplingOptions::finish() {
@@ -73,10 +90,17 @@ Status SamplingOptions::finish() {
 
 Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& model, int threads) {
   PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(model));
+  const Waiting waiting("loading " + model);
   ThreadPool pool(threads > 0 ? threads : usable_cpus());
   auto loaded = load(path, &pool);
-  if (!loaded.ok()) return loaded.status().with_context(path.string());
+  if (!loaded.ok()) return at_path(loaded.status(), path.string());
   return loaded;
+}
+
+Status check_context(const LoadedModel& model, std::string_view option, int64_t tokens) {
+  const int32_t longest = model.model->config().context_max;
+  if (tokens <= longest) return ok_status();
+  return invalid_argument(fmt::format("{}: {} tokens, the context of this model holds {}", option, tokens, longest));
 }
 
 Expected<std::unique_ptr<Tokenizer>> read_tokenizer(const ModelFile& file) {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pare/engine.h"
@@ -41,8 +42,11 @@ struct ModelOptions {
   int threads = 0;
   std::string attn = "dense", kv = "dense";
   int context = 0;
-  void add_to(CLI::App* app);
+  // --context only where a command has no meaning of its own for it.
+  void add_to(CLI::App* app, bool with_context = true);
 };
+void add_threads_option(CLI::App* app, int* threads);
+
 struct SamplingOptions {
   SamplingParams params;
   std::vector<std::string> stop;
@@ -52,8 +56,11 @@ struct SamplingOptions {
   Status finish();
 };
 
-// Resolves a store name or path and loads it, with progress when it takes long.
+// Resolves a store name or path and loads it, with a word on the terminal when it takes long.
 Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& model, int threads);
+
+// kInvalidArgument when `tokens`, asked for by `option`, do not fit the model's context.
+Status check_context(const LoadedModel& model, std::string_view option, int64_t tokens);
 
 // The tokenizer that comes with a model, without its weights.
 Expected<std::unique_ptr<Tokenizer>> read_tokenizer(const ModelFile& file);

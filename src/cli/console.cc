@@ -13,14 +13,27 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "text/utf8.h"
+
 namespace pare::cli {
 namespace {
 
-std::atomic<bool> g_interrupted{false};  // written by the signal handler, hence global
+constexpr const char* kEraseLine = "\r\033[K";
 
+// Shared with the signal handler, hence global.
+std::atomic<bool> g_interrupted{false}, g_armed{false}, g_json{false}, g_printed{false};
+constexpr std::string_view kInterruptedObject = "{\"error\":{\"code\":\"cancelled\",\"message\":\"interrupted\"}}\n";
+
+// Only calls that are allowed in a signal handler.
 void on_interrupt(int) {
-  g_interrupted = true;
-  ::signal(SIGINT, SIG_DFL);
+  if (g_armed && !g_interrupted) {
+    g_interrupted = true;
+    return;
+  }
+  if (g_json && !g_printed) {
+    [[maybe_unused]] const auto n = ::write(STDOUT_FILENO, kInterruptedObject.data(), kInterruptedObject.size());
+  }
+  ::_exit(kExitInterrupted);
 }
 
 }  // namespace
@@ -35,6 +48,7 @@ int exit_code_for(const Status& status) {
     case StatusCode::kInvalidArgument:
     case StatusCode::kNotFound:
     case StatusCode::kDataLoss:
+    case StatusCode::kLimitExceeded:
     case StatusCode::kUnsupported: return kExitBadInput;
   }
   return kExitFailure;
@@ -52,15 +66,13 @@ int report_error(const Status& status, bool json) {
 }
 
 void print_json(const nlohmann::ordered_json& object) {
-  static bool printed = false;
-  if (std::exchange(printed, true)) return;
+  if (g_printed.exchange(true)) return;
   const std::string text = object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   fmt::print("{}\n", text);
   std::fflush(stdout);
 }
 
-Progress::Progress(bool enabled)
-    : started_(std::chrono::steady_clock::now()), enabled_(enabled && ::isatty(STDERR_FILENO)) {}
+Progress::Progress() : started_(std::chrono::steady_clock::now()), enabled_(::isatty(STDERR_FILENO)) {}
 
 Progress::~Progress() { finish(); }
 
@@ -70,7 +82,7 @@ void Progress::update(std::string_view label, int64_t done, int64_t total, std::
   if (now - started_ < std::chrono::seconds(1)) return;
   const bool last = total > 0 && done >= total;
   if (shown_ && !last && label == label_ && now - drawn_ < std::chrono::milliseconds(100)) return;
-  if (shown_ && label != label_) fmt::print(stderr, "\n");
+  if (shown_ && label != label_) fmt::print(stderr, kEraseLine);
   label_ = label;
   drawn_ = now;
   shown_ = true;
@@ -87,8 +99,30 @@ void Progress::update(std::string_view label, int64_t done, int64_t total, std::
 }
 
 void Progress::finish() {
-  if (shown_) fmt::print(stderr, "\n");
+  if (shown_) fmt::print(stderr, kEraseLine);
   shown_ = false;
+}
+
+Waiting::Waiting(std::string text) {
+  if (!::isatty(STDERR_FILENO)) return;
+  thread_ = std::thread([this, text = std::move(text)] {
+    std::unique_lock lock(mutex_);
+    if (ended_cv_.wait_for(lock, std::chrono::seconds(1), [this] { return ended_; })) return;
+    fmt::print(stderr, "{} ...", text);
+    std::fflush(stderr);
+    ended_cv_.wait(lock, [this] { return ended_; });
+    fmt::print(stderr, kEraseLine);
+  });
+}
+
+Waiting::~Waiting() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  ended_cv_.notify_one();
+  thread_.join();
 }
 
 std::string format_bytes(int64_t bytes) {
@@ -102,14 +136,23 @@ std::string format_bytes(int64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
-void arm_interrupt() {
-  g_interrupted = false;
+void catch_interrupts(bool json) {
+  g_json = json;
   struct sigaction action {};
-  action.sa_handler = on_interrupt;
+  action.sa_handler = on_interrupt;  // without SA_RESTART: a read of what somebody types must return
   ::sigaction(SIGINT, &action, nullptr);
 }
 
+void arm_interrupt() {
+  g_interrupted = false;
+  g_armed = true;
+}
+
 bool interrupted() { return g_interrupted; }
+
+Status at_path(const Status& status, const std::string& path) {
+  return status.message().starts_with(path) ? status : status.with_context(path);
+}
 
 Expected<std::string> read_text_file(const std::string& path, int64_t max) {
   const bool standard_input = path == "-";
@@ -131,6 +174,15 @@ Expected<std::string> read_text_file(const std::string& path, int64_t max) {
   }
   if (std::ferror(file.get())) return io_error(fmt::format("{}: {}", path, std::strerror(errno)));
   return text;
+}
+
+Status check_utf8(std::string_view name, std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Step step = utf8_step(text, at);
+    if (!step.valid) return invalid_argument(fmt::format("{}: not UTF-8 at byte {}", name, at));
+    at += step.size;
+  }
+  return ok_status();
 }
 
 }  // namespace pare::cli

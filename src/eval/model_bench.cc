@@ -87,15 +87,31 @@ Expected<double> ModelBench::decode() {
   return rows / (after.decode_ms - before.decode_ms) * 1e3;
 }
 
+double decode_floor_bytes(const ModelConfig& c, uint64_t weight_bytes, const BenchConfig& config) {
+  const int64_t depth = std::max(1, config.depth);  // a sequence has at least one token
+  int64_t rows = 0;                                 // that one sequence reads, over all steps and layers
+  for (int64_t step = 1; step <= config.generate; ++step) {
+    for (int32_t l = 0; l < c.n_layers; ++l) {
+      rows += c.is_sliding(l) ? std::min<int64_t>(depth + step, c.window) : depth + step;
+    }
+  }
+  constexpr int64_t kRowItemBytes = 2;  // fp16
+  const double row_bytes = static_cast<double>(2 * kRowItemBytes * c.n_kv_heads * c.head_dim);
+  const double kv_bytes = static_cast<double>(rows) * row_bytes / std::max(1, config.generate);
+  return static_cast<double>(weight_bytes) + config.parallel * kv_bytes;
+}
+
 BenchFloor ModelBench::floor() const {
   BenchFloor floor;
   const Model& model = *model_->model;
   const ModelConfig& c = model.config();
-  const double depth = config_.depth + config_.generate / 2.0;
-  double kv_rows = 0;  // rows that a step reads, summed over layers
-  for (int32_t l = 0; l < c.n_layers; ++l) kv_rows += c.is_sliding(l) ? std::min<double>(depth, c.window) : depth;
-  const double kv_bytes = kv_rows * 2.0 * c.n_kv_heads * c.head_dim * 2.0;
-  floor.decode_bytes_per_step = static_cast<double>(model.decode_weight_bytes()) + config_.parallel * kv_bytes;
+  floor.decode_bytes_per_step = decode_floor_bytes(c, model.decode_weight_bytes(), config_);
+  // A policy that drops rows need not read them: what the steps counted is what had to be read.
+  const EngineStats stats = engine_->stats();
+  if (engine_->kv_spec() != "dense" && stats.decode_steps > 0) {
+    floor.decode_bytes_per_step = static_cast<double>(stats.decode_weight_bytes + stats.decode_kv_bytes) /
+                                  static_cast<double>(stats.decode_steps);
+  }
   const double hd = static_cast<double>(c.n_heads) * c.head_dim, kd = static_cast<double>(c.n_kv_heads) * c.head_dim;
   floor.prefill_macs_per_token =
       c.n_layers * (static_cast<double>(c.dim) * (2.0 * hd + 2.0 * kd) + 3.0 * c.dim * c.ffn_dim);

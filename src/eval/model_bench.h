@@ -26,7 +26,7 @@ struct BenchSample {
 };
 
 struct BenchFloor {
-  double decode_bytes_per_step = 0;   // weights used, KV at the mean depth, embedding rows
+  double decode_bytes_per_step = 0;   // weights used, KV, averaged over the steps
   double prefill_macs_per_token = 0;  // of the matrix products
 };
 
@@ -50,6 +50,10 @@ class ModelBench {
   BenchConfig config_;
   std::unique_ptr<Engine> engine_;
 };
+
+// Bytes that a mean decode step must read: `weight_bytes`, and for each sequence the keys and values of the positions
+// that it attends, its own among them, as the dense policy stores them.
+double decode_floor_bytes(const ModelConfig& model, uint64_t weight_bytes, const BenchConfig& config);
 
 double median(std::vector<double> values);
 

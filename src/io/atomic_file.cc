@@ -27,7 +27,9 @@ Expected<AtomicFile> AtomicFile::create(const std::filesystem::path& path) {
       file.fd_ = std::move(*fd);
       return file;
     }
-    last = fd.status();
+    // The hidden name is nobody's business.
+    last =
+        Status(fd.status().code(), path.string() + std::string(fd.status().message().substr(staged.string().size())));
     std::error_code error;
     if (!std::filesystem::exists(std::filesystem::symlink_status(staged, error))) break;
   }

@@ -51,7 +51,7 @@ class StringSink : public HttpSink {
   }
   Status write(std::string_view bytes) override {
     if (static_cast<int64_t>(text_.size() + bytes.size()) > max_bytes_) {
-      return resource_exhausted("the answer exceeds " + std::to_string(max_bytes_) + " bytes");
+      return limit_exceeded("the answer exceeds " + std::to_string(max_bytes_) + " bytes");
     }
     text_ += bytes;
     return ok_status();
@@ -151,7 +151,7 @@ class FileSink : public HttpSink {
 
  private:
   static Status too_large(int64_t bytes) {
-    return resource_exhausted(std::to_string(bytes) + " bytes, limit " + std::to_string(kMaxDownloadBytes));
+    return limit_exceeded(std::to_string(bytes) + " bytes, limit " + std::to_string(kMaxDownloadBytes));
   }
 
   // "bytes 100-199/200", starting where we asked and ending with the file we expect.

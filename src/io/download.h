@@ -37,7 +37,7 @@ Expected<std::string> http_get(const std::string& url, int64_t max_bytes, const 
 // known, then at most `-expected_bytes`. On success `path` has all bytes and the ".etag" file is gone;
 // hashing it is the caller's business. On failure both stay for the next call. kIoError for a connection that
 // failed or ended early ("... ended after N of M bytes"), kDataLoss for an answer that contradicts itself or
-// `expected_bytes`, kNotFound for 404, kResourceExhausted for limits and full disks.
+// `expected_bytes`, kNotFound for 404, kLimitExceeded for limits, kResourceExhausted for full disks.
 Status http_download(const std::string& url, const std::filesystem::path& path, int64_t expected_bytes,
                      const HttpOptions& options, const std::function<void(int64_t done, int64_t total)>& on_bytes);
 

@@ -124,7 +124,7 @@ class Exchange {
   bool header(std::string_view line) {
     header_bytes_ += static_cast<int64_t>(line.size());
     if (header_bytes_ > kMaxHttpHeaderBytes) {
-      stopped_ = resource_exhausted("the answer's headers exceed " + std::to_string(kMaxHttpHeaderBytes) + " bytes");
+      stopped_ = limit_exceeded("the answer's headers exceed " + std::to_string(kMaxHttpHeaderBytes) + " bytes");
       return false;
     }
     while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.remove_suffix(1);

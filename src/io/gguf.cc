@@ -63,7 +63,7 @@ class Parser {
 
   Status check_count(std::string_view what, uint64_t count, int64_t limit, uint64_t bytes_each) const {
     if (count > static_cast<uint64_t>(limit)) {
-      return resource_exhausted(fmt::format("{} {}, limit {}", count, what, limit));
+      return limit_exceeded(fmt::format("{} {}, limit {}", count, what, limit));
     }
     if (count > reader_.left() / bytes_each) {
       return data_loss(fmt::format("{} {} do not fit in the {} bytes that follow", count, what, reader_.left()));
@@ -74,7 +74,7 @@ class Parser {
   Expected<std::string_view> read_string(std::string_view what, int64_t limit) {
     PARE_ASSIGN_OR_RETURN(const uint64_t length, reader_.read<uint64_t>(what));
     if (length > static_cast<uint64_t>(limit)) {
-      return resource_exhausted(
+      return limit_exceeded(
           fmt::format("{} at offset {} has {} bytes, limit {}", what, reader_.offset() - 8, length, limit));
     }
     return reader_.read_text(length, what);
@@ -153,12 +153,11 @@ class Parser {
     PARE_RETURN_IF_ERROR(check_count("array items", count, kMaxMetadataArrayItems, min_bytes));
     array_items_ += count;
     if (array_items_ > uint64_t{kMaxMetadataArrayItems}) {
-      return resource_exhausted(
-          fmt::format("nested arrays of {} items, limit {}", array_items_, kMaxMetadataArrayItems));
+      return limit_exceeded(fmt::format("nested arrays of {} items, limit {}", array_items_, kMaxMetadataArrayItems));
     }
     if (type == GgufValueType::kArray) {
       if (depth >= kMaxMetadataDepth) {
-        return resource_exhausted(fmt::format("arrays nested deeper than {} levels", kMaxMetadataDepth));
+        return limit_exceeded(fmt::format("arrays nested deeper than {} levels", kMaxMetadataDepth));
       }
       for (uint64_t i = 0; i < count; ++i) PARE_RETURN_IF_ERROR(read_array_into(out, typed, depth + 1));
       return ok_status();

@@ -30,7 +30,7 @@ struct GgufContents {
 
 // Reads a whole file. `bytes` must outlive the tensors. Nothing is allocated for a count or length before the
 // file is known to be long enough for it. kDataLoss for bytes that contradict themselves, kUnsupported for
-// versions, types and byte orders that are known and not read here, kResourceExhausted beyond base/limits.h.
+// versions, types and byte orders that are known and not read here, kLimitExceeded beyond base/limits.h.
 // Cost: linear in the header; tensor data is not touched.
 Expected<GgufContents> read_gguf(std::span<const std::byte> bytes);
 

@@ -72,7 +72,7 @@ class Builder : public nlohmann::json_sax<Json> {
   // Where the value now lives, or null when there are too many.
   Json* add(Json value) {
     if (++values_ > kMaxMetadataArrayItems) {
-      fail(resource_exhausted(fmt::format("more than {} values", kMaxMetadataArrayItems)));
+      fail(limit_exceeded(fmt::format("more than {} values", kMaxMetadataArrayItems)));
       return nullptr;
     }
     if (open_.empty()) {
@@ -91,7 +91,7 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool open(Json container) {
     if (static_cast<int64_t>(open_.size()) >= kMaxJsonDepth) {
-      return fail(resource_exhausted(fmt::format("nested deeper than {} levels", kMaxJsonDepth)));
+      return fail(limit_exceeded(fmt::format("nested deeper than {} levels", kMaxJsonDepth)));
     }
     Json* const place = add(std::move(container));
     if (place) open_.push_back(place);
@@ -163,12 +163,11 @@ Status flatten(const Json& value, const std::string& path, Metadata* out) {
     flat = value.get<std::string>();
   }
   if (static_cast<int64_t>(path.size()) > kMaxKeyBytes) {
-    return resource_exhausted(
-        fmt::format("key {} has {} bytes, limit {}", quote_name(path), path.size(), kMaxKeyBytes));
+    return limit_exceeded(fmt::format("key {} has {} bytes, limit {}", quote_name(path), path.size(), kMaxKeyBytes));
   }
   if (out->has(path)) return data_loss(fmt::format("two paths spell the key {}", quote_name(path)));
   if (static_cast<int64_t>(out->values().size()) >= kMaxMetadataKeys) {
-    return resource_exhausted(fmt::format("more than {} metadata keys", kMaxMetadataKeys));
+    return limit_exceeded(fmt::format("more than {} metadata keys", kMaxMetadataKeys));
   }
   out->set(path, std::move(flat));
   return ok_status();
@@ -178,7 +177,7 @@ Status flatten(const Json& value, const std::string& path, Metadata* out) {
 
 Expected<Json> parse_json(std::string_view text) {
   if (static_cast<int64_t>(text.size()) > kMaxJsonBytes) {
-    return resource_exhausted(fmt::format("a JSON document of {} bytes, limit {}", text.size(), kMaxJsonBytes));
+    return limit_exceeded(fmt::format("a JSON document of {} bytes, limit {}", text.size(), kMaxJsonBytes));
   }
   Builder builder;
   try {
@@ -187,7 +186,7 @@ Expected<Json> parse_json(std::string_view text) {
     if (!parsed) return data_loss("not JSON");
     return builder.take();
   } catch (const std::exception& error) {
-    return resource_exhausted(fmt::format("JSON: {}", error.what()));
+    return limit_exceeded(fmt::format("JSON: {}", error.what()));
   }
 }
 

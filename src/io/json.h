@@ -9,7 +9,7 @@
 
 namespace pare {
 
-// Parses UTF-8 text. kResourceExhausted beyond kMaxJsonBytes, kMaxJsonDepth or kMaxMetadataArrayItems values;
+// Parses UTF-8 text. kLimitExceeded beyond kMaxJsonBytes, kMaxJsonDepth or kMaxMetadataArrayItems values;
 // kDataLoss names the byte of a syntax error or an object's duplicate key. Messages do not name the file.
 // Cost: O(n log n). Objects keep the file's order; looking up a key in one is linear, so iterate over large
 // ones.

@@ -34,7 +34,7 @@ Expected<std::string> read_text_file(const fs::path& path, int64_t max_bytes) {
   PARE_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::open(path));
   const auto bytes = file.bytes();
   if (static_cast<int64_t>(bytes.size()) > max_bytes) {
-    return resource_exhausted(fmt::format("{}: {} bytes, limit {}", path.string(), bytes.size(), max_bytes));
+    return limit_exceeded(fmt::format("{}: {} bytes, limit {}", path.string(), bytes.size(), max_bytes));
   }
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
@@ -198,8 +198,7 @@ Status ModelFile::open_index(const fs::path& index) {
   std::set<std::string> files;
   for (const auto& [tensor, file] : *map) files.insert(file);
   if (files.size() > static_cast<size_t>(kMaxSafetensorsShards)) {
-    return resource_exhausted(
-        fmt::format("{}: {} shards, limit {}", index.string(), files.size(), kMaxSafetensorsShards));
+    return limit_exceeded(fmt::format("{}: {} shards, limit {}", index.string(), files.size(), kMaxSafetensorsShards));
   }
   for (const std::string& file : files) {
     const fs::path path = index.parent_path() / file;
@@ -248,7 +247,7 @@ Status ModelFile::read_side_files(const fs::path& folder) {
 
 Status ModelFile::index_tensors() {
   if (tensors_.size() > static_cast<size_t>(kMaxTensors)) {
-    return resource_exhausted(fmt::format("{} tensors in all parts, limit {}", tensors_.size(), kMaxTensors));
+    return limit_exceeded(fmt::format("{} tensors in all parts, limit {}", tensors_.size(), kMaxTensors));
   }
   by_name_.reserve(tensors_.size());
   for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -264,11 +263,11 @@ const TensorEntry* ModelFile::find(std::string_view name) const {
   return it == by_name_.end() ? nullptr : &tensors_[it->second];
 }
 
-void ModelFile::drop_resident(const TensorEntry& entry) const {
+void ModelFile::drop_resident(std::span<const std::byte> data) const {
   for (const Part& part : parts_) {
     const auto bytes = part.file.bytes();
-    if (entry.data.data() >= bytes.data() && entry.data.data() < bytes.data() + bytes.size()) {
-      part.file.drop_resident(entry.data);
+    if (data.data() >= bytes.data() && data.data() < bytes.data() + bytes.size()) {
+      part.file.drop_resident(data);
       return;
     }
   }

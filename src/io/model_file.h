@@ -42,8 +42,8 @@ class ModelFile {
   // "chat_template" (of a list, the one named "default", else the first). Empty when there is none.
   const std::string& chat_template() const { return chat_template_; }
 
-  // Lets the system forget a tensor's pages once it has been packed elsewhere.
-  void drop_resident(const TensorEntry& entry) const;
+  // Lets the system forget the pages of tensor data, whole or in part, once it has been packed elsewhere.
+  void drop_resident(std::span<const std::byte> data) const;
 
   // Tells model files apart cheaply: file sizes, headers and configuration, and both ends of every tensor. Not
   // cryptographic, and blind to changes inside a tensor. Touches two pages a tensor.

@@ -93,7 +93,7 @@ Expected<SafetensorsContents> read_safetensors(std::span<const std::byte> bytes)
   BoundedReader reader(bytes);
   PARE_ASSIGN_OR_RETURN(const uint64_t header_bytes, reader.read<uint64_t>("the header length"));
   if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes)) {
-    return resource_exhausted(fmt::format("a header of {} bytes, limit {}", header_bytes, kMaxSafetensorsHeaderBytes));
+    return limit_exceeded(fmt::format("a header of {} bytes, limit {}", header_bytes, kMaxSafetensorsHeaderBytes));
   }
   PARE_ASSIGN_OR_RETURN(const std::string_view text, reader.read_text(header_bytes, "the header"));
   if (!text.starts_with('{')) return data_loss("the header does not begin with '{'");
@@ -104,7 +104,7 @@ Expected<SafetensorsContents> read_safetensors(std::span<const std::byte> bytes)
   const std::span<const std::byte> data = bytes.subspan(out.data_offset);
   const auto& members = header->get_ref<const Json::object_t&>();
   if (members.size() > static_cast<size_t>(kMaxTensors)) {
-    return resource_exhausted(fmt::format("{} tensors, limit {}", members.size(), kMaxTensors));
+    return limit_exceeded(fmt::format("{} tensors, limit {}", members.size(), kMaxTensors));
   }
   for (const auto& [name, info] : members) {
     if (name == "__metadata__") {
@@ -134,7 +134,7 @@ Expected<std::map<std::string, std::string, std::less<>>> read_safetensors_index
   if (!map || !map->is_object()) return data_loss("'weight_map' is missing or not a JSON object");
   const auto& members = map->get_ref<const Json::object_t&>();
   if (members.size() > static_cast<size_t>(kMaxTensors)) {
-    return resource_exhausted(fmt::format("'weight_map' has {} tensors, limit {}", members.size(), kMaxTensors));
+    return limit_exceeded(fmt::format("'weight_map' has {} tensors, limit {}", members.size(), kMaxTensors));
   }
   std::map<std::string, std::string, std::less<>> files;
   for (const auto& [tensor, file] : members) {

@@ -25,7 +25,7 @@ struct SafetensorsContents {
 
 // Reads a whole file; `bytes` must outlive the tensors. Tensors must cover the data without holes or overlaps.
 // BOOL tensors are read as U8, scalars as shape {1}. kDataLoss for bytes that contradict themselves,
-// kUnsupported for other element types, kResourceExhausted beyond base/limits.h.
+// kUnsupported for other element types, kLimitExceeded beyond base/limits.h.
 Expected<SafetensorsContents> read_safetensors(std::span<const std::byte> bytes);
 
 // The tensor -> file map of a "model.safetensors.index.json". File names are plain names in the index's folder.

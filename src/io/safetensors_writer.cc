@@ -85,7 +85,7 @@ Expected<std::string> make_header(const Plan& plan, const Shard& shard, const Te
   PARE_ASSIGN_OR_RETURN(std::string text, dump(header));
   text.resize(round_up(text.size(), kHeaderAlignment), ' ');
   if (static_cast<int64_t>(text.size()) > kMaxSafetensorsHeaderBytes) {
-    return resource_exhausted(fmt::format("a header of {} bytes, limit {}", text.size(), kMaxSafetensorsHeaderBytes));
+    return limit_exceeded(fmt::format("a header of {} bytes, limit {}", text.size(), kMaxSafetensorsHeaderBytes));
   }
   const auto length = static_cast<uint64_t>(text.size());
   char raw[sizeof(length)];

@@ -12,7 +12,7 @@ namespace pare {
 
 Expected<std::vector<uint64_t>> check_specs(std::span<const TensorSpec> tensors) {
   if (tensors.size() > static_cast<size_t>(kMaxTensors)) {
-    return resource_exhausted(fmt::format("{} tensors, limit {}", tensors.size(), kMaxTensors));
+    return limit_exceeded(fmt::format("{} tensors, limit {}", tensors.size(), kMaxTensors));
   }
   std::vector<uint64_t> bytes;
   std::unordered_set<std::string_view> names;
@@ -43,7 +43,7 @@ Status TensorCopier::copy(size_t index, const TensorSpec& spec, uint64_t bytes, 
     PARE_RETURN_IF_ERROR(file->write(piece));
     written += piece.size();
     done_ += piece.size();
-    if (progress_) progress_(done_, total_);
+    if (progress_ && !progress_(done_, total_)) return cancelled("interrupted");
     return ok_status();
   };
   PARE_RETURN_IF_ERROR(produce_(index, sink));

@@ -15,10 +15,9 @@ const AttentionKernels& attention_kernels(CpuLevel level) {
 }
 
 int32_t preferred_tile_rows(CpuLevel, int32_t group, int32_t head_dim) {
-  // Long tiles spread the widening of a block over more rows, until the rows' queries and sums leave L2.
-  // Measured with 16, 32, 64 and 128 on Zen 4 and Sapphire Rapids, R 1 to 6, D 64 to 256
-  // (docs/kernels_attention.md).
-  return group * head_dim <= 768 ? 64 : 32;
+  // Long tiles spread the widening of a block over more rows; short ones give many cores tasks of even size. A group of
+  // heads alone (R = 1) needs the former. Measured with 16, 32, 64 and 128 (docs/kernels_attention.md).
+  return group == 1 && head_dim <= 128 ? 64 : 32;
 }
 
 }  // namespace pare

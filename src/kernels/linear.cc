@@ -5,7 +5,7 @@
 namespace pare {
 
 const LinearKernels& linear_kernels(CpuLevel level) {
-  static constexpr LinearKernels kScalar = {ref::quantize_rows, ref::linear};
+  static constexpr LinearKernels kScalar = {ref::quantize, ref::linear};
   switch (level) {
 #if defined(__x86_64__)
     case CpuLevel::kAvx2: return kLinearAvx2;

@@ -52,12 +52,28 @@ struct alignas(64) ActBlock {
 };
 static_assert(sizeof(ActBlock) == 64);
 
+// Rows of quantized activations that lie together.
+inline constexpr int64_t kActGroup = 16;
+
 // Activations of T rows, K columns. `blocks` is null when only fp32 is wanted.
 struct ActRows {
   int64_t t = 0, k = 0;
-  const float* f32 = nullptr;  // [T][ld]
+  const float* f32 = nullptr;  // [T][ld]; null when only the blocks are wanted
   int64_t ld = 0;
-  ActBlock* blocks = nullptr;  // [K/32][T]: the rows of one block side by side, as a GEMM reads them
+  // [T/16][K/32][rows of the group]: a kernel streams through one group, whose rows of one block lie side by side. The
+  // last group has the rows that are left, so that a row alone is contiguous.
+  ActBlock* blocks = nullptr;
+
+  int64_t group_end(int64_t row) const {
+    const int64_t end = row / kActGroup * kActGroup + kActGroup;
+    return end < t ? end : t;
+  }
+  // From one block of `row` to its next.
+  int64_t block_stride(int64_t row) const { return group_end(row) - row / kActGroup * kActGroup; }
+  ActBlock* block(int64_t row, int64_t b) const {
+    const int64_t first = row / kActGroup * kActGroup;
+    return blocks + first * (k / kActBlock) + b * block_stride(row) + (row - first);
+  }
 };
 // Bytes of the blocks of T rows, and the function that places them into one 64-byte aligned block.
 size_t act_rows_bytes(int64_t t, int64_t k);
@@ -70,20 +86,25 @@ struct LinearEpilogue {
 };
 
 struct LinearKernels {
-  // Quantizes rows [t0, t1) of x.f32 into x.blocks: scale = max|x| / 127, q = round-to-nearest-even(x * (127
-  // / max|x|)). A block whose max|x| is below kActBlockMin counts as zero (scale 0). Infinities count as the
-  // largest finite number, NaN as zero.
-  void (*quantize_rows)(const ActRows& x, int64_t t0, int64_t t1);
-  // Rows [t0, t1) of y for output tiles [tile0, tile1): y [T][ld_y] fp32. Any t1-t0 >= 1: the kernel blocks
-  // over T itself. Disjoint (t, tile) ranges may run on different threads.
+  // Quantizes blocks [b0, b1) of rows [t0, t1) into out.blocks from x, which has row t0, column 32 * b0 first and `ld`
+  // floats a row: scale = max|x| / 127, q = round-to-nearest-even(x * (127 / max|x|)). A block whose max|x| is below
+  // kActBlockMin counts as zero (scale 0). Infinities count as the largest finite number, NaN as zero.
+  void (*quantize)(const float* x, int64_t ld, const ActRows& out, int64_t t0, int64_t t1, int64_t b0, int64_t b1);
+  // Rows [t0, t1) of x times output tiles [tile0, tile1) of w. y is where row t0 of the first tile goes, `ld_y` floats
+  // a row. Any t1-t0 >= 1: the kernel blocks over T itself. Disjoint (t, tile) ranges may run on different threads.
   void (*linear)(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
                  const LinearEpilogue& epilogue, float* y, int64_t ld_y);
 };
 const LinearKernels& linear_kernels(CpuLevel level);
 
+// Quantizes rows [t0, t1) of rows.f32 whole.
+inline void quantize_rows(const LinearKernels& kernels, const ActRows& rows, int64_t t0, int64_t t1) {
+  kernels.quantize(rows.f32 + t0 * rows.ld, rows.ld, rows, t0, t1, 0, rows.k / kActBlock);
+}
+
 // Plain C++ oracle of `linear` for any format: unpacked weights, same chain. Slow.
 namespace ref {
-void quantize_rows(const ActRows& x, int64_t t0, int64_t t1);
+void quantize(const float* x, int64_t ld, const ActRows& out, int64_t t0, int64_t t1, int64_t b0, int64_t b1);
 void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
             const LinearEpilogue& epilogue, float* y, int64_t ld_y);
 }  // namespace ref

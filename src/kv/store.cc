@@ -212,6 +212,7 @@ Status KvStore::reserve(SeqId seq, int32_t rows) {
                                         s.len, m.config.max_step_rows, m.config.max_context));
   }
   if (rows == 0) return ok_status();
+  if (m.reserves_until_denied > 0 && --m.reserves_until_denied == 0) return resource_exhausted("KV pages: denied");
   const int32_t end = ceil_div(s.len + rows, kPageRows);
   const int32_t fresh = std::max(0, end - s.n_pages);
   const int32_t tail_page = s.len / kPageRows;
@@ -240,6 +241,8 @@ Status KvStore::reserve(SeqId seq, int32_t rows) {
   s.n_pages = std::max(s.n_pages, end);
   return ok_status();
 }
+
+void KvStore::deny_reserve_after(int64_t n) { impl_->reserves_until_denied = n + 1; }
 
 void KvStore::append(SeqId seq, std::span<const int32_t> tokens, int32_t prompt_len) {
   Impl& m = *impl_;
@@ -305,8 +308,19 @@ void KvStore::abort_step() {
   // Copies stay due: the sequences that asked for them still hold the copies' targets.
 }
 
+void KvStore::Impl::count_peak() {
+  int64_t bytes = 0, used = 0;
+  for (int32_t c = 0; c < n_classes(); ++c) {
+    used += pages[c].n_used();
+    bytes += pages[c].n_used() * layout.classes[c].page_bytes;
+  }
+  pages_used_peak = std::max(pages_used_peak, used);
+  bytes_used_peak = std::max(bytes_used_peak, bytes);
+}
+
 void KvStore::commit_step() {
   Impl& m = *impl_;
+  m.count_peak();
   for (const SeqId seq : m.touched) {
     Sequence& s = m.sequences[seq];
     const int32_t first = s.len / kPageRows;

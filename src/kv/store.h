@@ -66,10 +66,11 @@ struct KvClassStats {
 };
 
 struct KvStats {
-  int64_t bytes_k = 0, bytes_v = 0;  // pools, as allocated
-  int64_t bytes_tables = 0;          // page ids, metadata, prefix index, sequence records, formats
-  int64_t bytes_used = 0;            // K and V bytes of used pages; shared pages once
-  int64_t bytes_per_row = 0;         // K and V of one position, every layer
+  int64_t bytes_k = 0, bytes_v = 0;                  // pools, as allocated
+  int64_t bytes_tables = 0;                          // page ids, metadata, prefix index, sequence records, formats
+  int64_t bytes_used = 0;                            // K and V bytes of used pages; shared pages once
+  int64_t bytes_used_peak = 0, pages_used_peak = 0;  // the most that one step held, since create()
+  int64_t bytes_per_row = 0;                         // K and V of one position, every layer
   int64_t sequences = 0;
   int64_t rows = 0;                                             // sum of sequence lengths
   int64_t copies = 0, prefix_hit_rows = 0, prefix_lookups = 0;  // since create()
@@ -112,6 +113,8 @@ class KvStore {
   // nothing. kResourceExhausted: no page is free (the caller pre-empts), kInvalidArgument: beyond max_context
   // or max_step_rows.
   Status reserve(SeqId seq, int32_t rows);
+  // For tests: after `n` more reserves, one finds no page free.
+  void deny_reserve_after(int64_t n);
   // Appends the rows of `tokens` (reserved before). prompt_len: final length of the prompt they belong to or
   // follow.
   void append(SeqId seq, std::span<const int32_t> tokens, int32_t prompt_len);

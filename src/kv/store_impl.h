@@ -34,6 +34,8 @@ struct KvStore::Impl {
   std::vector<int32_t> chain;  // scratch of adopt_prefix
   int64_t freed_dead[kMaxClasses] = {}, evicted[kMaxClasses] = {};
   int64_t n_copies = 0, prefix_hit_rows = 0, prefix_lookups = 0;
+  int64_t bytes_used_peak = 0, pages_used_peak = 0;
+  int64_t reserves_until_denied = 0;  // 0: none is
 
   int32_t n_classes() const { return static_cast<int32_t>(layout.classes.size()); }
   int32_t list_base(SeqId seq, int32_t cls) const {
@@ -60,6 +62,7 @@ struct KvStore::Impl {
   const Reach& keep(const Sequence& s, int32_t cls, int32_t len) const;
   void free_dead_pages(SeqId seq);
   void unstage(SeqId seq);
+  void count_peak();
 };
 
 }  // namespace pare

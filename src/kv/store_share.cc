@@ -79,6 +79,8 @@ KvStats KvStore::stats() const {
   KvStats stats;
   stats.bytes_k = stats.bytes_v = m.layout.pool_bytes / 2;
   stats.bytes_tables = m.layout.table_bytes;
+  stats.bytes_used_peak = m.bytes_used_peak;
+  stats.pages_used_peak = m.pages_used_peak;
   stats.copies = m.n_copies;
   stats.prefix_hit_rows = m.prefix_hit_rows;
   stats.prefix_lookups = m.prefix_lookups;

@@ -122,7 +122,11 @@ size_t Decoder::workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t lo
                                     ctx.attention.decode_workspace_bytes(16 * group, c.head_dim)));
   const int64_t attention =
       input(rows, c.dim) + rows * (hd + 2 * kd) * 4 + input(rows, hd) + ctx.pool.threads() * (per_thread + kAlign + 64);
-  const int64_t ffn = input(rows, c.dim) + input(rows, c.ffn_dim) + rows * c.ffn_dim * 4 + residual;
+  const bool float_down =
+      std::any_of(layers_.begin(), layers_.end(), [](const DecoderLayer& l) { return !quantized({&l.down}); });
+  const int64_t hidden = float_down ? rows * c.ffn_dim * 4 : static_cast<int64_t>(act_rows_bytes(rows, c.ffn_dim));
+  const int64_t ffn =
+      input(rows, c.dim) + hidden + static_cast<int64_t>(ops::glu_workspace_bytes(ctx.pool.threads())) + residual;
   const int64_t head = 2 * logit_rows * c.dim * 4 + input(logit_rows, c.dim);
   return static_cast<size_t>(2 * residual + angles + input(rows, hd) + std::max({attention + residual, ffn, head}) +
                              32 * kAlign);
@@ -217,7 +221,7 @@ void Decoder::feed_forward(ExecContext& ctx, const DecoderLayer& layer, Tensor& 
   const int64_t rows = x.rows();
   ops::LinearInput normed = ops::make_linear_input(ctx, rows, config_.dim, quantized({&layer.gate, &layer.up}));
   ops::rms_norm(ctx, x, layer.ffn_norm, config_.norm_eps, normed);
-  ops::LinearInput hidden = ops::make_linear_input(ctx, rows, config_.ffn_dim, quantized({&layer.down}));
+  ops::LinearInput hidden = ops::make_linear_input(ctx, rows, config_.ffn_dim, quantized({&layer.down}), false);
   ops::glu_linear(ctx, normed, layer.gate, layer.up, config_.activation, hidden);
   if (!config_.post_norms) {
     const std::array<ops::LinearOutput, 1> output{{{&layer.down, nullptr, &x, true}}};

@@ -12,6 +12,10 @@
 namespace pare {
 namespace {
 
+// Source bytes packed before their pages are let go: an embedding table may be most of a model, and would otherwise
+// be in memory twice.
+constexpr int64_t kSliceBytes = 16 << 20;
+
 // File row that holds row `r` of the half-split order.
 int64_t source_row(int64_t r, RowOrder order, int64_t head_dim) {
   if (order == RowOrder::kPlain) return r;
@@ -81,11 +85,18 @@ ops::Weight WeightLoader::matrix(const std::string& name, int64_t n, int64_t k, 
     rows = reordered.data();
   }
   const int64_t tiles = ceil_div(n, kRowTile);
-  const int64_t per_task = std::max<int64_t>(1, tiles / (pool_.threads() * 8));
-  pool_.run(ceil_div(tiles, per_task), [&](int64_t task, int) {
-    pack_weight_tiles(entry->dtype, rows, n, k, task * per_task, std::min(tiles, (task + 1) * per_task), packed);
-  });
-  file_.drop_resident(*entry);
+  const int64_t tile_bytes = ceil_div<int64_t>(static_cast<int64_t>(entry->data.size()), tiles);
+  const int64_t per_slice = std::max<int64_t>(1, kSliceBytes / tile_bytes);
+  for (int64_t begin = 0; begin < tiles; begin += per_slice) {
+    const int64_t end = std::min(tiles, begin + per_slice);
+    const int64_t per_task = std::max<int64_t>(1, (end - begin) / (pool_.threads() * 8));
+    pool_.run(ceil_div(end - begin, per_task), [&](int64_t task, int) {
+      const int64_t first = begin + task * per_task;
+      pack_weight_tiles(entry->dtype, rows, n, k, first, std::min(end, first + per_task), packed);
+    });
+    const size_t done = std::min(entry->data.size(), static_cast<size_t>(end * kRowTile) * (entry->data.size() / n));
+    file_.drop_resident(entry->data.first(done));
+  }
   return ops::Weight{entry->dtype, n, k, packed};
 }
 

@@ -100,7 +100,10 @@ void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float log
   const auto counters = ctx.arena.take<AttentionCounters>(ctx.pool.threads());
   PARE_CHECK(!counters.empty());
   std::fill(counters.begin(), counters.end(), AttentionCounters{});
+  // One phase after the other, so a mixed step needs the larger of the two workspaces, not both.
+  const size_t phase = ctx.arena.mark();
   if (plans.n_prefill_rows > 0) prefill(ctx, layer, plans.blocks[where.block], counters.data());
+  ctx.arena.release(phase);
   if (plans.n_decode_rows > 0) decode(ctx, layer, cls.segment, plans.n_seqs, counters.data());
   for (const AttentionCounters& c : counters) {
     ctx.counters.kv_bytes += c.bytes_read;

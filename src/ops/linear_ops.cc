@@ -22,7 +22,7 @@ Grid make_grid(int threads, int64_t rows, int64_t tiles, int64_t total_tiles) {
   Grid grid;
   grid.row_tasks = ceil_div(rows, kRowsPerTask);
   const int64_t wanted = std::max<int64_t>(1, threads == 1 ? 1 : threads * kTasksPerThread / grid.row_tasks);
-  grid.tiles_per_task = std::clamp<int64_t>(ceil_div(total_tiles, wanted), 1, std::max<int64_t>(1, tiles));
+  grid.tiles_per_task = std::clamp<int64_t>(total_tiles / wanted, 1, std::max<int64_t>(1, tiles));
   grid.tile_tasks = ceil_div(tiles, grid.tiles_per_task);
   return grid;
 }
@@ -47,53 +47,69 @@ void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput
     total_tiles += tiles_of(*o.weight);
     count(ctx, *o.weight, rows);
   }
+  // Tasks go by rows first: threads that share rows of activations share nothing else.
   Grid grids[kMaxOutputs];
-  int64_t tasks = 0;
+  int64_t tile_tasks = 0;
   for (size_t i = 0; i < outputs.size(); ++i) {
     grids[i] = make_grid(ctx.pool.threads(), rows, tiles_of(*outputs[i].weight), total_tiles);
-    tasks += grids[i].tile_tasks * grids[i].row_tasks;
+    tile_tasks += grids[i].tile_tasks;
   }
-  ctx.pool.run(tasks, [&](int64_t task, int) {
+  ctx.pool.run_shares(tile_tasks * grids[0].row_tasks, [&](int64_t task, int) {
+    const int64_t t0 = task / tile_tasks * kRowsPerTask;
+    task %= tile_tasks;
     size_t i = 0;
-    while (task >= grids[i].tile_tasks * grids[i].row_tasks) {
-      task -= grids[i].tile_tasks * grids[i].row_tasks;
-      ++i;
-    }
+    while (task >= grids[i].tile_tasks) task -= grids[i++].tile_tasks;
     const LinearOutput& o = outputs[i];
-    const int64_t t0 = task / grids[i].tile_tasks * kRowsPerTask;
-    const int64_t tile0 = task % grids[i].tile_tasks * grids[i].tiles_per_task;
+    const int64_t tile0 = task * grids[i].tiles_per_task;
     const LinearEpilogue epilogue{o.bias, o.accumulate};
     ctx.linear.linear(*o.weight, x.rows, t0, std::min(rows, t0 + kRowsPerTask), tile0,
-                      std::min(tiles_of(*o.weight), tile0 + grids[i].tiles_per_task), epilogue, o.y->as<float>(),
-                      o.weight->n);
+                      std::min(tiles_of(*o.weight), tile0 + grids[i].tiles_per_task), epilogue,
+                      o.y->as<float>() + t0 * o.weight->n + tile0 * kRowTile, o.weight->n);
   });
 }
+
+// Columns of gate and up that a task brings to an end at a time: one block of activations for the next product.
+static constexpr int64_t kGluColumns = kActBlock;
+
+size_t glu_workspace_bytes(int threads) { return 2 * kRowsPerTask * kGluColumns * sizeof(float) * threads + 64; }
 
 void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
                 LinearInput& out) {
   const int64_t rows = x.rows.t, n = gate.n;
   PARE_CHECK(gate.k == x.rows.k && up.k == x.rows.k && up.n == n && out.rows.t == rows && out.rows.k == n);
+  PARE_CHECK(!out.quantized || n % kActBlock == 0);
   if (rows == 0) return;
   count(ctx, gate, rows);
   count(ctx, up, rows);
   const size_t mark = ctx.arena.mark();
-  Tensor up_rows = make_f32(ctx, {rows, n});
-  float* g = out.values.as<float>();
-  float* u = up_rows.as<float>();
-  const int64_t tiles = tiles_of(gate);
-  const Grid grid = make_grid(ctx.pool.threads(), rows, tiles, tiles);
-  ctx.pool.run(grid.tile_tasks * grid.row_tasks, [&](int64_t task, int) {
+  constexpr int64_t kBuffer = kRowsPerTask * kGluColumns;
+  const auto buffers = ctx.arena.take<float>(2 * kBuffer * ctx.pool.threads());
+  PARE_CHECK(!buffers.empty());
+  constexpr int64_t kTiles = kGluColumns / kRowTile;
+  const int64_t pairs = ceil_div(tiles_of(gate), kTiles);
+  const Grid grid = make_grid(ctx.pool.threads(), rows, pairs, pairs);
+  ctx.pool.run_shares(grid.tile_tasks * grid.row_tasks, [&](int64_t task, int thread) {
+    float* g = buffers.data() + 2 * kBuffer * thread;
+    float* u = g + kBuffer;
     const int64_t t0 = task / grid.tile_tasks * kRowsPerTask, t1 = std::min(rows, t0 + kRowsPerTask);
-    const int64_t tile0 = task % grid.tile_tasks * grid.tiles_per_task;
-    const int64_t tile1 = std::min(tiles, tile0 + grid.tiles_per_task);
-    ctx.linear.linear(gate, x.rows, t0, t1, tile0, tile1, {}, g, n);
-    ctx.linear.linear(up, x.rows, t0, t1, tile0, tile1, {}, u, n);
-    // The tiles just written are still in this core's cache.
-    const int64_t c0 = tile0 * kRowTile, c1 = std::min(n, tile1 * kRowTile);
-    for (int64_t t = t0; t < t1; ++t) ctx.elementwise.glu(act, g + t * n + c0, u + t * n + c0, c1 - c0, g + t * n + c0);
+    const int64_t first = task % grid.tile_tasks * grid.tiles_per_task;
+    for (int64_t p = first; p < std::min(pairs, first + grid.tiles_per_task); ++p) {
+      const int64_t tile0 = p * kTiles, tile1 = std::min(tiles_of(gate), tile0 + kTiles);
+      ctx.linear.linear(gate, x.rows, t0, t1, tile0, tile1, {}, g, kGluColumns);
+      ctx.linear.linear(up, x.rows, t0, t1, tile0, tile1, {}, u, kGluColumns);
+      if (out.quantized) {
+        ctx.elementwise.glu(act, g, u, (t1 - t0) * kGluColumns, g);
+        ctx.linear.quantize(g, kGluColumns, out.rows, t0, t1, p, p + 1);
+        continue;
+      }
+      const int64_t column = p * kGluColumns, columns = std::min(n - column, kGluColumns);
+      for (int64_t t = t0; t < t1; ++t) {
+        const int64_t at = (t - t0) * kGluColumns;
+        ctx.elementwise.glu(act, g + at, u + at, columns, out.values.as<float>() + t * n + column);
+      }
+    }
   });
   ctx.arena.release(mark);
-  quantize(ctx, out);
 }
 
 void linear_activate(ExecContext& ctx, const LinearInput& x, const Weight& w, const float* bias, Activation act,

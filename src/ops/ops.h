@@ -15,15 +15,16 @@
 
 namespace pare::ops {
 
-// Rows that a matrix product will read: fp32 values, with the quantized form beside them when it is there.
+// Rows that a matrix product will read: fp32 values, their quantized form, or both.
 struct LinearInput {
-  Tensor values;  // [T, K] fp32
+  Tensor values;  // [T, K] fp32, unless only the quantized form is kept
   ActRows rows;   // the same rows; q/scale/sums set when `quantized`
   bool quantized = false;
 };
 
-// Space for [T, K] fp32 plus, when asked, its quantized form, from the context's arena.
-LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized);
+// Space for [T, K] fp32 plus, when asked, its quantized form, from the context's arena. Without `with_values` the fp32
+// values are left out where the quantized form is there; only glu_linear fills such an input.
+LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values = true);
 Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape);
 
 // A dense weight as ops see it: [n, k], packed.
@@ -50,7 +51,10 @@ struct LinearOutput {
 // All outputs read the same input: one pass over the threads.
 void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput> outputs);
 
-// out = act(x gate^T) * (x up^T), quantized when out asks for it.
+// out = act(x gate^T) * (x up^T), quantized when out asks for it; fp32 values are written only when it does not. The
+// products of a few columns are activated and quantized while they are in a core's first cache: at 512 rows their way
+// through memory cost as much as the multiplication. Workspace: glu_workspace_bytes from the arena.
+size_t glu_workspace_bytes(int threads);
 void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
                 LinearInput& out);
 // out = act(x w^T + bias).

@@ -19,14 +19,14 @@ void for_rows(ExecContext& ctx, int64_t rows, Body&& body) {
     return;
   }
   const int64_t per_task = std::min(kRowsPerTask, ceil_div<int64_t>(rows, ctx.pool.threads()));
-  ctx.pool.run(ceil_div(rows, per_task), [&](int64_t task, int) {
+  ctx.pool.run_shares(ceil_div(rows, per_task), [&](int64_t task, int) {
     const int64_t end = std::min(rows, (task + 1) * per_task);
     for (int64_t t = task * per_task; t < end; ++t) body(t);
   });
 }
 
 void quantize_row(ExecContext& ctx, const LinearInput& rows, int64_t t) {
-  if (rows.quantized) ctx.linear.quantize_rows(rows.rows, t, t + 1);
+  if (rows.quantized) quantize_rows(ctx.linear, rows.rows, t, t + 1);
 }
 
 }  // namespace
@@ -39,9 +39,9 @@ Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape) {
   return Tensor(block.data(), DType::F32, shape, ctx.device);
 }
 
-LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized) {
+LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values) {
   LinearInput in;
-  in.values = make_f32(ctx, {t, k});
+  if (with_values || !quantized) in.values = make_f32(ctx, {t, k});
   in.quantized = quantized;
   if (quantized) {
     const auto block = ctx.arena.take<std::byte>(act_rows_bytes(t, k));
@@ -50,7 +50,7 @@ LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quant
   }
   in.rows.t = t;
   in.rows.k = k;
-  in.rows.f32 = in.values.as<float>();
+  if (with_values || !quantized) in.rows.f32 = in.values.as<float>();
   in.rows.ld = k;
   return in;
 }

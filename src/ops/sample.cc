@@ -16,7 +16,7 @@ struct Candidate {
   int32_t id;
 };
 struct Weighted {
-  float shift;  // |surprise - entropy| of the typical filter
+  double shift;  // |surprise - entropy| of the typical filter
   int32_t index;
 };
 
@@ -24,17 +24,24 @@ bool more_likely(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-void apply_penalties(const SampleRow& row, int64_t vocab, float* logits) {
+void edit_logits(const SampleRow& row, int64_t vocab, float* logits) {
   for (int32_t i = 0; i < row.n_bias; ++i) {
     if (row.bias[i].id >= 0 && row.bias[i].id < vocab) logits[row.bias[i].id] += row.bias[i].bias;
   }
-  for (int32_t i = 0; i < row.n_counts; ++i) {
-    const TokenCount seen = row.counts[i];
-    if (seen.id < 0 || seen.id >= vocab) continue;
-    float& logit = logits[seen.id];
+  const auto penalize = [&](int32_t id, int32_t count) {
+    if (id < 0 || id >= vocab) return;
+    float& logit = logits[id];
     logit = logit > 0.0f ? logit / row.repetition : logit * row.repetition;
-    if (seen.count > 0) logit -= static_cast<float>(seen.count) * row.frequency + row.presence;
+    if (count > 0) logit -= static_cast<float>(count) * row.frequency + row.presence;
+  };
+  const int32_t uncounted = row.uncounted ? *row.uncounted : -1;
+  bool counted = false;
+  for (int32_t i = 0; i < row.n_counts; ++i) {
+    const bool same = row.counts[i].id == uncounted;
+    counted |= same;
+    penalize(row.counts[i].id, row.counts[i].count + (same ? 1 : 0));
   }
+  if (!counted) penalize(uncounted, 1);
 }
 
 void top_logprobs(const float* logits, int64_t vocab, float log_sum, int32_t n_top, std::span<Candidate> heap,
@@ -62,24 +69,25 @@ void top_logprobs(const float* logits, int64_t vocab, float log_sum, int32_t n_t
 
 // Keeps the candidates whose surprise lies nearest the entropy until they hold typical_p of the mass
 // (locally typical sampling, arXiv 2202.00666 §4), then restores the likelihood order.
-int64_t keep_typical(float typical_p, std::span<Candidate> c, int64_t n, std::span<Weighted> scratch) {
+int64_t keep_typical(float typical_p, std::span<Candidate> c, std::span<Weighted> scratch) {
+  const size_t n = c.size();
   double sum = 0.0, weighted = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double e = std::exp(static_cast<double>(c[i].logit) - c[0].logit);
+  for (const Candidate& candidate : c) {
+    const double distance = static_cast<double>(candidate.logit) - c[0].logit, e = std::exp(distance);
     sum += e;
-    weighted += e * (static_cast<double>(c[i].logit) - c[0].logit);
+    weighted += e * distance;
   }
   const double log_sum = std::log(sum), entropy = log_sum - weighted / sum;
-  for (int64_t i = 0; i < n; ++i) {
+  for (size_t i = 0; i < n; ++i) {
     const double surprise = log_sum - (static_cast<double>(c[i].logit) - c[0].logit);
-    scratch[i] = {static_cast<float>(std::fabs(surprise - entropy)), static_cast<int32_t>(i)};
+    scratch[i] = {std::fabs(surprise - entropy), static_cast<int32_t>(i)};
   }
   std::sort(scratch.begin(), scratch.begin() + n, [](const Weighted& a, const Weighted& b) {
     return a.shift < b.shift || (a.shift == b.shift && a.index < b.index);
   });
   double mass = 0.0;
   int64_t kept = 0;
-  while (kept < n) {
+  while (kept < static_cast<int64_t>(n)) {
     mass += std::exp(static_cast<double>(c[scratch[kept].index].logit) - c[0].logit) / sum;
     ++kept;
     if (mass >= typical_p) break;
@@ -90,81 +98,146 @@ int64_t keep_typical(float typical_p, std::span<Candidate> c, int64_t n, std::sp
   return kept;
 }
 
+// Candidates of which only the front is in order: a draw seldom looks beyond the first few of a vocabulary, and
+// sorting all 150,000 of one costs as much as a layer.
+class LazyOrder {
+ public:
+  LazyOrder(std::span<Candidate> all, int64_t n) : c_(all), n_(n) {}
+
+  int64_t size() const { return n_; }
+  void shrink(int64_t n) { n_ = n; }
+  // The i-th most likely; orders what is needed for it.
+  const Candidate& operator[](int64_t i) {
+    if (i >= ordered_) {
+      const int64_t end = std::min(n_, std::max(i + 1, kFirst + kGrowth * ordered_));
+      std::partial_sort(c_.begin() + ordered_, c_.begin() + end, c_.begin() + n_, more_likely);
+      ordered_ = end;
+    }
+    return c_[i];
+  }
+  void sort_all() {
+    if (n_ > 0) (*this)[n_ - 1];
+  }
+  // Only while nothing is in order: keeps the k most likely.
+  void keep_top(int64_t k) {
+    std::nth_element(c_.begin(), c_.begin() + k - 1, c_.begin() + n_, more_likely);
+    n_ = k;
+  }
+  // In whatever order they lie: by id while nothing is in order, else a fixed permutation.
+  std::span<Candidate> items() { return c_.first(n_); }
+
+ private:
+  static constexpr int64_t kFirst = 64, kGrowth = 8;
+  std::span<Candidate> c_;
+  int64_t n_, ordered_ = 0;
+};
+
+// exp of a logit's distance from the best one, over t.
+double weight(float logit, float best, double t) { return std::exp((static_cast<double>(logit) - best) / t); }
+
+double sum_weights(std::span<const Candidate> c, float best, double t) {
+  double sum = 0.0;
+  for (const Candidate& candidate : c) sum += weight(candidate.logit, best, t);
+  return sum;
+}
+
+// How many of the most likely candidates hold top_p of the mass.
+int64_t count_top_p(float top_p, float best, LazyOrder& order) {
+  const double wanted = top_p * sum_weights(order.items(), best, 1.0);
+  double mass = 0.0;
+  for (int64_t kept = 0; kept < order.size();) {
+    mass += weight(order[kept++].logit, best, 1.0);
+    if (mass >= wanted) return kept;
+  }
+  return order.size();
+}
+
+// The first is always kept, whatever rounding says.
+int64_t count_min_p(float min_p, float best, LazyOrder& order) {
+  const double floor = std::log(static_cast<double>(min_p)) + best;
+  int64_t kept = 1;
+  while (kept < order.size() && order[kept].logit >= floor) ++kept;
+  return kept;
+}
+
 int32_t draw(const SampleRow& row, int64_t vocab, const float* logits, std::span<Candidate> c,
              std::span<Weighted> scratch) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   int64_t n = 0;
+  Candidate first{-kInfinity, -1};
   for (int64_t i = 0; i < vocab; ++i) {
-    if (logits[i] > -std::numeric_limits<float>::infinity()) c[n++] = {logits[i], static_cast<int32_t>(i)};
+    if (!(logits[i] > -kInfinity)) continue;
+    c[n] = {logits[i], static_cast<int32_t>(i)};
+    if (c[n].logit > first.logit) first = c[n];
+    ++n;
   }
-  if (n == 0) return -1;
-  const auto begin = c.begin();
+  // Nothing can be drawn, or nothing else: beside an infinite logit all other mass is zero.
+  if (n == 0 || first.logit == kInfinity) return first.id;
+  const float best = first.logit;
+  LazyOrder order(c, n);
   if (row.top_k > 0 && row.top_k < n) {
-    std::nth_element(begin, begin + row.top_k - 1, begin + n, more_likely);
-    n = row.top_k;
+    order.keep_top(row.top_k);
+    order.sort_all();
   }
-  std::sort(begin, begin + n, more_likely);
-  if (row.typical_p < 1.0f) n = keep_typical(row.typical_p, c, n, scratch);
-  if (row.top_p < 1.0f || row.min_p > 0.0f) {
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(c[i].logit) - c[0].logit);
-    if (row.top_p < 1.0f) {
-      double mass = 0.0;
-      int64_t kept = 0;
-      while (kept < n) {
-        mass += std::exp(static_cast<double>(c[kept].logit) - c[0].logit) / sum;
-        ++kept;
-        if (mass >= row.top_p) break;
-      }
-      n = kept;
-    }
-    if (row.min_p > 0.0f) {
-      const double floor = std::log(static_cast<double>(row.min_p)) + c[0].logit;
-      while (n > 1 && c[n - 1].logit < floor) --n;
-    }
+  if (row.typical_p < 1.0f) {
+    order.sort_all();
+    order.shrink(keep_typical(row.typical_p, order.items(), scratch));
   }
-  double total = 0.0;
-  const auto weight = [&](int64_t i) {
-    return std::exp((static_cast<double>(c[i].logit) - c[0].logit) / row.temperature);
-  };
-  for (int64_t i = 0; i < n; ++i) total += weight(i);
-  const auto bits = philox4x32({static_cast<uint32_t>(row.position), static_cast<uint32_t>(row.branch), 0, 0},
+  // The typical filter may drop the most likely one.
+  const float kept_best = row.typical_p < 1.0f ? order[0].logit : best;
+  if (row.top_p < 1.0f) order.shrink(count_top_p(row.top_p, kept_best, order));
+  if (row.min_p > 0.0f) order.shrink(count_min_p(row.min_p, kept_best, order));
+
+  const double total = sum_weights(order.items(), kept_best, row.temperature);
+#ifdef PARE_FAULT_RUNTIME_SEED_WITHOUT_POSITION
+  const uint32_t position = 0;
+#else
+  const uint32_t position = static_cast<uint32_t>(row.position);
+#endif
+  const auto bits = philox4x32({position, static_cast<uint32_t>(row.branch), 0, 0},
                                {static_cast<uint32_t>(row.seed), static_cast<uint32_t>(row.seed >> 32)});
   const double target = uniform_float(bits[0]) * total;
   double below = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    below += weight(i);
-    if (target < below) return c[i].id;
+  for (int64_t i = 0; i < order.size(); ++i) {
+    below += weight(order[i].logit, kept_best, row.temperature);
+    if (target < below) return order[i].id;
   }
-  return c[n - 1].id;
+  return order[order.size() - 1].id;
 }
 
 }  // namespace
 
 size_t sample_workspace_bytes(int threads, int64_t vocab) {
-  return threads * (vocab * (sizeof(Candidate) + sizeof(Weighted) + sizeof(float)) + 192);
+  constexpr size_t kAlignments = 3 * 64;
+  return threads * (vocab * (sizeof(Candidate) + sizeof(Weighted) + sizeof(float)) + kAlignments);
 }
 
-void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, float* logits, const SampleOutput& out) {
+void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, const float* logits,
+            const SampleOutput& out) {
   if (n == 0) return;
   const size_t mark = ctx.arena.mark();
   const int threads = ctx.pool.threads();
   const auto candidates = ctx.arena.take<Candidate>(vocab * threads);
   const auto weighted = ctx.arena.take<Weighted>(vocab * threads);
-  const auto unedited = ctx.arena.take<float>(vocab * threads);
-  PARE_CHECK(!candidates.empty() && !weighted.empty() && !unedited.empty());
+  const auto edited = ctx.arena.take<float>(vocab * threads);
+  PARE_CHECK(!candidates.empty() && !weighted.empty() && !edited.empty());
   const auto one = [&](int64_t r, int thread) {
     const SampleRow& row = rows[r];
-    float* x = logits + r * vocab;
+    const float* raw = logits + row.logits_row * vocab;
     const auto c = candidates.subspan(thread * vocab, vocab);
     const auto w = weighted.subspan(thread * vocab, vocab);
     const bool wants = row.wants_logprob || row.n_top > 0;
-    const float log_sum = wants ? ctx.elementwise.log_sum_exp(x, vocab) : 0.0f;
-    if (out.top_cap > 0) top_logprobs(x, vocab, log_sum, row.n_top, c, out.top + r * out.top_cap, out.top_cap);
-    // Reported log-probabilities are the model's own, so they outlive the edits.
-    const bool edits = row.n_bias > 0 || row.n_counts > 0;
-    const float* raw = x;
-    if (edits && wants) raw = std::copy_n(x, vocab, unedited.data() + thread * vocab) - vocab;
-    if (edits) apply_penalties(row, vocab, x);
+    const float log_sum = wants ? ctx.elementwise.log_sum_exp(raw, vocab) : 0.0f;
+    if (out.top_cap > 0) {
+      top_logprobs(raw, vocab, log_sum, row.n_top, c, out.top + r * out.top_cap, out.top_cap);
+    }
+    const float* x = raw;
+    if (row.n_bias > 0 || row.n_counts > 0 || row.uncounted) {
+      float* edit = edited.data() + thread * vocab;
+      std::copy_n(raw, vocab, edit);
+      edit_logits(row, vocab, edit);
+      x = edit;
+    }
     int32_t id;
     if (row.temperature == 0.0f) {
       id = static_cast<int32_t>(ctx.elementwise.argmax(x, vocab));
@@ -190,7 +263,7 @@ void select_tokens(ExecContext&, const Tensor& known, const Tensor& slots, const
 }
 
 void store_token(ExecContext&, const int32_t* ids, int64_t row, int32_t slot, Tensor& last_tokens) {
-  last_tokens.as<int32_t>()[slot] = ids[row];
+  last_tokens.as<int32_t>()[slot] = std::max(0, ids[row]);
 }
 
 }  // namespace pare::ops

@@ -19,9 +19,10 @@ struct TokenCount {
 };
 
 // What one row's next token is drawn with. Order of application, each step on the result of the one before:
-// bias -> repetition penalty -> frequency and presence penalties -> top-k -> typical -> top-p -> min-p -> temperature
-// -> draw. Candidates are ordered by logit, ties by the lower id. temperature 0 takes the first candidate.
+// bias -> repetition penalty -> frequency and presence penalties -> top-k -> typical -> top-p -> min-p ->
+// temperature -> draw. Candidates are ordered by logit, ties by the lower id. temperature 0 takes the first.
 struct SampleRow {
+  int64_t logits_row = 0;                   // which row of the logits; several draws may share one
   float temperature = 0.0f;                 // >= 0
   float top_p = 1.0f;                       // (0, 1]
   float min_p = 0.0f;                       // [0, 1]: keeps p >= min_p * p_max
@@ -34,7 +35,8 @@ struct SampleRow {
   int32_t branch = 0, position = 0;    // with seed: the counter of the generator, so batch mates change nothing
   const TokenCount* counts = nullptr;  // [n_counts] distinct ids
   int32_t n_counts = 0;
-  const LogitBias* bias = nullptr;  // [n_bias]
+  const int32_t* uncounted = nullptr;  // one more token of the answer, known to the device alone; null: none
+  const LogitBias* bias = nullptr;     // [n_bias]
   int32_t n_bias = 0;
   bool wants_logprob = false;
 };
@@ -51,15 +53,18 @@ struct SampleOutput {
   int32_t top_cap = 0;
 };
 
-// logits [n, V] fp32 are read for the log-probabilities, then overwritten. Workspace: 20 bytes * V per thread from the
-// arena. NaN logits never win; if no finite candidate is left the id is -1 and the caller reports the model's failure.
-void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, float* logits, const SampleOutput& out);
+// Draws rows[0..n) from logits [*, V] fp32, which are only read: log-probabilities are the model's own, whatever the
+// edits. A NaN logit never wins; without any candidate above -inf the id is -1 and the caller reports the model's
+// failure. A row's result depends on that row alone. Workspace: sample_workspace_bytes from the arena. Cost: O(V) a
+// row, and sorting what the filters keep.
+void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, const float* logits,
+            const SampleOutput& out);
 size_t sample_workspace_bytes(int threads, int64_t vocab);
 
 // out[t] = slots[t] < 0 ? known[t] : last_tokens[slots[t]]: a step may run before the host has seen the tokens that the
 // step before drew. All i32.
 void select_tokens(ExecContext& ctx, const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out);
-// last_tokens[slot] = ids[row].
+// last_tokens[slot] = ids[row]; 0 for a failed draw, because a step may embed the token before the host has seen it.
 void store_token(ExecContext& ctx, const int32_t* ids, int64_t row, int32_t slot, Tensor& last_tokens);
 
 }  // namespace pare::ops

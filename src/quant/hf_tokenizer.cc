@@ -110,7 +110,7 @@ Expected<std::vector<std::string>> read_merges(const Json& model) {
   const Json* const list = member(model, "merges");
   if (!list || !list->is_array()) return data_loss("'model.merges' is missing or not an array");
   if (list->size() > static_cast<size_t>(kMaxMerges)) {
-    return resource_exhausted(fmt::format("{} merges, limit {}", list->size(), kMaxMerges));
+    return limit_exceeded(fmt::format("{} merges, limit {}", list->size(), kMaxMerges));
   }
   std::vector<std::string> merges;
   merges.reserve(list->size());

@@ -5,22 +5,35 @@
 namespace pare {
 namespace {
 
-bool before(const ops::TokenCount& entry, int32_t id) { return entry.id < id; }
+// Ids of the prompt, each once, ascending, with a count of zero: the repetition penalty alone sees them.
+void count_prompt(std::span<const int32_t> prompt, std::vector<ops::TokenCount>* counts) {
+  for (int32_t id : prompt) counts->push_back({id, 0});
+  std::sort(counts->begin(), counts->end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  counts->erase(std::unique(counts->begin(), counts->end(), [](const auto& a, const auto& b) { return a.id == b.id; }),
+                counts->end());
+}
 
 }  // namespace
 
-void Branch::start_counts() {
-  counting = true;
-  counts.reserve(static_cast<size_t>(total_max) + 1);
-  for (int32_t id : tokens) {
-    const auto at = std::lower_bound(counts.begin(), counts.end(), id, before);
-    if (at == counts.end() || at->id != id) counts.insert(at, {id, 0});
-  }
+Branch::Branch(std::shared_ptr<ActiveRequest> request, int32_t branch_index, int32_t tokens_max,
+               const Tokenizer* tokenizer)
+    : owner(std::move(request)),
+      index(branch_index),
+      prompt_len(static_cast<int32_t>(owner->request.tokens.size())),
+      total_max(tokens_max),
+      text(tokenizer, owner->request.stop) {
+  tokens.reserve(total_max);
+  tokens = owner->request.tokens;
+  if (!owner->penalized) return;
+  counts.reserve(total_max);
+  count_prompt(tokens, &counts);
 }
 
-void Branch::count_token(int32_t id) {
-  if (!counting) return;
-  const auto at = std::lower_bound(counts.begin(), counts.end(), id, before);
+void Branch::add_token(int32_t id) {
+  tokens.push_back(id);
+  if (!owner->penalized) return;
+  const auto at = std::lower_bound(counts.begin(), counts.end(), id,
+                                   [](const ops::TokenCount& entry, int32_t key) { return entry.id < key; });
   if (at != counts.end() && at->id == id) {
     ++at->count;
   } else {
@@ -28,9 +41,10 @@ void Branch::count_token(int32_t id) {
   }
 }
 
-ops::SampleRow Branch::sample_row(int32_t position) const {
+ops::SampleRow Branch::sample_row(int64_t logits_row, int32_t position, const int32_t* uncounted) const {
   const SamplingParams& s = owner->request.sampling;
   ops::SampleRow row;
+  row.logits_row = logits_row;
   row.temperature = s.temperature;
   row.top_p = s.top_p;
   row.min_p = s.min_p;
@@ -44,6 +58,7 @@ ops::SampleRow Branch::sample_row(int32_t position) const {
   row.position = position;
   row.counts = counts.data();
   row.n_counts = static_cast<int32_t>(counts.size());
+  if (owner->penalized) row.uncounted = uncounted;
   row.bias = owner->bias.data();
   row.n_bias = static_cast<int32_t>(owner->bias.size());
   row.wants_logprob = owner->request.logprobs >= 0;

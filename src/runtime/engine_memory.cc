@@ -11,6 +11,8 @@
 namespace pare {
 namespace {
 
+constexpr int64_t kMaxStepRows = 65'536;
+
 Status bounded(std::string_view option, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return ok_status();
   return invalid_argument(fmt::format("{} is {}, allowed {} to {}", option, value, min, max));
@@ -45,11 +47,11 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   PARE_RETURN_IF_ERROR(bounded("threads", o.threads, 1, kMaxThreads));
   PARE_RETURN_IF_ERROR(bounded("max_sequences", o.max_sequences, 1, kMaxSequences));
   PARE_RETURN_IF_ERROR(bounded("max_context", o.max_context, 1, config.context_max));
-  if (o.kv_rows == 0) o.kv_rows = o.max_context;
-  o.kv_rows = round_up<int64_t>(o.kv_rows, kPageRows);
-  PARE_RETURN_IF_ERROR(bounded("kv_rows", o.kv_rows, kPageRows, int64_t{kMaxContext} * kMaxSequences));
-  PARE_RETURN_IF_ERROR(bounded("step_rows", o.step_rows, 1, 65'536));
-  o.logit_rows = std::max(std::min(o.logit_rows, o.step_rows), 1);
+  PARE_RETURN_IF_ERROR(bounded("kv_rows", o.kv_rows, 0, kMaxContext * kMaxSequences));
+  o.kv_rows = round_up<int64_t>(o.kv_rows == 0 ? o.max_context : o.kv_rows, kPageRows);
+  PARE_RETURN_IF_ERROR(bounded("step_rows", o.step_rows, 1, kMaxStepRows));
+  PARE_RETURN_IF_ERROR(bounded("logit_rows", o.logit_rows, 1, kMaxStepRows));
+  o.logit_rows = std::min(o.logit_rows, o.step_rows);
   PARE_RETURN_IF_ERROR(bounded("steps_in_flight", o.steps_in_flight, 0, 1));
   PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
   memory->pool_ = std::make_unique<ThreadPool>(o.threads);
@@ -58,13 +60,17 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   memory->shape_ = {config.n_heads, config.n_kv_heads, config.head_dim, memory->pool_->threads()};
   memory->tile_rows_ =
       static_cast<uint16_t>(preferred_tile_rows(level, config.n_heads / config.n_kv_heads, config.head_dim));
-  PARE_RETURN_IF_ERROR(memory->make_policies(config));
+  PARE_RETURN_IF_ERROR(memory->make_policies());
+  // A step holds at least one chunk of a prompt, and the logits of all its rows when they are observed.
+  const int32_t grid = memory->selectors_->chunk_grid();
+  PARE_RETURN_IF_ERROR(bounded("step_rows", o.step_rows, grid, kMaxStepRows));
+  PARE_RETURN_IF_ERROR(bounded("logit_rows", o.logit_rows, grid, kMaxStepRows));
   PARE_RETURN_IF_ERROR(memory->make_store(model));
   PARE_RETURN_IF_ERROR(memory->make_arena(*model.model));
   return memory;
 }
 
-Status EngineMemory::make_policies(const ModelConfig&) {
+Status EngineMemory::make_policies() {
   PARE_ASSIGN_OR_RETURN(const Spec attn, parse_spec(options_.attn, "attn"));
   PARE_ASSIGN_OR_RETURN(SelectorSet selectors, SelectorSet::make(attn, layers_));
   selectors_ = std::make_unique<SelectorSet>(std::move(selectors));
@@ -113,11 +119,12 @@ Status EngineMemory::make_arena(const Model& model) {
                         AlignedBuffer::allocate(plans + inputs + logits + std::max(forward, sampling) + kAlignment));
   context_->arena = Arena(std::move(buffer));
 
-  sample_rows_.resize(o.logit_rows);
+  // A running branch draws at most once a step; several may draw from one row of logits.
+  sample_rows_.resize(o.max_sequences);
   for (Outputs& out : outputs_) {
-    out.ids.resize(o.logit_rows);
-    out.logprobs.resize(o.logit_rows);
-    out.top.resize(static_cast<size_t>(o.logit_rows) * kMaxTopLogprobs);
+    out.ids.resize(o.max_sequences);
+    out.logprobs.resize(o.max_sequences);
+    out.top.resize(static_cast<size_t>(o.max_sequences) * kMaxTopLogprobs);
     out.view = {out.ids.data(), out.logprobs.data(), out.top.data(), static_cast<int32_t>(kMaxTopLogprobs)};
   }
   top_view_.resize(kMaxTopLogprobs);

@@ -1,5 +1,5 @@
 // EngineMemory: everything an engine allocates, sized once from its options: threads, step arena, KV store, policies,
-// sampler outputs. A step allocates nothing.
+// sampler outputs. A decode step takes no other memory, unless a token's text outgrows std::string's own 15 bytes.
 #pragma once
 
 #include <memory>
@@ -47,7 +47,7 @@ class EngineMemory {
   };
 
   EngineMemory() = default;
-  Status make_policies(const ModelConfig& config);
+  Status make_policies();
   Status make_store(const LoadedModel& model);
   Status make_arena(const Model& model);
 

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/limits.h"
+#include "text/utf8.h"
 
 namespace pare {
 namespace {
@@ -52,6 +53,8 @@ Status validate(const Request& r, int32_t vocab, int32_t context_max) {
   for (size_t i = 0; i < r.stop.size(); ++i) {
     PARE_RETURN_IF_ERROR(in_range(fmt::format("bytes of stop string {}", i), static_cast<double>(r.stop[i].size()), 1,
                                   false, kMaxStopBytes));
+    // Answers are whole code points; a stop string that begins inside one would cut it.
+    if (!utf8_valid(r.stop[i])) return invalid_argument(fmt::format("stop string {} is not UTF-8", i));
   }
   return validate(r.sampling, vocab);
 }

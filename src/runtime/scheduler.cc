@@ -1,154 +1,200 @@
 #include "runtime/scheduler.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
+#include "base/check.h"
 #include "kv/segment_planner.h"
 
 namespace pare {
 
 Scheduler::Scheduler(KvStore* store, const SchedulerLimits& limits) : store_(*store), limits_(limits) {
+  free_slots_.reserve(limits.max_sequences);
   for (int32_t slot = limits.max_sequences - 1; slot >= 0; --slot) free_slots_.push_back(slot);
-  order_.reserve(limits.max_sequences);
 }
 
-void Scheduler::add(std::unique_ptr<Branch> branch) {
-  branch->arrival = next_arrival_++;
-  order_.push_back(branch.get());
-  owned_.push_back(std::move(branch));
-}
-
-void Scheduler::preempt(Branch* branch) {
-  store_.free_sequence(branch->seq);
-  free_slots_.push_back(branch->slot);
-  branch->seq = -1;
-  branch->slot = -1;
-  branch->computed = 0;
-  branch->state = BranchState::kWaiting;
-  --running_;
+void Scheduler::add(std::vector<std::unique_ptr<Branch>> branches) {
+  order_.insert(order_.end(), std::make_move_iterator(branches.begin()), std::make_move_iterator(branches.end()));
 }
 
 void Scheduler::retire(Branch* branch) {
-  if (branch->state == BranchState::kRunning) preempt(branch);
-  order_.erase(std::find(order_.begin(), order_.end(), branch));
-  owned_.remove_if([&](const std::unique_ptr<Branch>& b) { return b.get() == branch; });
+#ifdef PARE_FAULT_RUNTIME_CANCEL_LEAKS
+  if (branch->is_running() && !branch->owner->cancelled) stop(branch);
+#else
+  if (branch->is_running()) stop(branch);
+#endif
+  std::erase_if(order_, [&](const std::unique_ptr<Branch>& b) { return b.get() == branch; });
+}
+
+void Scheduler::start(Branch* branch, SeqId seq, int32_t computed) {
+  branch->state = BranchState::kRunning;
+  branch->seq = seq;
+  branch->computed = computed;
+  branch->slot = free_slots_.back();
+  free_slots_.pop_back();
+}
+
+void Scheduler::stop(Branch* branch) {
+  store_.free_sequence(branch->seq);
+  free_slots_.push_back(branch->slot);
+  branch->state = BranchState::kWaiting;
+  branch->seq = -1;
+  branch->slot = -1;
+  branch->computed = 0;
 }
 
 bool Scheduler::admit(Branch* branch) {
-  if (free_slots_.empty()) return false;
-  auto seq = store_.create_sequence();
-  if (!seq.ok()) return false;
-  branch->seq = *seq;
-  branch->slot = free_slots_.back();
-  free_slots_.pop_back();
-  branch->state = BranchState::kRunning;
-  ++running_;
+  if (free_slots() == 0) return false;
+  const auto seq = store_.create_sequence();
+  PARE_CHECK(seq.ok());  // there are as many sequences as slots
+  ActiveRequest& owner = *branch->owner;
   // Observed prompts need every row's logits, so nothing of them may come from the cache.
-  if (!branch->owner->request.observe_prompt) {
-    branch->computed = store_.adopt_prefix(branch->seq, std::span(branch->tokens).first(branch->prompt_len));
-    if (!branch->owner->started) branch->owner->stats.cached_tokens = branch->computed;
-  }
+  start(branch, *seq, branch->observes_prompt() ? 0 : store_.adopt_prefix(*seq, owner.request.tokens));
+  if (!owner.started) owner.stats.cached_tokens = branch->computed;
   return true;
 }
 
-void Scheduler::start_fork(Branch* branch, SeqId seq, int32_t computed) {
-  branch->seq = seq;
-  branch->slot = free_slots_.back();
-  free_slots_.pop_back();
-  branch->state = BranchState::kRunning;
-  branch->computed = computed;
-  ++running_;
+void Scheduler::fork(const Branch& parent, Branch* branch) {
+  const auto seq = store_.fork(parent.seq);
+  PARE_CHECK(seq.ok());  // as above: the plan promised a slot
+#ifdef PARE_FAULT_RUNTIME_FORK_LOSES_ROW
+  start(branch, *seq, parent.computed - 1);
+#else
+  start(branch, *seq, parent.computed);
+#endif
 }
 
-void Scheduler::waiting_siblings(const Branch& branch, std::vector<Branch*>* out) const {
+bool Scheduler::can_fork(const Branch& branch) const {
+  return !branch.is_running() && branch.drawn() == branch.prompt_len;
+}
+
+void Scheduler::waiting_siblings(const Branch& branch, int32_t n, std::vector<Branch*>* out) const {
   out->clear();
-  for (Branch* b : order_) {
-    if (b != &branch && b->owner == branch.owner && b->state == BranchState::kWaiting &&
-        b->tokens.size() == static_cast<size_t>(b->prompt_len)) {
-      out->push_back(b);
-    }
+  for (const auto& b : order_) {
+    if (static_cast<int32_t>(out->size()) == n) return;
+    if (b->owner == branch.owner && can_fork(*b)) out->push_back(b.get());
   }
 }
 
-int32_t Scheduler::free_logit_rows(std::span<const ScheduledRows> step) const {
-  int32_t used = 0;
-  for (const ScheduledRows& s : step) used += s.n_logit_rows + s.n_forks;
-  return limits_.logit_rows - used;
+// Whether an older sibling is on its way to the end of the prompt, where this branch can fork from it.
+bool Scheduler::waits_for_fork(size_t place) const {
+  const Branch& branch = *order_[place];
+  if (!can_fork(branch)) return false;
+  for (size_t i = place; i-- > 0 && order_[i]->owner == branch.owner;) {
+    const Branch& older = *order_[i];
+    if (older.is_running() && older.in_prompt() && older.drawn() == older.prompt_len) return true;
+  }
+  return false;
 }
 
-bool Scheduler::reserve(Branch* branch, int32_t rows, std::vector<ScheduledRows>* step) {
+void Scheduler::preempt(Branch* branch) {
+  const auto planned = std::find_if(step_->begin(), step_->end(), [&](const auto& s) { return s.branch == branch; });
+  if (planned != step_->end()) {
+    rows_left_ += planned->rows;
+    logit_rows_left_ += planned->n_logit_rows;
+    step_->erase(planned);
+  }
+  ++branch->owner->stats.preemptions;
+  ++preemptions_;
+  stop(branch);
+}
+
+bool Scheduler::reserve(Branch* branch, int32_t rows) {
   while (!store_.reserve(branch->seq, rows).ok()) {
-    // The youngest running branch gives way; the youngest itself waits for pages instead.
-    Branch* victim = nullptr;
-    for (Branch* b : order_) {
-      if (b->state == BranchState::kRunning && b->in_flight == 0) victim = b;
-    }
-    if (!victim || victim->arrival <= branch->arrival) return false;
-    std::erase_if(*step, [&](const ScheduledRows& s) { return s.branch == victim; });
-    ++victim->owner->stats.preemptions;
-    ++preemptions_;
-    preempt(victim);
+#ifdef PARE_FAULT_RUNTIME_PREEMPT_OLDEST
+    const auto victim = std::find_if(order_.begin(), order_.end(), [](const auto& b) { return b->is_running(); });
+#else
+    const auto victim = std::find_if(order_.rbegin(), order_.rend(), [](const auto& b) { return b->is_running(); });
+#endif
+    if (victim->get() == branch) return false;
+    preempt(victim->get());
   }
   return true;
 }
 
-Status Scheduler::plan(std::vector<ScheduledRows>* step) {
-  step->clear();
-  int32_t rows_left = limits_.step_rows;
-  const auto give = [&](Branch* b, int32_t rows, bool decode) {
-    ScheduledRows s{b, rows, decode, 0, 0, false, 0};
-    s.samples = b->computed + rows == b->drawn();
-    s.n_logit_rows = b->owner->request.observe_prompt && !decode ? rows : s.samples ? 1 : 0;
-    step->push_back(s);
-  };
+void Scheduler::give(const ScheduledRows& rows) {
+  rows_left_ -= rows.rows;
+  logit_rows_left_ -= rows.n_logit_rows;
+  step_->push_back(rows);
+}
 
-  // Decoding branches never wait for prompts.
-  for (size_t i = 0; i < order_.size() && rows_left > 0; ++i) {
-    Branch* b = order_[i];
-    if (b->state != BranchState::kRunning || b->in_prompt() || free_logit_rows(*step) == 0) continue;
-    const int32_t rows = std::min({b->drawn() - b->computed, kMaxDecodeRows, rows_left});
-    if (rows == 0 || !reserve(b, rows, step)) continue;
-    give(b, rows, true);
-    rows_left = limits_.step_rows;
-    for (const ScheduledRows& s : *step) rows_left -= s.rows;
-  }
+void Scheduler::plan_decode(Branch* branch, int32_t rows_max, int32_t logit_rows_max) {
+  // The last token it may hold needs no successor: nothing is left to compute but to look at it.
+  if (branch->drawn() >= branch->total_max) return;
+  ScheduledRows s;
+  s.branch = branch;
+  s.decode = true;
+  s.rows = std::min({branch->drawn() - branch->computed, kMaxDecodeRows, rows_max});
+  s.samples = branch->computed + s.rows == branch->drawn();
+  s.n_logit_rows = s.samples ? 1 : 0;
+  if (s.rows <= 0 || s.n_logit_rows > logit_rows_max || !reserve(branch, s.rows)) return;
+  give(s);
+}
 
-  for (size_t i = 0; i < order_.size() && rows_left > 0; ++i) {
-    Branch* b = order_[i];
-    if (b->state == BranchState::kWaiting && !admit(b)) break;  // first come, first served
-    if (!b->in_prompt()) continue;
-    int32_t rows = std::min(b->prompt_len - b->computed, rows_left);
-    const int32_t logit_rows = free_logit_rows(*step);
-    if (b->owner->request.observe_prompt) rows = std::min(rows, logit_rows);
-    if (b->computed + rows < b->prompt_len) rows -= (b->computed + rows) % limits_.chunk_grid;
-    const bool ends = b->computed + rows == b->prompt_len && b->drawn() == b->prompt_len;
-    if (rows <= 0 || (ends && logit_rows == 0)) break;
-    if (!reserve(b, rows, step)) break;
-    give(b, rows, false);
-    rows_left -= rows;
-    if (!ends) continue;
-    int32_t waiting = 0;
-    for (Branch* sibling : order_) {
-      waiting += sibling != b && sibling->owner == b->owner && sibling->state == BranchState::kWaiting &&
-                 sibling->tokens.size() == static_cast<size_t>(sibling->prompt_len);
+bool Scheduler::plan_prompt(size_t place) {
+  Branch* b = order_[place].get();
+  if (!b->is_running()) {
+    if (waits_for_fork(place)) {
+      if (free_slots() > 0) ++slots_promised_;  // younger requests must not take the place of the fork
+      return true;
     }
-    step->back().n_forks = std::min({waiting, static_cast<int32_t>(free_slots_.size()), free_logit_rows(*step)});
-    // Siblings that fork after this step must not be admitted by themselves now.
-    if (waiting > 0) break;
+    // A pre-empted branch cannot replay a token that is still in flight. First come, first served.
+    if (b->in_flight > 0 || !admit(b)) return false;
+  }
+  if (!b->in_prompt()) return true;
+  const bool observes = b->observes_prompt();
+  ScheduledRows s;
+  s.branch = b;
+  s.rows = std::min(b->prompt_len - b->computed, rows_left_);
+  if (observes) s.rows = std::min(s.rows, logit_rows_left_ + std::max(0, b->observed - b->computed));
+  const auto end = [&] { return b->computed + s.rows; };
+  if (end() < b->prompt_len) s.rows -= end() % limits_.chunk_grid;
+  s.samples = end() == b->prompt_len && b->drawn() == b->prompt_len;
+  s.n_logit_rows = s.samples ? 1 : 0;
+  if (observes) s.n_logit_rows = std::max(0, end() - std::max(b->computed, b->observed));
+  if (s.rows <= 0 || s.n_logit_rows > logit_rows_left_ || !reserve(b, s.rows)) return false;
+  if (s.samples) {
+    for (size_t i = place + 1; i < order_.size() && order_[i]->owner == b->owner; ++i) {
+      if (can_fork(*order_[i]) && s.n_forks < free_slots()) ++s.n_forks;
+    }
+  }
+  give(s);
+  return true;
+}
+
+Scheduler::OldestShare Scheduler::share_of_oldest_prompt() const {
+#ifdef PARE_FAULT_RUNTIME_STARVE_OLDEST
+  return {};
+#else
+  if (order_.empty() || !order_.front()->in_prompt()) return {};
+  const Branch& oldest = *order_.front();
+  const int32_t left = oldest.prompt_len - oldest.computed, chunk = std::min(left, limits_.chunk_grid);
+  if (oldest.observes_prompt()) return {chunk, chunk};
+  return {chunk, left <= limits_.step_rows ? 1 : 0};
+#endif
+}
+
+void Scheduler::plan(std::vector<ScheduledRows>* step) {
+  step_ = step;
+  step_->clear();
+  rows_left_ = limits_.step_rows;
+  logit_rows_left_ = limits_.logit_rows;
+  slots_promised_ = 0;
+
+  const OldestShare kept = share_of_oldest_prompt();
+  for (const auto& b : order_) {
+    const int32_t rows = rows_left_ - kept.rows, logit_rows = logit_rows_left_ - kept.logit_rows;
+    if (rows <= 0) break;
+    if (b->is_running() && !b->in_prompt()) plan_decode(b.get(), rows, logit_rows);
+  }
+  for (size_t place = 0; place < order_.size() && rows_left_ > 0; ++place) {
+    if (!plan_prompt(place)) break;
   }
 
   int32_t next = 0;
-  for (ScheduledRows& s : *step) {
+  for (ScheduledRows& s : *step_) {
     s.logit_row0 = next;
-    next += s.n_logit_rows + s.n_forks;
+    next += s.n_logit_rows;
   }
-  if (step->empty() && !order_.empty()) {
-    const Branch& b = *order_.front();
-    return resource_exhausted(
-        fmt::format("request {} needs more KV pages than the pool has at position {}", b.owner->id, b.computed));
-  }
-  return ok_status();
 }
 
 }  // namespace pare

@@ -7,7 +7,12 @@ namespace {
 
 // Length of the longest suffix of `text` that a longer text could complete to `stop`.
 size_t open_suffix(std::string_view text, std::string_view stop) {
-  for (size_t n = std::min(text.size(), stop.size() - 1); n > 0; --n) {
+#ifdef PARE_FAULT_RUNTIME_SPLIT_STOP_STRING
+  const size_t most = std::min<size_t>({text.size(), stop.size() - 1, 1});
+#else
+  const size_t most = std::min(text.size(), stop.size() - 1);
+#endif
+  for (size_t n = most; n > 0; --n) {
     if (text.substr(text.size() - n) == stop.substr(0, n)) return n;
   }
   return 0;

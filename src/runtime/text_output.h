@@ -11,8 +11,8 @@ namespace pare {
 
 class TextOutput {
  public:
-  // `stop` outlives this object.
-  TextOutput(const Tokenizer* tokenizer, std::span<const std::string> stop) : decoder_(tokenizer), stop_(stop) {}
+  // `stop` outlives this object. The text continues a prompt: a leading space is part of it.
+  TextOutput(const Tokenizer* tokenizer, std::span<const std::string> stop) : decoder_(tokenizer, false), stop_(stop) {}
 
   // Adds a token. The view is what may be shown now: text that can no longer become part of a stop string; valid until
   // the next call.

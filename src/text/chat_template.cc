@@ -42,8 +42,8 @@ ChatTemplate::~ChatTemplate() = default;
 
 Expected<ChatTemplate> ChatTemplate::parse(std::string_view source) {
   if (static_cast<int64_t>(source.size()) > kMaxTemplateBytes) {
-    return resource_exhausted("chat template: " + std::to_string(source.size()) + " bytes, limit " +
-                              std::to_string(kMaxTemplateBytes));
+    return limit_exceeded("chat template: " + std::to_string(source.size()) + " bytes, limit " +
+                          std::to_string(kMaxTemplateBytes));
   }
   PARE_RETURN_IF_ERROR(check_utf8("chat template", source));
   auto body = jinja::parse_template(source);

@@ -105,7 +105,7 @@ class Writer {
   // A namespace may hold itself: depth is counted, where other values have theirs bounded when they are made.
   Status write_namespace(const NamespaceObject& ns) {
     if (++namespaces_ > kMaxTemplateDepth) {
-      return resource_exhausted("namespaces nested deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
+      return limit_exceeded("namespaces nested deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
     }
     out += "<Namespace {";
     bool first = true;

@@ -36,8 +36,8 @@ Expected<Value> make_range(Runtime& rt, const Arguments& args) {
   if (by > 0 && start < stop) size = (static_cast<uint64_t>(stop) - static_cast<uint64_t>(start) - 1) / magnitude + 1;
   if (by < 0 && start > stop) size = (static_cast<uint64_t>(start) - static_cast<uint64_t>(stop) - 1) / magnitude + 1;
   if (size > static_cast<uint64_t>(kMaxRange)) {
-    return resource_exhausted("Range too big. The sandbox blocks ranges larger than MAX_RANGE (" +
-                              std::to_string(kMaxRange) + ").");
+    return limit_exceeded("Range too big. The sandbox blocks ranges larger than MAX_RANGE (" +
+                          std::to_string(kMaxRange) + ").");
   }
   PARE_RETURN_IF_ERROR(rt.step(size * sizeof(Value)));
   std::vector<Value> items;

@@ -83,15 +83,14 @@ class Interpreter {
 
   Status enter() {
     if (depth_ > kMaxEvalDepth) {
-      return resource_exhausted("template nests its evaluation deeper than " + std::to_string(kMaxEvalDepth) +
-                                " levels");
+      return limit_exceeded("template nests its evaluation deeper than " + std::to_string(kMaxEvalDepth) + " levels");
     }
     return rt_.step();
   }
 
   Status emit(std::string_view text, Output* output) {
     if (output->text.size() + text.size() > static_cast<size_t>(kMaxTemplateOutputBytes)) {
-      return resource_exhausted("template output is longer than " + std::to_string(kMaxTemplateOutputBytes) + " bytes");
+      return limit_exceeded("template output is longer than " + std::to_string(kMaxTemplateOutputBytes) + " bytes");
     }
     output->memory.grow(static_cast<int64_t>(text.size()));
     output->text += text;
@@ -100,7 +99,7 @@ class Interpreter {
 
   Expected<Value> checked_depth(Value value) {
     if (value.depth() <= kMaxValueDepth) return value;
-    return resource_exhausted("value nested deeper than " + std::to_string(kMaxValueDepth) + " levels");
+    return limit_exceeded("value nested deeper than " + std::to_string(kMaxValueDepth) + " levels");
   }
 
   static ScopePtr inner(const ScopePtr& scope) {
@@ -537,7 +536,7 @@ class Interpreter {
     const Statement& definition = *macro.definition;
     const Depth depth(&macro_depth_);
     if (macro_depth_ > kMaxTemplateDepth) {
-      return resource_exhausted("macros call each other deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
+      return limit_exceeded("macros call each other deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
     }
     const ScopePtr scope = inner(macro.scope);
     PARE_RETURN_IF_ERROR(bind_macro(definition, args, scope));

@@ -59,13 +59,13 @@ class ValueBuilder : public nlohmann::json_sax<nlohmann::json> {
   };
 
   bool fail_integer(const std::string& text) {
-    error_ = resource_exhausted("integer " + text.substr(0, 40) + " does not fit 64 bits");
+    error_ = limit_exceeded("integer " + text.substr(0, 40) + " does not fit 64 bits");
     return false;
   }
 
   bool open(bool object) {
     if (static_cast<int64_t>(stack_.size()) >= kMaxJsonDepth) {
-      error_ = resource_exhausted("nested deeper than " + std::to_string(kMaxJsonDepth) + " levels");
+      error_ = limit_exceeded("nested deeper than " + std::to_string(kMaxJsonDepth) + " levels");
       return false;
     }
     stack_.push_back(Level{.object = object});
@@ -101,8 +101,8 @@ class ValueBuilder : public nlohmann::json_sax<nlohmann::json> {
 
 Expected<Value> parse_json(Runtime& rt, std::string_view name, std::string_view text) {
   if (static_cast<int64_t>(text.size()) > kMaxJsonBytes) {
-    return resource_exhausted(std::string(name) + ": " + std::to_string(text.size()) + " bytes of JSON, limit " +
-                              std::to_string(kMaxJsonBytes));
+    return limit_exceeded(std::string(name) + ": " + std::to_string(text.size()) + " bytes of JSON, limit " +
+                          std::to_string(kMaxJsonBytes));
   }
   ValueBuilder builder(&rt);
   bool parsed = false;

@@ -16,8 +16,7 @@ Status bad_operands(ArithmeticOp op, const Value& left, const Value& right) {
 }
 
 Status overflow(ArithmeticOp op) {
-  return resource_exhausted("integer result of '" + std::string(kSymbols[static_cast<int>(op)]) +
-                            "' does not fit 64 bits");
+  return limit_exceeded("integer result of '" + std::string(kSymbols[static_cast<int>(op)]) + "' does not fit 64 bits");
 }
 
 Status division_by_zero() { return invalid_argument("division by zero"); }
@@ -101,8 +100,7 @@ Expected<Value> real_arithmetic(ArithmeticOp op, double a, double b) {
         return unsupported("power of a negative number with a fraction (a complex number in Python)");
       }
       const double result = std::pow(a, b);
-      if (std::isinf(result) && std::isfinite(a) && std::isfinite(b))
-        return resource_exhausted("float power out of range");
+      if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) return limit_exceeded("float power out of range");
       return Value::real(result);
     }
   }

@@ -223,7 +223,7 @@ Expected<Value> generate(Runtime& rt, const Value& input, Status error, const Ta
       error = take(items->items()[i], &out);
     }
   }
-  if (error.code() == StatusCode::kResourceExhausted) return error;
+  if (error.code() == StatusCode::kLimitExceeded) return error;
   return make_generator(rt, std::move(out), std::move(error));
 }
 
@@ -231,7 +231,7 @@ Expected<Value> filter_map(Runtime& rt, const Value& input, Args args) {
   if (!truthy(input)) return make_generator(rt, {});
   const FilterNesting nesting(&rt);
   if (rt.nested_filters > kMaxTemplateDepth) {
-    return resource_exhausted("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
+    return limit_exceeded("filters inside filters deeper than " + std::to_string(kMaxTemplateDepth) + " levels");
   }
   Arguments rest;
   std::optional<AttributePath> path;

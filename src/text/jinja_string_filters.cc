@@ -240,7 +240,7 @@ Expected<Value> filter_int(Runtime& rt, const Value& input, Args args) {
     PARE_RETURN_IF_ERROR(rt.step(input.text().size()));
     const auto parsed = parse_integer(input.text(), static_cast<int>(std::clamp<int64_t>(base, -1, 99)));
     if (parsed.ok()) return Value::integer(*parsed);
-    if (parsed.status().code() == StatusCode::kResourceExhausted) return parsed.status();
+    if (parsed.status().code() == StatusCode::kLimitExceeded) return parsed.status();
     const auto as_real = parse_real(input.text());
     if (!as_real.ok()) return fallback;
     real = *as_real;
@@ -251,7 +251,7 @@ Expected<Value> filter_int(Runtime& rt, const Value& input, Args args) {
     return fallback;
   }
   if (!std::isfinite(real)) return fallback;
-  if (std::fabs(real) >= 0x1p63) return resource_exhausted("integer " + format_real(real) + " does not fit 64 bits");
+  if (std::fabs(real) >= 0x1p63) return limit_exceeded("integer " + format_real(real) + " does not fit 64 bits");
   return Value::integer(static_cast<int64_t>(real));
 }
 

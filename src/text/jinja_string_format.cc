@@ -172,8 +172,8 @@ class Cursor {
 
 Status check_precision(int64_t precision) {
   if (precision <= kMaxPrecision) return ok_status();
-  return resource_exhausted("precision " + std::to_string(precision) + " in a format, limit " +
-                            std::to_string(kMaxPrecision));
+  return limit_exceeded("precision " + std::to_string(precision) + " in a format, limit " +
+                        std::to_string(kMaxPrecision));
 }
 
 Expected<Spec> parse_percent_spec(Cursor* cursor, Operands* operands) {
@@ -249,7 +249,7 @@ Expected<std::string> convert_percent(Runtime& rt, const Value& value, Spec spec
     return invalid_argument("%" + conversion + " format: an integer is required, not float");
   }
   if (!std::isfinite(value.as_real()) || std::fabs(value.as_real()) >= 0x1p63) {
-    return resource_exhausted("integer " + format_real(value.as_real()) + " does not fit 64 bits");
+    return limit_exceeded("integer " + format_real(value.as_real()) + " does not fit 64 bits");
   }
   return format_number(rt, Value::integer(static_cast<int64_t>(value.as_real())), spec);
 }

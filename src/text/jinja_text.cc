@@ -460,7 +460,7 @@ Expected<int64_t> parse_integer(std::string_view text, int base) {
     fits = fits && sum.has_value();
     value = sum.value_or(0);
   }
-  if (!fits) return resource_exhausted("integer " + std::string(text.substr(0, 40)) + " does not fit 64 bits");
+  if (!fits) return limit_exceeded("integer " + std::string(text.substr(0, 40)) + " does not fit 64 bits");
   return value;
 }
 

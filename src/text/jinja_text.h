@@ -47,7 +47,7 @@ std::string quoted(std::string_view name);        // 'name', for messages
 std::string format_real(double value);            // repr(float)
 
 // int(text, base) and float(text): surrounding white space, underscores between digits. kInvalidArgument if
-// the text is no such number, kResourceExhausted if it does not fit.
+// the text is no such number, kLimitExceeded if it does not fit.
 Expected<int64_t> parse_integer(std::string_view text, int base);
 Expected<double> parse_real(std::string_view text);
 

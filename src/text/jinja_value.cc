@@ -26,7 +26,7 @@ int max_depth(const std::vector<Value>& items) {
 Status Runtime::step(uint64_t bytes) {
   steps_ += 1 + static_cast<int64_t>(bytes / kBytesPerStep);
   if (steps_ > kMaxTemplateSteps) {
-    return resource_exhausted("template runs longer than " + std::to_string(kMaxTemplateSteps) + " steps");
+    return limit_exceeded("template runs longer than " + std::to_string(kMaxTemplateSteps) + " steps");
   }
   return reserve(0);
 }
@@ -34,7 +34,7 @@ Status Runtime::step(uint64_t bytes) {
 Status Runtime::reserve(uint64_t bytes) const {
   if (bytes > static_cast<uint64_t>(kMaxTemplateMemoryBytes) ||
       live_bytes_ + static_cast<int64_t>(bytes) > kMaxTemplateMemoryBytes) {
-    return resource_exhausted("template values need more than " + std::to_string(kMaxTemplateMemoryBytes) + " bytes");
+    return limit_exceeded("template values need more than " + std::to_string(kMaxTemplateMemoryBytes) + " bytes");
   }
   return ok_status();
 }

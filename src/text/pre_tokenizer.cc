@@ -111,8 +111,8 @@ struct PreTokenizer::Impl {
       }
       if (found == PCRE2_ERROR_NOMATCH) break;
       if (found < 0) {
-        return resource_exhausted("pre-tokenizer '" + name + "' at byte " + std::to_string(begin + start) + ": " +
-                                  pcre_message(found));
+        return limit_exceeded("pre-tokenizer '" + name + "' at byte " + std::to_string(begin + start) + ": " +
+                              pcre_message(found));
       }
       const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data);
       // A pattern may match nothing, or with \K something odd: then it cuts nothing here.

@@ -32,7 +32,7 @@ class PreTokenizer {
   // Sets *ends to where each piece ends, ascending; the last is text.size(). Pieces cover the text. Bytes
   // outside a code point are cut like control characters, and like U+FFFD: none of them is a letter, number,
   // mark, punctuation or space. Linear in the text for the named pre-tokenizers; other patterns may backtrack
-  // and are stopped by a match limit: kResourceExhausted. Text above 4 GiB - 1 is the caller's error.
+  // and are stopped by a match limit: kLimitExceeded. Text above 4 GiB - 1 is the caller's error.
   Status split(std::string_view text, std::vector<uint32_t>* ends) const;
 
  private:

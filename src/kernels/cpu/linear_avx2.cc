@@ -200,8 +200,8 @@ inline void store_half_row(const Call& c, __m256 acc, int64_t row0, float* y) {
   const int64_t left = c.w.n - row0;
   const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left < 8 ? static_cast<int>(left) : 8), lanes);
   if (c.epilogue.bias != nullptr) acc = _mm256_add_ps(acc, _mm256_maskload_ps(c.epilogue.bias + row0, mask));
-  if (c.epilogue.accumulate) acc = _mm256_add_ps(_mm256_maskload_ps(y + row0, mask), acc);
-  _mm256_maskstore_ps(y + row0, mask, acc);
+  if (c.epilogue.accumulate) acc = _mm256_add_ps(_mm256_maskload_ps(y, mask), acc);
+  _mm256_maskstore_ps(y, mask, acc);
 }
 
 // With several rows a block takes so long that the memory's own prefetchers fall behind: +45 % at 8 rows. One
@@ -227,8 +227,8 @@ inline void for_each_block(const uint8_t* tile, int64_t blocks, Step step) {
 // One row of activations: both halves of a tile share the broadcasts and keep their sums in registers.
 template <const PackedFormat& F>
 void run_tile_single(const Call& c, const uint8_t* tile, int64_t tile_index, int64_t t) {
-  const ActBlock* x = c.x.blocks + t;
-  const int64_t stride = c.x.t;
+  const ActBlock* x = c.x.block(t, 0);
+  const int64_t stride = c.x.block_stride(t);
   __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
   for_each_block<F>(tile, c.w.k / kActBlock, [&](const uint8_t* header, int j, const uint8_t* quants) {
     PARE_UNROLL for (int half = 0; half < 2; ++half) {
@@ -240,7 +240,7 @@ void run_tile_single(const Call& c, const uint8_t* tile, int64_t tile_index, int
   });
   for (int half = 0; half < 2; ++half) {
     const int64_t row0 = tile_index * kRowTile + 8 * half;
-    if (row0 < c.w.n) store_half_row(c, acc[half], row0, c.y + t * c.ld_y);
+    if (row0 < c.w.n) store_half_row(c, acc[half], row0, c.out(t, row0));
   }
 }
 
@@ -253,24 +253,37 @@ void run_tile_rows(const Call& c, const uint8_t* tile, int64_t tile_index, int64
   for (int half = 0; half < 2; ++half) {
     for (int64_t i = 0; i < rows; ++i) _mm256_store_ps(sums[half][i], _mm256_setzero_ps());
   }
-  const ActBlock* x = c.x.blocks + t;
-  const int64_t stride = c.x.t;
+  // The groups that the rows lie in, at their current block.
+  struct Piece {
+    const ActBlock* x;
+    int64_t stride, begin, end;
+  };
+  Piece pieces[kMaxRows / kActGroup + 1];
+  int n_pieces = 0;
+  for (int64_t i = 0; i < rows;) {
+    const int64_t end = c.x.group_end(t + i) - t < rows ? c.x.group_end(t + i) - t : rows;
+    pieces[n_pieces++] = {c.x.block(t + i, 0), c.x.block_stride(t + i), i, end};
+    i = end;
+  }
   for_each_block<F>(tile, c.w.k / kActBlock, [&](const uint8_t* header, int j, const uint8_t* quants) {
     prefetch_weights<F>(quants);
     for (int half = 0; half < 2; ++half) {
       __m256i w[8];
       load_weights<F>(quants + 32 * half, w);
       const Scales s = load_scales<F>(header, half, j);
-      for (int64_t i = 0; i < rows; ++i) {
-        _mm256_store_ps(sums[half][i], add_block<F>(w, s, x + i, _mm256_load_ps(sums[half][i])));
+      for (int p = 0; p < n_pieces; ++p) {
+        const ActBlock* x = pieces[p].x;
+        for (int64_t i = pieces[p].begin; i < pieces[p].end; ++i, ++x) {
+          _mm256_store_ps(sums[half][i], add_block<F>(w, s, x, _mm256_load_ps(sums[half][i])));
+        }
       }
     }
-    x += stride;
+    for (int p = 0; p < n_pieces; ++p) pieces[p].x += pieces[p].stride;
   });
   for (int half = 0; half < 2; ++half) {
     const int64_t row0 = tile_index * kRowTile + 8 * half;
     if (row0 >= c.w.n) break;
-    for (int64_t i = 0; i < rows; ++i) store_half_row(c, _mm256_load_ps(sums[half][i]), row0, c.y + (t + i) * c.ld_y);
+    for (int64_t i = 0; i < rows; ++i) store_half_row(c, _mm256_load_ps(sums[half][i]), row0, c.out(t + i, row0));
   }
 }
 
@@ -322,7 +335,7 @@ void run_float_halves(const Call& c, int64_t half0, int64_t t) {
   PARE_UNROLL for (int i = 0; i < T; ++i) {
     PARE_UNROLL for (int h = 0; h < kHalves; ++h) {
       const int64_t row0 = (half0 + h) * 8;
-      if (row0 < c.w.n) store_half_row(c, acc[i * kHalves + h], row0, c.y + (t + i) * c.ld_y);
+      if (row0 < c.w.n) store_half_row(c, acc[i * kHalves + h], row0, c.out(t + i, row0));
     }
   }
 }
@@ -343,7 +356,7 @@ void run_float(const Call& c, int64_t t0, int64_t t1, int64_t tile0, int64_t til
 
 void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
             const LinearEpilogue& epilogue, float* y, int64_t ld_y) {
-  const Call c = {w, x, epilogue, y, ld_y};
+  const Call c = {w, x, epilogue, y, ld_y, t0, tile0 * kRowTile};
   if (with_block_format(w.dtype, [&]<const PackedFormat & F>() { run_blocks<F>(c, t0, t1, tile0, tile1); })) return;
   switch (w.dtype) {
     case DType::F32: return run_float<DType::F32>(c, t0, t1, tile0, tile1);
@@ -394,16 +407,16 @@ void quantize_block(const float* x, ActBlock* out) {
   out->neg_sum16[1] = -second;
 }
 
-void quantize_rows(const ActRows& rows, int64_t t0, int64_t t1) {
+void quantize(const float* x, int64_t ld, const ActRows& rows, int64_t t0, int64_t t1, int64_t b0, int64_t b1) {
   for (int64_t t = t0; t < t1; ++t) {
-    for (int64_t b = 0; b < rows.k / kActBlock; ++b) {
-      quantize_block(rows.f32 + t * rows.ld + b * kActBlock, rows.blocks + b * rows.t + t);
+    for (int64_t b = b0; b < b1; ++b) {
+      quantize_block(x + (t - t0) * ld + (b - b0) * kActBlock, rows.block(t, b));
     }
   }
 }
 
 }  // namespace
 
-const LinearKernels kLinearAvx2 = {quantize_rows, linear};
+const LinearKernels kLinearAvx2 = {quantize, linear};
 
 }  // namespace pare

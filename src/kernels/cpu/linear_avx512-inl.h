@@ -162,12 +162,13 @@ inline __m512i initial_sum(const int32_t* neg_sum) {
   return _mm512_setzero_si512();
 }
 
+// y: where the tile's first column goes.
 inline void store_tile_row(__m512 acc, const LinearEpilogue& epilogue, int64_t row0, int64_t n, float* y) {
   const int64_t left = n - row0;
   const __mmask16 mask = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1);
   if (epilogue.bias != nullptr) acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(mask, epilogue.bias + row0));
-  if (epilogue.accumulate) acc = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y + row0), acc);
-  _mm512_mask_storeu_ps(y + row0, mask, acc);
+  if (epilogue.accumulate) acc = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), acc);
+  _mm512_mask_storeu_ps(y, mask, acc);
 }
 
 }  // namespace

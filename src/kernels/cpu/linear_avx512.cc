@@ -59,9 +59,9 @@ inline void tile_sums(const uint8_t* tile, const ActBlock* x, int64_t stride, in
 template <const PackedFormat& F, int T>
 void run_tile(const Call& c, const uint8_t* data, int64_t tile, int64_t t) {
   __m512 acc[T];
-  tile_sums<F, T>(data, c.x.blocks + t, c.x.t, c.w.k / kActBlock, acc);
+  tile_sums<F, T>(data, c.x.block(t, 0), c.x.block_stride(t), c.w.k / kActBlock, acc);
   PARE_UNROLL for (int i = 0; i < T; ++i) {
-    store_tile_row(acc[i], c.epilogue, tile * kRowTile, c.w.n, c.y + (t + i) * c.ld_y);
+    store_tile_row(acc[i], c.epilogue, tile * kRowTile, c.w.n, c.out(t + i, tile * kRowTile));
   }
 }
 
@@ -75,12 +75,14 @@ void run_blocks(const Call& c, int64_t t0, int64_t t1, int64_t tile0, int64_t ti
     const int64_t last = first + kResident < t1 ? first + kResident : t1;
     for (int64_t tile = tile0; tile < tile1; ++tile) {
       const uint8_t* bytes = data + tile * tile_bytes;
-      int64_t t = first;
-      for (; t + 16 <= last; t += 16) run_tile<F, 16>(c, bytes, tile, t);
-      if (t + 8 <= last) run_tile<F, 8>(c, bytes, tile, t), t += 8;
-      if (t + 4 <= last) run_tile<F, 4>(c, bytes, tile, t), t += 4;
-      if (t + 2 <= last) run_tile<F, 2>(c, bytes, tile, t), t += 2;
-      if (t < last) run_tile<F, 1>(c, bytes, tile, t);
+      for (int64_t t = first; t < last;) {
+        const int64_t end = c.x.group_end(t) < last ? c.x.group_end(t) : last;
+        if (t + 16 <= end) run_tile<F, 16>(c, bytes, tile, t), t += 16;
+        if (t + 8 <= end) run_tile<F, 8>(c, bytes, tile, t), t += 8;
+        if (t + 4 <= end) run_tile<F, 4>(c, bytes, tile, t), t += 4;
+        if (t + 2 <= end) run_tile<F, 2>(c, bytes, tile, t), t += 2;
+        if (t < end) run_tile<F, 1>(c, bytes, tile, t), t += 1;
+      }
     }
   }
 }
@@ -112,7 +114,8 @@ void run_float_tiles(const Call& c, int64_t tile, int64_t t) {
   }
   PARE_UNROLL for (int i = 0; i < T; ++i) {
     PARE_UNROLL for (int j = 0; j < kTiles; ++j) {
-      store_tile_row(acc[i * kTiles + j], c.epilogue, (tile + j) * kRowTile, c.w.n, c.y + (t + i) * c.ld_y);
+      store_tile_row(acc[i * kTiles + j], c.epilogue, (tile + j) * kRowTile, c.w.n,
+                     c.out(t + i, (tile + j) * kRowTile));
     }
   }
 }
@@ -135,7 +138,7 @@ void run_float(const Call& c, int64_t t0, int64_t t1, int64_t tile0, int64_t til
 
 void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int64_t tile0, int64_t tile1,
             const LinearEpilogue& epilogue, float* y, int64_t ld_y) {
-  const Call c = {w, x, epilogue, y, ld_y};
+  const Call c = {w, x, epilogue, y, ld_y, t0, tile0 * kRowTile};
   if (with_block_format(w.dtype, [&]<const PackedFormat & F>() { run_blocks<F>(c, t0, t1, tile0, tile1); })) return;
   switch (w.dtype) {
     case DType::F32: return run_float<DType::F32>(c, t0, t1, tile0, tile1);
@@ -145,12 +148,13 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
   }
 }
 
-void quantize_rows(const ActRows& rows, int64_t t0, int64_t t1) {
+void quantize(const float* first, int64_t ld, const ActRows& rows, int64_t t0, int64_t t1, int64_t b0, int64_t b1) {
   const __m512 largest_finite = _mm512_set1_ps(3.402823466e+38f);
   for (int64_t t = t0; t < t1; ++t) {
-    const float* x = rows.f32 + t * rows.ld;
-    ActBlock* out = rows.blocks + t;
-    for (int64_t b = 0; b < rows.k / kActBlock; ++b, x += kActBlock, out += rows.t) {
+    const float* x = first + (t - t0) * ld;
+    ActBlock* out = rows.block(t, b0);
+    const int64_t stride = rows.block_stride(t);
+    for (int64_t b = b0; b < b1; ++b, x += kActBlock, out += stride) {
       __m512 v[2];
       for (int i = 0; i < 2; ++i) {
         v[i] = _mm512_loadu_ps(x + 16 * i);
@@ -178,6 +182,6 @@ void quantize_rows(const ActRows& rows, int64_t t0, int64_t t1) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512 = {quantize_rows, linear};
+const LinearKernels kLinearAvx512 = {quantize, linear};
 
 }  // namespace pare

@@ -14,8 +14,11 @@ struct Call {
   const PackedWeight& w;
   const ActRows& x;
   const LinearEpilogue& epilogue;
-  float* y;
+  float* y;  // row t0 of output column column0
   int64_t ld_y;
+  int64_t t0, column0;
+
+  float* out(int64_t t, int64_t column) const { return y + (t - t0) * ld_y + (column - column0); }
 };
 
 // run.operator()<F>() for the block format of `dtype`; false for one that multiplies in fp32.

@@ -54,10 +54,10 @@ float add_block(BlockMath math, const PackedBlock& w, const ActBlock& x, float a
 
 }  // namespace
 
-void quantize_rows(const ActRows& x, int64_t t0, int64_t t1) {
+void quantize(const float* x, int64_t ld, const ActRows& out, int64_t t0, int64_t t1, int64_t b0, int64_t b1) {
   for (int64_t t = t0; t < t1; ++t) {
-    for (int64_t b = 0; b < x.k / kActBlock; ++b) {
-      quantize_block(x.f32 + t * x.ld + b * kActBlock, x.blocks + b * x.t + t);
+    for (int64_t b = b0; b < b1; ++b) {
+      quantize_block(x + (t - t0) * ld + (b - b0) * kActBlock, out.block(t, b));
     }
   }
 }
@@ -69,7 +69,7 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
   for (int64_t row = tile0 * kRowTile; row < w.n && row < tile1 * kRowTile; ++row) {
     const auto finish = [&](int64_t t, float acc) {
       if (epilogue.bias != nullptr) acc += epilogue.bias[row];
-      float& out = y[t * ld_y + row];
+      float& out = y[(t - t0) * ld_y + row - tile0 * kRowTile];
       out = epilogue.accumulate ? out + acc : acc;
     };
     if (f == nullptr) {
@@ -87,7 +87,7 @@ void linear(const PackedWeight& w, const ActRows& x, int64_t t0, int64_t t1, int
       float acc[kRows] = {};
       for (int64_t b = 0; b < blocks; ++b) {
         const PackedBlock p = read_packed_block(w, row, b);
-        for (int64_t i = 0; i < rows; ++i) acc[i] = add_block(f->math, p, x.blocks[b * x.t + first + i], acc[i]);
+        for (int64_t i = 0; i < rows; ++i) acc[i] = add_block(f->math, p, *x.block(first + i, b), acc[i]);
       }
       for (int64_t i = 0; i < rows; ++i) finish(first + i, acc[i]);
     }

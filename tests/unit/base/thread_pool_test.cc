@@ -19,11 +19,14 @@ TEST(ThreadPool, RunsEveryTaskOnceOnAKnownThread) {
     for (const int64_t tasks : {0, 1, 2, 7, 100, 1000}) {
       std::vector<int> runs(static_cast<size_t>(tasks));  // plain: a task run twice is a data race, which TSan reports
       std::atomic<int> strangers{0};
-      pool.run(tasks, [&](int64_t task, int thread) {
+      const auto body = [&](int64_t task, int thread) {
         ++runs[static_cast<size_t>(task)];
         if (thread < 0 || thread >= threads) ++strangers;
-      });
+      };
+      pool.run(tasks, body);
       for (const int n : runs) EXPECT_EQ(n, 1);
+      pool.run_shares(tasks, body);
+      for (const int n : runs) EXPECT_EQ(n, 2);
       EXPECT_EQ(strangers, 0);
     }
   }
@@ -34,7 +37,12 @@ TEST(ThreadPool, ManyShortLoopsSeeTheirOwnBody) {
   int64_t total = 0;
   for (int64_t loop = 0; loop < 20'000; ++loop) {
     int64_t values[5] = {};
-    pool.run(5, [&values, loop](int64_t task, int) { values[task] = loop + task; });
+    const auto body = [&values, loop](int64_t task, int) { values[task] = loop + task; };
+    if (loop % 3 == 0) {
+      pool.run(5, body);
+    } else {
+      pool.run_shares(5, body);
+    }
     for (int64_t task = 0; task < 5; ++task) ASSERT_EQ(values[task], loop + task);
     total += values[0];
   }

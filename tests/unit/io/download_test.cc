@@ -51,7 +51,7 @@ class DownloadTest : public ::testing::Test {
 TEST_F(DownloadTest, GetsABodyUpToTheLimit) {
   HttpServer server([](const Request&) { return reply("200 OK", {}, "hello"); });
   EXPECT_EQ(get(server.url("/a"), 5).value(), "hello");
-  EXPECT_EQ(get(server.url("/a"), 4).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(get(server.url("/a"), 4).status().code(), StatusCode::kLimitExceeded);
 }
 
 TEST_F(DownloadTest, FollowsRelativeAndAbsoluteRedirects) {
@@ -142,9 +142,9 @@ TEST_F(DownloadTest, TransientFailuresAreTriedAgain) {
 TEST_F(DownloadTest, OversizedHeadersStop) {
   const std::string line = "X-Fill: " + std::string(1'000, 'x');
   HttpServer many([&](const Request&) { return reply("200 OK", std::vector<std::string>(100, line), "body"); });
-  EXPECT_EQ(get(many.url()).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(get(many.url()).status().code(), StatusCode::kLimitExceeded);
   HttpServer one([&](const Request&) { return reply("200 OK", {"X-Fill: " + std::string(70'000, 'x')}, "body"); });
-  EXPECT_EQ(get(one.url()).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(get(one.url()).status().code(), StatusCode::kLimitExceeded);
   HttpServer huge([&](const Request&) { return Reply{"HTTP/1.1 200 OK\r\nX: " + std::string(4 << 20, 'x')}; });
   EXPECT_FALSE(get(huge.url()).ok());
   HttpServer within([&](const Request&) { return reply("200 OK", std::vector<std::string>(50, line), "body"); });

@@ -135,8 +135,8 @@ TEST(Gguf, NoBitFlipCrashesOrReachesOutside) {
 
 TEST(Gguf, OversizedCountsAreRefusedBeforeAllocation) {
   constexpr uint64_t kHuge = uint64_t{1} << 62;
-  EXPECT_EQ(status_of(header(kHuge, 0)).code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(status_of(header(0, kHuge)).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(status_of(header(kHuge, 0)).code(), StatusCode::kLimitExceeded);
+  EXPECT_EQ(status_of(header(0, kHuge)).code(), StatusCode::kLimitExceeded);
   EXPECT_EQ(status_of(header(60'000, 0)).code(), StatusCode::kDataLoss);
   EXPECT_EQ(status_of(header(0, 60'000)).code(), StatusCode::kDataLoss);
   EXPECT_FALSE(status_of(header(0, 1).u64(kHuge).raw("key")).ok());
@@ -162,7 +162,7 @@ TEST(Gguf, NestedArraysAreBoundedAndOfOneType) {
   Bytes wide = header(0, 1);
   wide.string("k").u32(kTypeArray).u32(kTypeArray).u64(17);
   for (int i = 0; i < 17; ++i) wide.u32(0).u64(1 << 20).raw(std::string(1 << 20, '\1'));
-  EXPECT_EQ(status_of(wide).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(status_of(wide).code(), StatusCode::kLimitExceeded);
 }
 
 TEST(Gguf, ContradictionsNameTheThing) {
@@ -225,6 +225,16 @@ Metadata sample_metadata() {
   return read_gguf(as_bytes(file))->metadata;
 }
 
+TEST(GgufWriter, StopsWhenToldAndLeavesNothing) {
+  const ScratchFolder folder;
+  const std::vector<std::string> data = {std::string(24, 'a'), std::string(24, 'b')};
+  const std::vector<TensorSpec> specs = {{"x", DType::F32, {2, 3}}, {"y", DType::F32, {2, 3}}};
+  const Status status = write_gguf(folder / "out.gguf", sample_metadata(), specs, produce_texts(data),
+                                   [](uint64_t done, uint64_t) { return done < 48; });
+  EXPECT_EQ(status.code(), StatusCode::kCancelled) << status.to_string();
+  EXPECT_EQ(folder.entries(), 0u);
+}
+
 TEST(GgufWriter, RoundTripsMetadataAndTensors) {
   const ScratchFolder folder;
   const std::vector<std::string> data = {std::string(24, 'a'), std::string(36, 'b'), std::string(3, 'c')};
@@ -235,6 +245,7 @@ TEST(GgufWriter, RoundTripsMetadataAndTensors) {
                                    [&](uint64_t done, uint64_t total) {
                                      EXPECT_EQ(total, 63u);
                                      seen.push_back(done);
+                                     return true;
                                    });
   ASSERT_TRUE(status.ok()) << status.to_string();
   EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));

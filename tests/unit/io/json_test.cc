@@ -47,8 +47,8 @@ TEST(Json, DuplicateKeysAreRefusedAtEveryDepth) {
 TEST(Json, DepthIsBounded) {
   const auto nested = [](int64_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
   EXPECT_TRUE(parse_json(nested(kMaxJsonDepth)).ok());
-  EXPECT_EQ(parse_json(nested(kMaxJsonDepth + 1)).status().code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(parse_json(std::string(1 << 20, '[')).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(parse_json(nested(kMaxJsonDepth + 1)).status().code(), StatusCode::kLimitExceeded);
+  EXPECT_EQ(parse_json(std::string(1 << 20, '[')).status().code(), StatusCode::kLimitExceeded);
 }
 
 TEST(Json, LargeObjectsDoNotCostTheSquare) {

@@ -63,7 +63,7 @@ TEST(ModelFile, DroppedPagesReadTheSameAgainAndMovesKeepReferences) {
   const std::string before = text_of(*entry);
   const ModelFile moved = std::move(*opened);
   EXPECT_EQ(moved.find("token_embd.weight"), entry);
-  for (const TensorEntry& each : moved.tensors()) moved.drop_resident(each);
+  for (const TensorEntry& each : moved.tensors()) moved.drop_resident(each.data);
   EXPECT_EQ(text_of(*entry), before);
 }
 

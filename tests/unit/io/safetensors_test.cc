@@ -108,7 +108,7 @@ TEST(Safetensors, OverlapsAndDuplicatesAreRefused) {
 
 TEST(Safetensors, OversizedHeadersAreRefusedBeforeAllocation) {
   EXPECT_EQ(read_safetensors(as_bytes(Bytes().u64(~uint64_t{0}).raw("{}").text())).status().code(),
-            StatusCode::kResourceExhausted);
+            StatusCode::kLimitExceeded);
   EXPECT_EQ(read_safetensors(as_bytes(Bytes().u64(1 << 20).raw("{}").text())).status().code(), StatusCode::kDataLoss);
   EXPECT_FALSE(read_safetensors(as_bytes(file_of("[]", ""))).ok());
 }

@@ -259,7 +259,7 @@ TEST_F(HubPullTest, UnknownRepositoryAndOversizedListingAreErrors) {
   EXPECT_EQ(absent.code(), StatusCode::kNotFound);
   EXPECT_TRUE(mentions(absent, "hf:o/unknown")) << absent.message();
   listing_override_ = std::string(static_cast<size_t>(kMaxHubListingBytes) + 1, ' ');
-  EXPECT_EQ(pull().status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(pull().status().code(), StatusCode::kLimitExceeded);
 }
 
 TEST_F(HubPullTest, NamesWithSpacesAndSignsAreEscaped) {

@@ -46,7 +46,7 @@ int64_t tiles(int64_t n) { return (n + kRowTile - 1) / kRowTile; }
 // y of the oracle with its own quantization.
 std::vector<float> oracle(const PackedWeight& w, TestRows& x, const LinearEpilogue& epilogue, std::vector<float> y,
                           int64_t ld_y) {
-  if (wants_quantized_input(w.dtype)) ref::quantize_rows(x.rows, 0, x.rows.t);
+  if (wants_quantized_input(w.dtype)) quantize_rows(linear_kernels(CpuLevel::kScalar), x.rows, 0, x.rows.t);
   ref::linear(w, x.rows, 0, x.rows.t, 0, tiles(w.n), epilogue, y.data(), ld_y);
   return y;
 }
@@ -66,7 +66,7 @@ void compare_levels(DType dtype, int64_t n, int64_t k, int64_t t, bool extreme, 
       const LinearKernels& kernels = linear_kernels(level);
       if (wants_quantized_input(dtype)) {
         std::fill_n(x.buffer.data(), x.buffer.size(), std::byte{0x55});
-        kernels.quantize_rows(x.rows, 0, t);
+        quantize_rows(kernels, x.rows, 0, t);
       }
       std::vector<float> y = start;  // columns beyond N must stay as they were
       kernels.linear(w.packed, x.rows, 0, t, 0, tiles(n), epilogue, y.data(), ld_y);
@@ -90,6 +90,9 @@ TEST_P(LinearFormats, EveryLevelHasTheOraclesBits) {
   }
   // Several tiles in flight, and more super-blocks than one.
   compare_levels(dtype, 16 * 9 + 3, block == 1 ? 77 : block * 5, 20, false, ++seed);
+  // Enough rows for the tile unit, in several passes, and more columns than it unpacks at a time.
+  compare_levels(dtype, 33, block == 1 ? 16 : 2048, 32 + 7, false, ++seed);
+  compare_levels(dtype, 18, block == 1 ? 16 : 256, 128 + 33, false, ++seed);
 }
 
 TEST_P(LinearFormats, ExtremeActivationsToo) {
@@ -100,20 +103,20 @@ TEST_P(LinearFormats, ExtremeActivationsToo) {
 
 TEST_P(LinearFormats, RangesOfRowsAndTilesDoNotMatter) {
   const DType dtype = GetParam();
-  const int64_t n = 70, k = dtype_info(dtype).block_items == 1 ? 41 : 512, t = 37;
+  const int64_t n = 70, k = dtype_info(dtype).block_items == 1 ? 41 : 512, t = 90;
   Philox rng(300);
   const TestWeight w(dtype, n, k, random_weight(dtype, n, k, rng));
   TestRows x(t, k, k);
   fill_random(x, rng);
   for (const CpuLevel level : testable_cpu_levels()) {
     const LinearKernels& kernels = linear_kernels(level);
-    for (int64_t i = t - 1; wants_quantized_input(dtype) && i >= 0; --i) kernels.quantize_rows(x.rows, i, i + 1);
+    for (int64_t i = t - 1; wants_quantized_input(dtype) && i >= 0; --i) quantize_rows(kernels, x.rows, i, i + 1);
     std::vector<float> whole(static_cast<size_t>(t * n)), parts(whole.size(), -1.0f);
     kernels.linear(w.packed, x.rows, 0, t, 0, tiles(n), {}, whole.data(), n);
     int64_t t0 = 0;
-    for (const int64_t t1 : {1, 4, 11, 12, 29, 37}) {
+    for (const int64_t t1 : {1, 4, 11, 12, 29, 37, 90}) {
       for (const auto& [tile0, tile1] : {std::pair{2, 5}, std::pair{0, 1}, std::pair{1, 2}}) {
-        kernels.linear(w.packed, x.rows, t0, t1, tile0, tile1, {}, parts.data(), n);
+        kernels.linear(w.packed, x.rows, t0, t1, tile0, tile1, {}, parts.data() + t0 * n + tile0 * kRowTile, n);
       }
       t0 = t1;
     }
@@ -196,11 +199,11 @@ TEST(QuantizeRows, EveryLevelHasTheOraclesBits) {
   for (const bool extreme : {false, true}) {
     TestRows x(5, 32 * 41, 32 * 41 + 1);
     extreme ? fill_extreme(x, rng) : fill_random(x, rng);
-    ref::quantize_rows(x.rows, 0, 5);
+    quantize_rows(linear_kernels(CpuLevel::kScalar), x.rows, 0, 5);
     const std::vector<std::byte> expected(x.buffer.data(), x.buffer.data() + x.buffer.size());
     for (const CpuLevel level : testable_cpu_levels()) {
       std::fill_n(x.buffer.data(), x.buffer.size(), std::byte{0x55});
-      linear_kernels(level).quantize_rows(x.rows, 0, 5);
+      quantize_rows(linear_kernels(level), x.rows, 0, 5);
       EXPECT_EQ(std::memcmp(expected.data(), x.buffer.data(), expected.size()), 0) << cpu_level_name(level);
     }
   }
@@ -216,7 +219,7 @@ TEST(QuantizeRows, MeansWhatTheHeaderSays) {
   x.x[32] = 1e-31f;                   // below kActBlockMin: counts as zero
   x.x[64] = INFINITY, x.x[65] = NAN;  // the largest finite number, zero
   x.x[66] = -FLT_MAX;
-  ref::quantize_rows(x.rows, 0, 1);
+  quantize_rows(linear_kernels(CpuLevel::kScalar), x.rows, 0, 1);
   const ActBlock* b = x.rows.blocks;
   EXPECT_EQ(b[0].scale, 1.0f);
   EXPECT_EQ(b[0].q[0], 127);

@@ -34,7 +34,7 @@ struct Tally {
   int text = 0, raised = 0, error = 0, declined = 0;
 };
 
-// Where `declines_allowed`, a kUnsupported or kResourceExhausted of ours is counted instead of compared:
+// Where `declines_allowed`, a kUnsupported or kLimitExceeded of ours is counted instead of compared:
 // random templates reach big integers and addresses of objects.
 Tally replay(const std::string& path, bool declines_allowed = false) {
   Tally tally;
@@ -66,7 +66,7 @@ Tally replay(const std::string& path, bool declines_allowed = false) {
                               .strftime_now = [](std::string_view format) { return "<" + std::string(format) + ">"; }});
     const std::string what = test.dump(-1, ' ', false, Json::error_handler_t::replace);
     const StatusCode code = rendered.status().code();
-    if (declines_allowed && (code == StatusCode::kUnsupported || code == StatusCode::kResourceExhausted)) {
+    if (declines_allowed && (code == StatusCode::kUnsupported || code == StatusCode::kLimitExceeded)) {
       ++tally.declined;
     } else if (test.contains("text")) {
       ++tally.text;

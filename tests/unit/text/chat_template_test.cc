@@ -112,12 +112,11 @@ TEST(ChatTemplateErrors, BadInputs) {
   EXPECT_EQ(code({.messages_json = "[]", .extra_json = "[]"}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.messages_json = "[]", .bos_token = "\xc3"}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.messages_json = "[1e999]"}), StatusCode::kInvalidArgument);
-  EXPECT_EQ(code({.messages_json = "[9223372036854775808]"}), StatusCode::kResourceExhausted);
-  EXPECT_EQ(code({.messages_json = "[123456789012345678901234567890]"}), StatusCode::kResourceExhausted);
-  EXPECT_EQ(code({.messages_json = repeated("[", 65)}), StatusCode::kResourceExhausted);
+  EXPECT_EQ(code({.messages_json = "[9223372036854775808]"}), StatusCode::kLimitExceeded);
+  EXPECT_EQ(code({.messages_json = "[123456789012345678901234567890]"}), StatusCode::kLimitExceeded);
+  EXPECT_EQ(code({.messages_json = repeated("[", 65)}), StatusCode::kLimitExceeded);
   EXPECT_EQ(ChatTemplate::parse("\xff").status().code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(ChatTemplate::parse(std::string(kMaxTemplateBytes + 1, 'x')).status().code(),
-            StatusCode::kResourceExhausted);
+  EXPECT_EQ(ChatTemplate::parse(std::string(kMaxTemplateBytes + 1, 'x')).status().code(), StatusCode::kLimitExceeded);
   EXPECT_TRUE(ChatTemplate::parse(std::string(kMaxTemplateBytes, 'x')).ok());
 }
 
@@ -128,11 +127,11 @@ TEST(ChatTemplateJson, KeepsOrderAndLastDuplicate) {
 
 TEST(ChatTemplateLimits, Steps) {
   expect_error("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-               StatusCode::kResourceExhausted, "steps");
-  expect_error("{% for a in range(99999) %}{% set x = ('a' * 10000000) %}{% endfor %}", StatusCode::kResourceExhausted,
+               StatusCode::kLimitExceeded, "steps");
+  expect_error("{% for a in range(99999) %}{% set x = ('a' * 10000000) %}{% endfor %}", StatusCode::kLimitExceeded,
                "steps");
-  expect_error("{% set x = range(60000) | list %}{% for a in x %}{{ x == x }}{% endfor %}",
-               StatusCode::kResourceExhausted, "steps");
+  expect_error("{% set x = range(60000) | list %}{% for a in x %}{{ x == x }}{% endfor %}", StatusCode::kLimitExceeded,
+               "steps");
 }
 
 TEST(ChatTemplateLimits, MemoryIsAskedForBeforeItIsTaken) {
@@ -145,13 +144,13 @@ TEST(ChatTemplateLimits, MemoryIsAskedForBeforeItIsTaken) {
         "{% set x = 'a' * 50000000 %}{{ [1, 2, 3, 4, 5, 6, 7] | join(x) }}",
         "{% set x = 'a' * 50000000 %}{{ x | list | length }}"}) {
     const auto result = render(source);
-    EXPECT_EQ(result.status().code(), StatusCode::kResourceExhausted) << source;
+    EXPECT_EQ(result.status().code(), StatusCode::kLimitExceeded) << source;
   }
-  expect_error("{{ range(100001) }}", StatusCode::kResourceExhausted, "MAX_RANGE");
+  expect_error("{{ range(100001) }}", StatusCode::kLimitExceeded, "MAX_RANGE");
   expect_error(
       "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(400) %}{% set ns.x = ns.x + ns.x %}{% "
       "endfor %}",
-      StatusCode::kResourceExhausted, "bytes");
+      StatusCode::kLimitExceeded, "bytes");
 }
 
 TEST(ChatTemplateLimits, MemoryIsGivenBack) {
@@ -161,7 +160,7 @@ TEST(ChatTemplateLimits, MemoryIsGivenBack) {
 
 TEST(ChatTemplateLimits, Output) {
   expect_error("{% set x = 'a' * 10000000 %}{{ x }}{{ x }}{{ x }}{{ x }}{{ x }}{{ x }}{{ x }}",
-               StatusCode::kResourceExhausted, "output");
+               StatusCode::kLimitExceeded, "output");
 }
 
 TEST(ChatTemplateLimits, Integers) {
@@ -199,26 +198,26 @@ TEST(ChatTemplateLimits, NestingOfSource) {
 
 TEST(ChatTemplateLimits, NestingOfValuesAndCalls) {
   expect_error("{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}",
-               StatusCode::kResourceExhausted, "nested deeper");
+               StatusCode::kLimitExceeded, "nested deeper");
   expect_error("{% set ns = namespace(x={}) %}{% for i in range(99999) %}{% set ns.x = dict(a=ns.x) %}{% endfor %}",
-               StatusCode::kResourceExhausted, "nested deeper");
+               StatusCode::kLimitExceeded, "nested deeper");
   expect_error(
       "{% set ns = namespace(x=1) %}{% macro m() %}{% set ns.x = varargs %}{% endmacro %}"
       "{% for i in range(99999) %}{{ m(ns.x) }}{% endfor %}",
-      StatusCode::kResourceExhausted, "nested deeper");
-  expect_error("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", StatusCode::kResourceExhausted, "macros");
-  expect_error("{{ 'a' | map(" + repeated("'map', ", 2'000) + "'upper') | list }}", StatusCode::kResourceExhausted,
+      StatusCode::kLimitExceeded, "nested deeper");
+  expect_error("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", StatusCode::kLimitExceeded, "macros");
+  expect_error("{{ 'a' | map(" + repeated("'map', ", 2'000) + "'upper') | list }}", StatusCode::kLimitExceeded,
                "filters inside filters");
-  expect_error("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", StatusCode::kResourceExhausted, "namespaces");
+  expect_error("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", StatusCode::kLimitExceeded, "namespaces");
   // The same list twice in each of 60 levels: 2^60 elements to print or compare, none of them in memory.
   expect_error(
       "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}"
       "{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
-      StatusCode::kResourceExhausted, "steps");
+      StatusCode::kLimitExceeded, "steps");
   expect_error(
       "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ "
       "ns.a }}",
-      StatusCode::kResourceExhausted, "");
+      StatusCode::kLimitExceeded, "");
 }
 
 TEST(ChatTemplateLimits, RingsOfValuesAreFreed) {

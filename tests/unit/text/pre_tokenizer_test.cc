@@ -114,7 +114,7 @@ TEST(PreTokenizer, RunawayPatternIsAnError) {
   ASSERT_TRUE(pre.ok());
   std::vector<uint32_t> ends;
   const Status status = pre->split(std::string(64, 'a') + "b", &ends);
-  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.to_string();
+  EXPECT_EQ(status.code(), StatusCode::kLimitExceeded) << status.to_string();
   EXPECT_THAT(std::string(status.message()), HasSubstr("match limit"));
 }
 

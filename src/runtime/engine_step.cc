@@ -1,0 +1,282 @@
+// One step of an Engine: cancels, plan, forward, draws, results.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "runtime/engine_impl.h"
+
+namespace pare {
+namespace {
+
+double ms_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+}  // namespace
+
+Expected<bool> Engine::Impl::step() {
+  apply_cancels();
+  if (scheduler->idle()) return false;
+  scheduler->plan(&step_rows);
+  std::vector<PendingToken>& earlier = pending[parity ^ 1];
+  if (step_rows.empty()) {
+    // Only results still in flight can free pages; without them the oldest branch can never run.
+    if (earlier.empty()) {
+      fail_oldest();
+    } else {
+      deliver(earlier, parity ^ 1);
+    }
+    return true;
+  }
+  PARE_RETURN_IF_ERROR(run_step());
+  // One step in flight: the results of the step before are looked at while this one would still run on a device.
+  if (options.steps_in_flight > 0) {
+    deliver(earlier, parity ^ 1);
+  } else {
+    deliver(pending[parity], parity);
+  }
+  parity ^= 1;
+  return true;
+}
+
+Status Engine::Impl::run_step() {
+  const Clock::time_point begin = Clock::now();
+  ExecContext& ctx = memory->context();
+  ctx.arena.reset();
+  gather_rows(begin);
+  StepPlans plans;
+  PARE_RETURN_IF_ERROR(memory->build_plans(step_seqs, &plans));
+  StepInputs inputs;
+  inputs.plans = &plans;
+  fill_inputs(&inputs);
+  Tensor logits = ops::make_f32(ctx, {inputs.logit_rows.items(), config().vocab});
+  const ExecCounters before = ctx.counters;
+  ops::copy_pages(ctx, plans);
+  loaded->model->forward(ctx, inputs, &logits);
+  draw(std::span(logits.as<float>(), static_cast<size_t>(logits.items())));
+  memory->store().commit_step();
+  after_step();
+  count_step(before, ms_between(begin, Clock::now()));
+  return ok_status();
+}
+
+void Engine::Impl::gather_rows(Clock::time_point now) {
+  step_seqs.clear();
+  step_tokens.clear();
+  for (const ScheduledRows& s : step_rows) {
+    Branch& b = *s.branch;
+    ActiveRequest& owner = *b.owner;
+    if (!owner.started) {
+      owner.started = true;
+      owner.stats.queue_ms = ms_between(owner.submitted, now);
+    }
+    const size_t first = step_tokens.size();
+    for (int32_t i = 0; i < s.rows; ++i) {
+      // A token still in flight has no value here; the prefix index is told so and the device reads the slot.
+      const size_t at = static_cast<size_t>(b.computed + i);
+      step_tokens.push_back(at < b.tokens.size() ? b.tokens[at] : -1);
+    }
+    StepSeq seq;
+    seq.seq = b.seq;
+    seq.tokens = std::span(step_tokens.data() + first, s.rows);
+    seq.prompt_len = b.prompt_len;
+    seq.decode = s.decode;
+    step_seqs.push_back(seq);
+  }
+}
+
+void Engine::Impl::fill_inputs(StepInputs* inputs) {
+  ExecContext& ctx = memory->context();
+  const int64_t rows = static_cast<int64_t>(step_tokens.size());
+  int64_t wanted = 0;
+  for (const ScheduledRows& s : step_rows) wanted += s.n_logit_rows;
+  const auto take = [&](int64_t n) { return Tensor(ctx.arena.take<int32_t>(n).data(), DType::I32, {n}, ctx.device); };
+  inputs->tokens = take(rows);
+  inputs->positions = take(rows);
+  inputs->logit_rows = take(wanted);
+  const Tensor slot_rows = take(rows);
+  // Step tables are written here by the host; a device backend uploads the arena once.
+  auto* slots = slot_rows.as<int32_t>();
+  auto* positions = inputs->positions.as<int32_t>();
+  auto* wanted_rows = inputs->logit_rows.as<int32_t>();
+  int32_t row = 0;
+  for (const ScheduledRows& s : step_rows) {
+    for (int32_t i = 0; i < s.rows; ++i) {
+      slots[row + i] = step_tokens[row + i] < 0 ? s.branch->slot : -1;
+      positions[row + i] = s.branch->computed + i;
+    }
+    row += s.rows;
+    for (int32_t i = 0; i < s.n_logit_rows; ++i) wanted_rows[s.logit_row0 + i] = row - s.n_logit_rows + i;
+  }
+  const Tensor host_tokens(step_tokens.data(), DType::I32, {rows});
+  ops::select_tokens(ctx, host_tokens, slot_rows, memory->last_tokens(), inputs->tokens);
+}
+
+void Engine::Impl::draw(std::span<const float> logits) {
+  std::vector<PendingToken>& results = pending[parity];
+  results.clear();
+  for (const ScheduledRows& s : step_rows) {
+    observe(s, logits);
+    if (!s.samples) continue;
+    add_draw(s.branch, s, logits);
+    scheduler->waiting_siblings(*s.branch, s.n_forks, &siblings);
+    for (Branch* sibling : siblings) add_draw(sibling, s, logits);
+  }
+  ops::sample(memory->context(), memory->sample_rows().data(), static_cast<int64_t>(results.size()), config().vocab,
+              logits.data(), memory->sample_output(parity));
+}
+
+void Engine::Impl::observe(const ScheduledRows& s, std::span<const float> logits) {
+  const LogitObserver& observer = s.branch->owner->request.on_logits;
+  if (!observer) return;
+  const size_t vocab = static_cast<size_t>(config().vocab);
+  const int32_t position = s.branch->computed + s.rows - s.n_logit_rows;
+  for (int32_t i = 0; i < s.n_logit_rows; ++i) {
+    observer(s.branch->index, position + i, logits.subspan((s.logit_row0 + i) * vocab, vocab));
+  }
+}
+
+// `branch` draws from the last row of `s`: the row's own branch, or a sibling that forks from it.
+void Engine::Impl::add_draw(Branch* branch, const ScheduledRows& s, std::span<const float> logits) {
+  const int64_t logits_row = s.logit_row0 + s.n_logit_rows - 1;
+  const int32_t position = s.branch->computed + s.rows;
+  PendingToken draw{branch, nullptr, static_cast<int32_t>(pending[parity].size())};
+  if (branch != s.branch) {
+    draw.parent = s.branch;
+    const size_t vocab = static_cast<size_t>(config().vocab);
+    const LogitObserver& observer = branch->owner->request.on_logits;
+    if (observer) observer(branch->index, position - 1, logits.subspan(logits_row * vocab, vocab));
+  }
+#ifdef PARE_FAULT_RUNTIME_PENALTY_MISSES_IN_FLIGHT
+  const int32_t* in_flight = nullptr;
+#else
+  const int32_t* in_flight = branch->in_flight > 0 ? memory->last_tokens().as<int32_t>() + branch->slot : nullptr;
+#endif
+  memory->sample_rows()[draw.row] = branch->sample_row(logits_row, position, in_flight);
+  pending[parity].push_back(draw);
+}
+
+void Engine::Impl::after_step() {
+  for (const ScheduledRows& s : step_rows) {
+    s.branch->computed += s.rows;
+#ifndef PARE_FAULT_RUNTIME_OBSERVE_TWICE
+    s.branch->observed = std::max(s.branch->observed, std::min(s.branch->computed, s.branch->prompt_len));
+#endif
+  }
+  const int32_t* ids = memory->sample_output(parity).ids;
+  for (const PendingToken& draw : pending[parity]) {
+    if (draw.parent) scheduler->fork(*draw.parent, draw.branch);
+    ++draw.branch->in_flight;
+    ops::store_token(memory->context(), ids, draw.row, draw.branch->slot, memory->last_tokens());
+  }
+}
+
+void Engine::Impl::count_step(const ExecCounters& before, double ms) {
+  const ExecCounters& now = memory->context().counters;
+  bool prompt_rows = false;
+  for (const ScheduledRows& s : step_rows) {
+    (s.decode ? totals.decode_rows : totals.prefill_rows) += s.rows;
+    prompt_rows |= !s.decode;
+  }
+  ++totals.steps;
+  totals.keys_visited += now.keys_visited - before.keys_visited;
+  if (prompt_rows) {
+    totals.prefill_ms += ms;
+    return;
+  }
+  totals.decode_ms += ms;
+  ++totals.decode_steps;
+  totals.decode_weight_bytes += now.weight_bytes - before.weight_bytes;
+  totals.decode_kv_bytes += now.kv_bytes - before.kv_bytes;
+}
+
+void Engine::Impl::deliver(std::vector<PendingToken>& results, int outputs) {
+  const ops::SampleOutput& out = memory->sample_output(outputs);
+  const Clock::time_point now = Clock::now();
+  for (const PendingToken& p : results) {
+    Branch* b = p.branch;
+    if (!b) continue;
+    ActiveRequest& owner = *b->owner;
+    --b->in_flight;
+    const int32_t id = out.ids[p.row];
+    if (id < 0) {
+      const Status error =
+          internal_error(fmt::format("the model gave no finite logit at position {}", b->tokens.size()));
+      finish(b, FinishReason::kFailed, &error, {}, nullptr);
+      continue;
+    }
+    b->add_token(id);
+    if (owner.stats.generated_tokens++ == 0) {
+      owner.first_token = now;
+      owner.stats.ttft_ms = ms_between(owner.submitted, now);
+    }
+    owner.last_token = now;
+    TokenEvent event;
+    event.request = owner.id;
+    event.branch = b->index;
+    event.token = id;
+    if (owner.request.logprobs >= 0) {
+      event.logprob = out.logprobs[p.row];
+      event.top = memory->top_logprobs(outputs, p.row, owner.request.logprobs);
+    }
+    const auto ends = loaded->tokenizer->end_of_generation();
+    if (!owner.request.ignore_eos && std::binary_search(ends.begin(), ends.end(), id)) {
+      finish(b, FinishReason::kStopToken, nullptr, b->text.finish(), &event);
+      continue;
+    }
+    event.text = b->text.push(id);
+    if (b->text.stopped()) {
+      finish(b, FinishReason::kStopString, nullptr, event.text, &event);
+    } else if (static_cast<int32_t>(b->tokens.size()) >= b->total_max) {
+      std::string text(event.text);
+      text += b->text.finish();
+      finish(b, FinishReason::kLength, nullptr, text, &event);
+    } else if (owner.sink) {
+      owner.sink(event);
+    }
+  }
+  results.clear();
+}
+
+void Engine::Impl::finish(Branch* branch, FinishReason reason, const Status* error, std::string_view text,
+                          const TokenEvent* last) {
+  const std::shared_ptr<ActiveRequest> owner = branch->owner;
+  TokenEvent event = last ? *last : TokenEvent{};
+  event.request = owner->id;
+  event.branch = branch->index;
+  event.text = text;
+  event.finish = reason;
+  event.error = error;
+  // A later step may already hold a draw of this branch.
+  for (auto& results : pending) {
+    for (PendingToken& p : results) {
+      if (p.branch == branch) p.branch = nullptr;
+    }
+  }
+  if (--owner->branches_left == 0) {
+    if (owner->stats.generated_tokens > 0) owner->stats.decode_ms = ms_between(owner->first_token, owner->last_token);
+    finished.emplace_back(owner->id, owner->stats);
+    if (finished.size() > kFinishedKept) finished.pop_front();
+    std::erase(active, owner);
+  }
+  if (owner->sink) owner->sink(event);
+  scheduler->retire(branch);
+}
+
+void Engine::Impl::apply_cancels() {
+  if (std::none_of(active.begin(), active.end(), [](const auto& r) { return r->cancelled; })) return;
+  std::vector<Branch*> ended;
+  for (const auto& b : scheduler->branches()) {
+    if (b->owner->cancelled) ended.push_back(b.get());
+  }
+  for (Branch* b : ended) finish(b, FinishReason::kCancelled, nullptr, b->text.finish(), nullptr);
+}
+
+void Engine::Impl::fail_oldest() {
+  Branch* oldest = scheduler->branches().front().get();
+  const Status status = resource_exhausted(fmt::format(
+      "request {} needs more KV pages than the pool has at position {}", oldest->owner->id, oldest->computed));
+  finish(oldest, FinishReason::kFailed, &status, {}, nullptr);
+}
+
+}  // namespace pare
