@@ -37,7 +37,7 @@ log=$build/test.log
 run_test() {
   local program
   program=$(find "$build/tests" -name "test_$1" -type f)
-  { timeout 900 "$program"; } >"$log" 2>&1
+  { timeout 300 "$program"; } >"$log" 2>&1
 }
 
 mkdir -p "$build"

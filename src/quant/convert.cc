@@ -58,6 +58,7 @@ void set_format_keys(const Recipe& recipe, Metadata* metadata) {
 Status write_jobs_as_gguf(const std::filesystem::path& path, const Metadata& metadata,
                           const std::vector<TensorJob>& jobs, const ConvertOptions& options) {
   std::vector<TensorSpec> specs;
+  specs.reserve(jobs.size());
   for (const TensorJob& job : jobs) specs.push_back(job.spec);
   return write_gguf(path, metadata, specs, make_tensor_producer(jobs, options.pool), options.progress);
 }

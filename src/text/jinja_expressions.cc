@@ -390,7 +390,7 @@ Status ExpressionParser::parse_arguments(Expr* expr) {
     if (!first) PARE_RETURN_IF_ERROR(expect_op(","));
     if (!first && at_op(")")) break;
     first = false;
-    const Status misplaced = error_at(current().position, "invalid order of arguments in a call");
+    Status misplaced = error_at(current().position, "invalid order of arguments in a call");
     ExprPtr value;
     if (at_op("*")) {
       if (expr->spread_args || expr->spread_keywords) return misplaced;

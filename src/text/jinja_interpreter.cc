@@ -50,7 +50,7 @@ class Interpreter {
     for (const auto& ns : namespaces_) ns->attributes.clear();
   }
 
-  Expected<std::string> run(const Block& body, std::vector<std::pair<std::string, Value>> variables) {
+  Expected<std::string> run(const Block& body, std::vector<std::pair<std::string, Value>>&& variables) {
     auto scope = std::make_shared<Scope>();
     for (auto& [name, value] : variables) scope->variables.insert_or_assign(name, std::move(value));
     Output output(&rt_);

@@ -172,7 +172,7 @@ Expected<std::vector<std::string_view>> split_words(Runtime& rt, std::string_vie
   while (!text.empty()) {
     PARE_RETURN_IF_ERROR(rt.step());
     if (limit == 0) {
-      parts.push_back(from_right ? strip_left(text).empty() ? text : text : text);
+      parts.push_back(text);
       break;
     }
     if (limit > 0) --limit;

@@ -216,7 +216,7 @@ Expected<Spec> parse_percent_spec(Cursor* cursor, Operands* operands) {
   return spec;
 }
 
-Expected<std::string> convert_percent(Runtime& rt, const Value& value, Spec spec, bool escape) {
+Expected<std::string> convert_percent(Runtime& rt, const Value& value, const Spec& spec, bool escape) {
   if (spec.type == 's' || spec.type == 'r' || spec.type == 'a') {
     if (spec.type == 'a') return unsupported("the conversion %a");
     PARE_ASSIGN_OR_RETURN(std::string text, spec.type == 's' ? to_text(rt, value) : to_repr(rt, value));
