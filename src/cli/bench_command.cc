@@ -84,7 +84,7 @@ Status bench(BenchOptions o, bool json) {
 
   if (json || o.format == "json") {
     nlohmann::ordered_json object{{"model", o.model.model},
-                                  {"file_bytes", model->file_bytes},
+                                  {"tensor_bytes", model->file_bytes},
                                   {"commit", commit()},
                                   {"cpu_level", cpu_level_name(level)},
                                   {"threads", o.config.threads},

@@ -76,7 +76,6 @@ class Chat {
         std::fflush(stdout);
       };
     }
-    arm_interrupt();
     PARE_ASSIGN_OR_RETURN(const GenerationResult result, generate(*engine_, input));
     const std::string& answer = result.samples.front().text;
     if (!json_) fmt::print("\n");

@@ -1,14 +1,18 @@
 #include "cli/console.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -22,12 +26,16 @@ constexpr const char* kEraseLine = "\r\033[K";
 
 // Shared with the signal handler, hence global.
 std::atomic<bool> g_interrupted{false}, g_armed{false}, g_json{false}, g_printed{false};
+// Readable since the press. The handler may run on any thread, so no call of the reading thread need return for it.
+int g_interrupt_event = -1;
 constexpr std::string_view kInterruptedObject = "{\"error\":{\"code\":\"cancelled\",\"message\":\"interrupted\"}}\n";
 
 // Only calls that are allowed in a signal handler.
 void on_interrupt(int) {
   if (g_armed && !g_interrupted) {
     g_interrupted = true;
+    const uint64_t one = 1;
+    [[maybe_unused]] const auto n = ::write(g_interrupt_event, &one, sizeof(one));
     return;
   }
   if (g_json && !g_printed) {
@@ -138,17 +146,30 @@ std::string format_bytes(int64_t bytes) {
 
 void catch_interrupts(bool json) {
   g_json = json;
+  g_interrupt_event = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   struct sigaction action {};
-  action.sa_handler = on_interrupt;  // without SA_RESTART: a read of what somebody types must return
+  action.sa_handler = on_interrupt;
+  action.sa_flags = SA_RESTART;
   ::sigaction(SIGINT, &action, nullptr);
 }
 
 void arm_interrupt() {
+  uint64_t presses;
+  [[maybe_unused]] const auto n = ::read(g_interrupt_event, &presses, sizeof(presses));
   g_interrupted = false;
   g_armed = true;
 }
 
 bool interrupted() { return g_interrupted; }
+
+bool wait_for_input() {
+  struct pollfd ready[] = {{STDIN_FILENO, POLLIN, 0}, {g_interrupt_event, POLLIN, 0}};
+  while (!interrupted()) {
+    if (::poll(ready, std::size(ready), -1) < 0 && errno != EINTR) return true;  // the read will say what is wrong
+    if (ready[0].revents != 0 && ready[1].revents == 0) return true;
+  }
+  return false;
+}
 
 Status at_path(const Status& status, const std::string& path) {
   return status.message().starts_with(path) ? status : status.with_context(path);

@@ -63,6 +63,8 @@ void catch_interrupts(bool json);
 void arm_interrupt();
 void disarm_interrupt();
 bool interrupted();
+// Blocks until standard input can be read or has ended; false when Ctrl-C came first.
+bool wait_for_input();
 
 // A failure of something that was read from `path`, which its message then begins with.
 Status at_path(const Status& status, const std::string& path);

@@ -30,9 +30,10 @@ constexpr size_t kMaxHistoryLineBytes = 4096;  // longer ones are pasted documen
 int read_wide(EditLine*, wchar_t* out) {
   std::mbstate_t state{};
   for (;;) {
+    if (!wait_for_input()) return -1;
     char byte;
     const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
-    if (n < 0 && errno == EINTR && !interrupted()) continue;
+    if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return static_cast<int>(n);
     const size_t used = std::mbrtowc(out, &byte, 1, &state);
     if (used == static_cast<size_t>(-2)) continue;  // more bytes belong to it
@@ -164,12 +165,10 @@ Expected<LineOutcome> LineEditor::read_plain(std::string* line) {
     if (static_cast<int64_t>(searched) > kMaxPromptBytes) {
       return invalid_argument(fmt::format("standard input: a line longer than {} bytes", kMaxPromptBytes));
     }
+    if (!wait_for_input()) return LineOutcome::kInterrupted;
     char block[1 << 16];
     const ssize_t n = ::read(STDIN_FILENO, block, sizeof(block));
-    if (n < 0 && errno == EINTR) {
-      if (interrupted()) return LineOutcome::kInterrupted;
-      continue;
-    }
+    if (n < 0 && errno == EINTR) continue;
     if (n < 0) return io_error(fmt::format("standard input: {}", std::strerror(errno)));
     if (n == 0) {
       if (buffered_.empty()) return LineOutcome::kEnd;

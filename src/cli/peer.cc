@@ -53,6 +53,21 @@ Expected<std::string> output_of(const std::vector<std::string>& arguments) {
 
 }  // namespace
 
+bool read_llama_bench(std::string_view output, int32_t depth, BenchSample* sample) {
+  const auto rows = nlohmann::json::parse(output, nullptr, false);
+  if (!rows.is_array()) return false;
+  const auto number = [](const nlohmann::json& row, const char* key) {
+    const auto found = row.find(key);
+    return found != row.end() && found->is_number() ? found->get<double>() : 0.0;
+  };
+  for (const auto& row : rows) {
+    if (!row.is_object()) return false;
+    if (number(row, "n_prompt") > 0 && number(row, "n_depth") == 0) sample->prefill_tps = number(row, "avg_ts");
+    if (number(row, "n_gen") > 0 && number(row, "n_depth") == depth) sample->decode_tps = number(row, "avg_ts");
+  }
+  return true;
+}
+
 Expected<BenchSample> run_llama_bench(const std::string& program, const std::filesystem::path& model,
                                       const BenchConfig& config) {
   std::vector<std::string> arguments{program,
@@ -70,23 +85,13 @@ Expected<BenchSample> run_llama_bench(const std::string& program, const std::fil
                                      "json"};
   PARE_ASSIGN_OR_RETURN(std::string text, output_of(arguments));
   BenchSample sample;
-  const auto read = [&](const std::string& output) {
-    const auto rows = nlohmann::json::parse(output, nullptr, false);
-    if (!rows.is_array()) return false;
-    for (const auto& row : rows) {
-      if (!row.is_object()) return false;
-      const double rate = row.value("avg_ts", 0.0);
-      if (row.value("n_prompt", 0) > 0 && row.value("n_depth", 0) == 0) sample.prefill_tps = rate;
-      if (row.value("n_gen", 0) > 0 && row.value("n_depth", 0) == config.depth) sample.decode_tps = rate;
-    }
-    return true;
-  };
-  if (!read(text)) return io_error(fmt::format("{} printed no JSON table", program));
+  if (!read_llama_bench(text, config.depth, &sample)) return io_error(fmt::format("{} printed no JSON table", program));
   if (config.depth > 0 && config.generate > 0) {
     arguments.insert(arguments.end(), {"-d", fmt::format("{}", config.depth)});
     arguments[6] = "0";
     PARE_ASSIGN_OR_RETURN(text, output_of(arguments));
-    if (!read(text)) return io_error(fmt::format("{} printed no JSON table", program));
+    if (!read_llama_bench(text, config.depth, &sample))
+      return io_error(fmt::format("{} printed no JSON table", program));
   }
   return sample;
 }

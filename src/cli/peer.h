@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include "eval/model_bench.h"
 #include "pare/status.h"
@@ -13,5 +14,9 @@ namespace pare::cli {
 // something else than its JSON.
 Expected<BenchSample> run_llama_bench(const std::string& program, const std::filesystem::path& model,
                                       const BenchConfig& config);
+
+// Takes from llama-bench's JSON table what it has of a prefill at depth 0 and a decode at `depth`; the rest of *sample
+// stays. False when the text is no such table.
+bool read_llama_bench(std::string_view output, int32_t depth, BenchSample* sample);
 
 }  // namespace pare::cli

@@ -10,7 +10,6 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <string>
 
 #include "model_files.h"
@@ -55,35 +54,51 @@ class Terminal {
 
   // What came up to and with `text` since the last call; a failure when it does not come.
   std::string wait_for(const std::string& text) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
     for (;;) {
       if (const size_t at = seen_.find(text); at != std::string::npos) {
         const std::string result = seen_.substr(0, at + text.size());
         seen_.erase(0, result.size());
         return result;
       }
-      struct pollfd ready {
-        master_, POLLIN, 0
-      };
-      char block[4096];
-      const bool any = ::poll(&ready, 1, 100) > 0;
-      const ssize_t n = any ? ::read(master_, block, sizeof(block)) : 0;
-      if (n > 0) seen_.append(block, static_cast<size_t>(n));
-      if ((any && n <= 0) || std::chrono::steady_clock::now() > deadline) {
-        ADD_FAILURE() << "'" << text << "' did not come, but: " << seen_;
-        return "";
-      }
+      if (read_some()) continue;
+      ADD_FAILURE() << "'" << text << "' did not come, but: " << seen_;
+      return "";
     }
   }
 
+  // Drops what came, at least so much.
+  void wait_for_bytes(size_t count) {
+    while (seen_.size() < count && read_some()) {
+    }
+    seen_.clear();
+  }
+
+  // -1 when it does not end.
   int exit_code() {
     int status = 0;
-    ::waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    for (int waited_ms = 0; waited_ms < 20'000; waited_ms += 10) {
+      if (::waitpid(pid_, &status, WNOHANG) == pid_) {
+        pid_ = -1;
+        return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+      }
+      ::usleep(10'000);
+    }
+    return -1;
   }
 
  private:
+  // Appends what comes next; false when nothing does for twenty seconds.
+  bool read_some() {
+    struct pollfd ready {
+      master_, POLLIN, 0
+    };
+    char block[4096];
+    if (::poll(&ready, 1, 20'000) <= 0) return false;
+    const ssize_t n = ::read(master_, block, sizeof(block));
+    if (n > 0) seen_.append(block, static_cast<size_t>(n));
+    return n > 0;
+  }
+
   int master_ = -1;
   pid_t pid_ = -1;
   std::string seen_;
@@ -141,7 +156,11 @@ TEST_F(Chat, APersonEditsAndLeaves) {
   terminal.type("first question\n/stats\n");
   terminal.wait_for("generated | TTFT");
   // What is typed and interrupted is dropped; the program goes on.
-  terminal.type("never sent\x03");
+  terminal.wait_for("\r\n> ");
+  terminal.type("never sent");
+  terminal.wait_for("never sent");
+  terminal.type("\x03");
+  terminal.wait_for("\r\n> ");
   terminal.type("/bogus\n");
   terminal.wait_for("unknown command '/bogus'");
   terminal.type("two \\\n");
@@ -169,14 +188,14 @@ TEST_F(Chat, CtrlCStopsTheAnswerAndNotTheProgram) {
   Terminal terminal({"chat", model, "--max-tokens", "4000"}, folder_ / "state");
   terminal.wait_for("/help lists the commands");
   terminal.wait_for("> ");  // before it the terminal itself would echo
-  terminal.type("Count from one to ten thousand, in words.\n");
-  terminal.wait_for("one");  // the echo
-  terminal.wait_for("\r\n");
-  terminal.wait_for("e");  // the answer has begun
+  terminal.type("Write a very long story about a dragon.\n");
+  terminal.wait_for("a dragon.\r\n");
+  terminal.wait_for_bytes(100);  // more than a second echo of the question: the answer has begun
   terminal.type("\x03");
   terminal.wait_for("> ");
   terminal.type("/save " + (folder_ / "talk.json") + "\n");
   terminal.wait_for("2 messages");
+  terminal.wait_for("\r\n> ");
   terminal.type("\x04");
   EXPECT_EQ(terminal.exit_code(), 0);
 }

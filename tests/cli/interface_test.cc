@@ -114,7 +114,7 @@ TEST(Interface, Run) {
                         {"decode_bytes_per_step", Kind::kNumber},
                         {"decode_bandwidth_share", Kind::kNumber},
                         {"query_key_pairs", Kind::kInteger},
-                        {"kv_bytes_used", Kind::kInteger},
+                        {"kv_bytes_used_peak", Kind::kInteger},
                         {"kv_bytes_per_token", Kind::kInteger},
                         {"kv_pages_freed", Kind::kInteger},
                         {"weight_bytes", Kind::kInteger},
