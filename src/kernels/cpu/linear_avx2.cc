@@ -204,8 +204,8 @@ inline void store_half_row(const Call& c, __m256 acc, int64_t row0, float* y) {
   _mm256_maskstore_ps(y, mask, acc);
 }
 
-// With several rows a block takes so long that the memory's own prefetchers fall behind: +45 % at 8 rows. One
-// row keeps them busy by itself, and loses 5 % to the extra instructions.
+// With several rows a block takes so long that the memory's own prefetchers fall behind: +45 % at 8 rows. With one row
+// Sapphire Rapids gains 12 to 20 % on formats of 5 bits or 256 columns, Zen 4 loses 5.
 template <const PackedFormat& F>
 inline void prefetch_weights(const uint8_t* quants) {
   constexpr int kAhead = 4096;
@@ -231,6 +231,7 @@ void run_tile_single(const Call& c, const uint8_t* tile, int64_t tile_index, int
   const int64_t stride = c.x.block_stride(t);
   __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
   for_each_block<F>(tile, c.w.k / kActBlock, [&](const uint8_t* header, int j, const uint8_t* quants) {
+    prefetch_weights<F>(quants);
     PARE_UNROLL for (int half = 0; half < 2; ++half) {
       __m256i w[8];
       load_weights<F>(quants + 32 * half, w);
