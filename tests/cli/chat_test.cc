@@ -18,6 +18,13 @@
 namespace pare::test {
 namespace {
 
+// A bare container may lack /dev/pts.
+bool has_pseudo_terminals() {
+  const int master = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+  if (master >= 0) ::close(master);
+  return master >= 0;
+}
+
 // A program at the other end of a pseudo-terminal.
 class Terminal {
  public:
@@ -148,6 +155,7 @@ TEST_F(Chat, AScriptStopsAtTheFirstError) {
 }
 
 TEST_F(Chat, APersonEditsAndLeaves) {
+  if (!has_pseudo_terminals()) GTEST_SKIP() << "no pseudo-terminals here";
   Terminal terminal({"chat", model_, "--max-tokens", "3"}, folder_ / "state");
   terminal.wait_for("/help lists the commands");
   terminal.wait_for("> ");  // before it the terminal itself would echo
@@ -183,6 +191,7 @@ TEST_F(Chat, APersonEditsAndLeaves) {
 }
 
 TEST_F(Chat, CtrlCStopsTheAnswerAndNotTheProgram) {
+  if (!has_pseudo_terminals()) GTEST_SKIP() << "no pseudo-terminals here";
   const std::string model = pulled("smollm2-135m-instruct");
   if (model.empty()) GTEST_SKIP() << "smollm2-135m-instruct is not in the store";
   Terminal terminal({"chat", model, "--max-tokens", "4000"}, folder_ / "state");
