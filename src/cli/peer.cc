@@ -11,8 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-extern char** environ;
-
 namespace pare::cli {
 namespace {
 
@@ -27,6 +25,7 @@ Expected<std::string> output_of(const std::vector<std::string>& arguments) {
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
   argv.push_back(nullptr);
   pid_t child;

@@ -60,6 +60,7 @@ Expected<RequestId> Engine::Impl::submit(Request request, EventSink sink) {
   for (const auto& [id, bias] : s.logit_bias) owner->bias.push_back({id, bias});
   owner->penalized = s.repetition_penalty != 1.0f || s.frequency_penalty != 0.0f || s.presence_penalty != 0.0f;
   std::vector<std::unique_ptr<Branch>> branches;
+  branches.reserve(static_cast<size_t>(owner->request.samples));
   for (int32_t i = 0; i < owner->request.samples; ++i) {
     branches.push_back(std::make_unique<Branch>(owner, i, static_cast<int32_t>(total), loaded->tokenizer.get()));
   }

@@ -73,7 +73,7 @@ void Engine::Impl::gather_rows(Clock::time_point now) {
     const size_t first = step_tokens.size();
     for (int32_t i = 0; i < s.rows; ++i) {
       // A token still in flight has no value here; the prefix index is told so and the device reads the slot.
-      const size_t at = static_cast<size_t>(b.computed + i);
+      const size_t at = static_cast<size_t>(b.computed) + static_cast<size_t>(i);
       step_tokens.push_back(at < b.tokens.size() ? b.tokens[at] : -1);
     }
     StepSeq seq;
