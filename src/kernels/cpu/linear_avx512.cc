@@ -14,9 +14,9 @@ inline __m512i activations(const ActBlock* x, int group) {
   return _mm512_set1_epi32(four);
 }
 
-// Asks for the weights of some 13 blocks ahead: with several rows a block takes so long that the memory's own prefetchers
-// fall behind (Zen 4: +45 % at 8 rows); with one row they do on Sapphire Rapids, where a core's share of the memory is far
-// away (+45 % at two threads), while Zen 4 loses 5 %.
+// Asks for the weights of some 13 blocks ahead: with several rows a block takes so long that the memory's own
+// prefetchers fall behind (Zen 4: +45 % at 8 rows); with one row they do on Sapphire Rapids, where a core's share of
+// the memory is far away (+45 % at two threads), while Zen 4 loses 5 %.
 template <const PackedFormat& F>
 inline void prefetch_weights(const uint8_t* quants) {
   constexpr int kAhead = 4096;
