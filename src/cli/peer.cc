@@ -46,7 +46,12 @@ Expected<std::string> output_of(const std::vector<std::string>& arguments) {
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return io_error(fmt::format("{} failed", arguments[0]));
+  if (WIFSIGNALED(status)) {
+    return io_error(
+        fmt::format("{} ended by signal {} ({})", arguments[0], WTERMSIG(status), strsignal(WTERMSIG(status))));
+  }
+  if (WEXITSTATUS(status) != 0)
+    return io_error(fmt::format("{} ended with code {}", arguments[0], WEXITSTATUS(status)));
   return text;
 }
 
