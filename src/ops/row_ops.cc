@@ -41,7 +41,8 @@ Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape) {
 
 LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values) {
   LinearInput in;
-  if (with_values || !quantized) in.values = make_f32(ctx, {t, k});
+  with_values |= !quantized;
+  if (with_values) in.values = make_f32(ctx, {t, k});
   in.quantized = quantized;
   if (quantized) {
     const auto block = ctx.arena.take<std::byte>(act_rows_bytes(t, k));
@@ -50,7 +51,7 @@ LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quant
   }
   in.rows.t = t;
   in.rows.k = k;
-  if (with_values || !quantized) in.rows.f32 = in.values.as<float>();
+  if (with_values) in.rows.f32 = in.values.as<float>();
   in.rows.ld = k;
   return in;
 }

@@ -14,15 +14,6 @@ inline __m512i activations(const ActBlock* x, int group) {
   return _mm512_set1_epi32(four);
 }
 
-// Asks for the weights of some 13 blocks ahead: with several rows a block takes so long that the memory's own
-// prefetchers fall behind (Zen 4: +45 % at 8 rows); with one row they do on Sapphire Rapids, where a core's share of
-// the memory is far away (+45 % at two threads), while Zen 4 loses 5 %.
-template <const PackedFormat& F>
-inline void prefetch_weights(const uint8_t* quants) {
-  constexpr int kAhead = 4096;
-  PARE_UNROLL for (int i = 0; i < F.quant_bytes; i += 64) _mm_prefetch(quants + kAhead + i, _MM_HINT_T0);
-}
-
 template <const PackedFormat& F, int T>
 inline void block_step(const uint8_t* quants, const Scales& s, const ActBlock* x, __m512 acc[T]) {
   __m512i w[8];
