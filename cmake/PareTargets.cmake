@@ -5,12 +5,13 @@ find_package(Threads REQUIRED)
 
 add_library(pare_options INTERFACE)
 target_include_directories(pare_options INTERFACE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
-target_compile_options(pare_options INTERFACE -Wall -Wextra -Wshadow -Wno-missing-field-initializers -Werror
+set(pare_cxx_options -Wall -Wextra -Wshadow -Wno-missing-field-initializers -Werror
   # An fp32 result must not depend on which expressions the compiler chose to contract: every fused
   # multiply-add in a kernel is written as one.
   -ffp-contract=off -fno-math-errno
   # GCC 12 reports overlapping copies inside std::string::operator+ that cannot happen (GCC bug 105329).
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+target_compile_options(pare_options INTERFACE "$<$<COMPILE_LANGUAGE:C,CXX>:${pare_cxx_options}>")
 target_link_libraries(pare_options INTERFACE Threads::Threads)
 if(PARE_SANITIZE)
   # Instrumentation breaks the data flow that -Wmaybe-uninitialized and its kin reason about: warnings are errors in
@@ -57,12 +58,25 @@ function(pare_set_isa_flags)
   endforeach()
 endfunction()
 
+# CUDA sources of a folder lie in its cuda/ subfolder: *.cu, and *.cc that call the toolkit. Builds without CUDA leave
+# them out.
+function(pare_glob_sources out)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  if(PARE_CUDA)
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
+    list(APPEND sources ${cuda_sources})
+  else()
+    list(FILTER sources EXCLUDE REGEX "/cuda/")
+  endif()
+  set(${out} ${sources} PARENT_SCOPE)
+endfunction()
+
 # pare_module(NAME [DEPS module...] [LIBS system targets...] [PRIVATE_LIBS ...])
 # Compiles every *.cc below the calling folder, programs (main.cc) excepted.
 function(pare_module name)
   cmake_parse_arguments(ARG "" "" "DEPS;LIBS;PRIVATE_LIBS" ${ARGN})
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
-  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  pare_glob_sources(sources)
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     list(FILTER sources EXCLUDE REGEX "_(avx2|avx512|amx)\\.cc$")
   endif()
@@ -86,6 +100,10 @@ endfunction()
 function(pare_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  if(PARE_CUDA)
+    file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
+    list(APPEND sources ${cuda_sources})
+  endif()
   if(NOT sources)
     return()
   endif()
