@@ -21,11 +21,12 @@ struct EngineOptions {
   int32_t max_sequences = 8;  // branches running at once
   int32_t max_context = 0;    // tokens of one sequence; 0: the model's
   int64_t kv_rows = 0;        // tokens held over all sequences, shared ones once; 0: one full context
-  int32_t step_rows = 512;    // rows of one step: decode rows first, then prompt chunks
+  int32_t step_rows = 0;      // rows of one step: decode rows first, then prompt chunks; 0: 512, accelerators 4,096
   int32_t logit_rows = 64;    // of those, rows whose logits may be wanted at once
   bool share_prefixes = true;
-  int32_t steps_in_flight = 0;  // 0: tokens are looked at after each step; 1: one step late, as on a GPU
-  bool kv_f32 = false;          // stored rows in fp32 instead of fp16: to compare with exact references
+  int32_t steps_in_flight = -1;  // 0: tokens are looked at after each step; 1: one step late; -1: 1 on an accelerator
+  bool kv_f32 = false;           // stored rows in fp32 instead of fp16: to compare with exact references; CPU only
+  bool graphs = true;            // accelerators: capture decode steps once and replay them
   std::string attn = "dense";   // selector spec (docs/formats/spec.md)
   std::string kv = "dense";     // policy spec
 };

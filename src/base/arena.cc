@@ -55,9 +55,9 @@ AlignedBuffer& AlignedBuffer::operator=(AlignedBuffer&& other) noexcept {
 }
 
 void* Arena::take_bytes(size_t bytes) {
-  const size_t left = buffer_.size() - used_;
+  const size_t left = size_ - used_;
   if (bytes > left) return nullptr;
-  void* p = buffer_.data() + used_;
+  void* p = base_ + used_;
   used_ += std::min(left, round_up(bytes, kAlignment));  // the last block may end where the buffer does
   peak_ = std::max(peak_, used_);
   return p;

@@ -30,7 +30,11 @@ class AlignedBuffer {
 class Arena {
  public:
   Arena() = default;
-  explicit Arena(AlignedBuffer buffer) : buffer_(std::move(buffer)) {}
+  explicit Arena(AlignedBuffer buffer) : buffer_(std::move(buffer)), base_(buffer_.data()), size_(buffer_.size()) {}
+  // Over memory that somebody else owns, on whatever device: the arena computes addresses and touches no byte.
+  Arena(std::byte* base, size_t size) : base_(base), size_(size) {}
+  Arena(Arena&&) noexcept = default;
+  Arena& operator=(Arena&&) noexcept = default;
 
   // 64-byte aligned, uninitialized; empty span when the arena is full (the planner sized it wrongly: callers
   // turn that into kInternal).
@@ -46,11 +50,12 @@ class Arena {
   void reset() { used_ = 0; }
   size_t used() const { return used_; }
   size_t peak() const { return peak_; }
-  size_t capacity() const { return buffer_.size(); }
+  size_t capacity() const { return size_; }
 
  private:
   AlignedBuffer buffer_;
-  size_t used_ = 0, peak_ = 0;
+  std::byte* base_ = nullptr;
+  size_t size_ = 0, used_ = 0, peak_ = 0;
 };
 
 }  // namespace pare

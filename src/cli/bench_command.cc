@@ -48,7 +48,7 @@ Status bench(BenchOptions o, bool json) {
   o.config.attn = o.model.attn;
   o.config.kv = o.model.kv;
   PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model.model));
-  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model.model, o.config.threads));
+  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model.model, o.config.threads, o.model.device));
   PARE_RETURN_IF_ERROR(check_context(*model, "--prompt and one token", int64_t{o.config.prompt} + 1));
   PARE_RETURN_IF_ERROR(check_context(*model, "--depth, --gen and one token",
                                      std::max<int64_t>(1, o.config.depth) + o.config.generate + 1));

@@ -43,7 +43,7 @@ class Chat {
   static Expected<std::unique_ptr<Chat>> create(const ChatOptions& options, bool json) {
     auto chat = std::unique_ptr<Chat>(new Chat(options, json));
     PARE_RETURN_IF_ERROR(chat->options_.sampling.finish());
-    PARE_ASSIGN_OR_RETURN(chat->model_, load_by_name(options.model.model, options.model.threads));
+    PARE_ASSIGN_OR_RETURN(chat->model_, load_by_name(options.model.model, options.model.threads, options.model.device));
     PARE_RETURN_IF_ERROR(check_context(*chat->model_, "--context", options.model.context));
     EngineOptions o;
     o.threads = options.model.threads;

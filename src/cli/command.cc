@@ -30,6 +30,7 @@ void ModelOptions::add_to(CLI::App* app, bool with_context) {
   app->add_option("MODEL", model, "A store name (`pare pull` lists them) or a path: .gguf, .safetensors or a folder")
       ->required();
   add_threads_option(app, &threads);
+  add_device_option(app, &device);
   app->add_option("--attn", attn, "Which keys a prompt attends: dense, streaming(sink=4,window=256)")
       ->type_name("SPEC")
       ->group("Policies (`pare inspect policies` explains them)");
@@ -69,6 +70,11 @@ void add_threads_option(CLI::App* app, int* threads) {
       ->check(CLI::Range(int64_t{0}, kMaxThreads));
 }
 
+void add_device_option(CLI::App* app, std::string* device) {
+  app->add_option("--device", *device, "Where the model runs: cpu, cuda, cuda:N, or auto: a card if there is one")
+      ->type_name("DEVICE");
+}
+
 Status SamplingOptions::finish() {
   for (const std::string& item : bias) {
     const size_t equals = item.find('=');
@@ -88,11 +94,13 @@ Status SamplingOptions::finish() {
   return ok_status();
 }
 
-Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& model, int threads) {
+Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& model, int threads,
+                                                          const std::string& device) {
   PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(model));
+  PARE_ASSIGN_OR_RETURN(auto accelerator, ops::accelerator_by_name(device));
   const Waiting waiting("loading " + model);
   ThreadPool pool(threads > 0 ? threads : usable_cpus());
-  auto loaded = load(path, &pool);
+  auto loaded = load(path, &pool, std::move(accelerator));
   if (!loaded.ok()) return at_path(loaded.status(), path.string());
   return loaded;
 }

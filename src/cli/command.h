@@ -40,12 +40,14 @@ class Commands {
 struct ModelOptions {
   std::string model;
   int threads = 0;
+  std::string device = "cpu";
   std::string attn = "dense", kv = "dense";
   int context = 0;
   // --context only where a command has no meaning of its own for it.
   void add_to(CLI::App* app, bool with_context = true);
 };
 void add_threads_option(CLI::App* app, int* threads);
+void add_device_option(CLI::App* app, std::string* device);
 
 struct SamplingOptions {
   SamplingParams params;
@@ -56,8 +58,9 @@ struct SamplingOptions {
   Status finish();
 };
 
-// Resolves a store name or path and loads it, with a word on the terminal when it takes long.
-Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& model, int threads);
+// Resolves a store name or path and loads it onto a device, with a word on the terminal when it takes long.
+Expected<std::shared_ptr<const LoadedModel>> load_by_name(const std::string& model, int threads,
+                                                          const std::string& device = "cpu");
 
 // kInvalidArgument when `tokens`, asked for by `option`, do not fit the model's context.
 Status check_context(const LoadedModel& model, std::string_view option, int64_t tokens);

@@ -13,6 +13,7 @@
 #include "io/store.h"
 #include "io/store_catalog.h"
 #include "kernels/cpu_level.h"
+#include "ops/accelerator.h"
 
 namespace pare::cli {
 namespace {
@@ -63,6 +64,24 @@ Json store_json(Json* problems) {
   return {{"path", root->string()}, {"free_bytes", error ? Json(nullptr) : Json(space.available)}, {"pulled", pulled}};
 }
 
+Json cuda_json() {
+  const auto version = [](int32_t v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
+  const auto cards = ops::list_accelerators();
+  Json devices = Json::array();
+  if (!cards.ok()) return {{"devices", devices}, {"why_not", std::string(cards.status().message())}};
+  for (const ops::AcceleratorInfo& card : *cards) {
+    devices.push_back({{"index", card.device.index},
+                       {"name", card.name},
+                       {"compute", fmt::format("{}.{}", card.major, card.minor)},
+                       {"multiprocessors", card.multiprocessors},
+                       {"memory_bytes", card.memory_bytes},
+                       {"l2_bytes", card.l2_bytes},
+                       {"runtime", version(card.runtime_version)},
+                       {"driver", version(card.driver_version)}});
+  }
+  return {{"devices", devices}};
+}
+
 void print_report(const Json& r) {
   const auto bytes = [](const Json& value) {
     return value.is_number() ? format_bytes(value.get<int64_t>()) : "unknown";
@@ -96,7 +115,15 @@ void print_report(const Json& r) {
     line("pulled", words(r["store"]["pulled"]));
   }
   line("build", r["build"]["version"].get<std::string>());
-  line("CUDA", "not built");
+  if (r["cuda"]["devices"].empty()) {
+    line("CUDA", r["cuda"]["why_not"].get<std::string>());
+  }
+  for (const Json& d : r["cuda"]["devices"]) {
+    line("CUDA", fmt::format("cuda:{} {}, compute {}, {} multiprocessors, {}, CUDA {}, driver for {}",
+                             d["index"].get<int>(), d["name"].get<std::string>(), d["compute"].get<std::string>(),
+                             d["multiprocessors"].get<int>(), bytes(d["memory_bytes"]),
+                             d["runtime"].get<std::string>(), d["driver"].get<std::string>()));
+  }
   for (const Json& problem : r["problems"]) line("problem", problem.get<std::string>());
   fmt::print("\nlimits on what comes from outside\n");
   for (const Limit& l : kLimits) fmt::print("  {:<24} {:>12} {}\n", l.name, l.value, l.unit);
@@ -107,7 +134,13 @@ Status doctor(bool quick, bool json) {
   Json r{{"machine", machine_json()}, {"cpu_level", cpu_level_json(&problems)}};
   if (!quick) r["read_bandwidth_bytes_per_s"] = read_bandwidth_bytes_per_s(usable_cpus());
   r["store"] = store_json(&problems);
-  r["build"] = {{"version", version_text()}, {"commit", commit()}, {"cuda", false}};
+  r["cuda"] = cuda_json();
+#ifdef PARE_HAS_CUDA
+  constexpr bool has_cuda = true;
+#else
+  constexpr bool has_cuda = false;
+#endif
+  r["build"] = {{"version", version_text()}, {"commit", commit()}, {"cuda", has_cuda}};
   r["problems"] = std::move(problems);
   if (!json) {
     print_report(r);

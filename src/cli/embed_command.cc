@@ -14,6 +14,7 @@ struct EmbedOptions {
   std::string model, file;
   std::vector<std::string> texts;
   int threads = 0;
+  std::string device = "cpu";
 };
 
 Status embed(const EmbedOptions& o, bool json) {
@@ -30,7 +31,7 @@ Status embed(const EmbedOptions& o, bool json) {
     PARE_RETURN_IF_ERROR(check_utf8(fmt::format("text {}", i), texts[i]));
   }
   if (texts.empty()) return invalid_argument("nothing to embed: give --text or --file");
-  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model, o.threads));
+  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model, o.threads, o.device));
   PARE_ASSIGN_OR_RETURN(const auto embedder, Embedder::create(model, o.threads));
   std::vector<std::vector<TokenId>> ids;
   for (const std::string& text : texts) {
@@ -64,6 +65,7 @@ void add_embed_command(Commands* commands) {
   app->add_option("--text", o->texts, "A text; may be repeated")->type_name("TEXT")->allow_extra_args(false);
   app->add_option("--file", o->file, "One text a line, empty lines left out; - is standard input")->type_name("FILE");
   add_threads_option(app, &o->threads);
+  add_device_option(app, &o->device);
   app->footer(
       "Prints one JSON array a line and text. Vectors of models that normalize have length 1: the dot product of two "
       "is\n"

@@ -28,7 +28,7 @@ Expected<EvalText> open_text(const EvalOptions& o) {
   EvalText t;
   PARE_ASSIGN_OR_RETURN(const std::string text, read_text_file(o.file, kMaxPromptBytes));
   PARE_RETURN_IF_ERROR(check_utf8(o.file, text));
-  PARE_ASSIGN_OR_RETURN(t.model, load_by_name(o.model.model, o.model.threads));
+  PARE_ASSIGN_OR_RETURN(t.model, load_by_name(o.model.model, o.model.threads, o.model.device));
   PARE_RETURN_IF_ERROR(check_context(*t.model, "--context", o.context));
   EncodeOptions options;
   options.parse_special = false;
@@ -95,7 +95,7 @@ Status run_kl(const EvalOptions& o, bool json) {
   PARE_ASSIGN_OR_RETURN(const EvalText t, open_text(o));
   std::shared_ptr<const LoadedModel> other = t.model;
   if (!o.against_model.empty()) {
-    PARE_ASSIGN_OR_RETURN(other, load_by_name(o.against_model, o.model.threads));
+    PARE_ASSIGN_OR_RETURN(other, load_by_name(o.against_model, o.model.threads, o.model.device));
     PARE_RETURN_IF_ERROR(check_context(*other, "--context", o.context).with_context("--against-model"));
   }
   const int32_t vocab = t.model->model->config().vocab;

@@ -43,7 +43,7 @@ Status run(const RunOptions& o, bool json) {
   PARE_RETURN_IF_ERROR(sampling.finish());
   PARE_ASSIGN_OR_RETURN(const std::string text, prompt_text(o));
   const auto began = std::chrono::steady_clock::now();
-  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model.model, o.model.threads));
+  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model.model, o.model.threads, o.model.device));
 
   GenerationInput input;
   if (o.raw) {

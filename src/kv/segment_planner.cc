@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "base/checked.h"
 
@@ -69,7 +70,7 @@ int64_t floats_of_slot(const SegmentShape& shape) { return int64_t{shape.n_heads
 }  // namespace
 
 Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const SegmentShape& shape,
-                          std::span<SeqStep> seqs, Arena& arena, SegmentPlan& out) {
+                          std::span<SeqStep> seqs, Arena& tables, Arena& workspace, SegmentPlan& out) {
   const Reach reach = within_layer_window(policy.decode_reach(), layer_window);
   const int max_runs = policy.max_runs();
   if (max_runs > kMaxRunsOfPolicy) return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
@@ -93,15 +94,15 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   const uint16_t item_spans = choose_item_spans(rows, shape);
 
   const size_t cap = static_cast<size_t>(n_decode) * max_runs * 3;
-  const auto runs = arena.take<Run>(cap);
-  const auto members = arena.take<Member>(cap);
-  const auto folds = arena.take<Fold>(cap);
-  const auto prefix = arena.take<int32_t>(cap + 1);
-  const auto count = arena.take<int32_t>(1);
-  const auto full = [&] {
+  const auto runs = tables.take<Run>(cap);
+  const auto members = tables.take<Member>(cap);
+  const auto folds = tables.take<Fold>(cap);
+  const auto prefix = tables.take<int32_t>(cap + 1);
+  const auto count = tables.take<int32_t>(1);
+  const auto full = [](const Arena& arena) {
     return resource_exhausted(fmt::format("step arena of {} bytes is full (segment plan)", arena.capacity()));
   };
-  if (runs.size() + members.size() + folds.size() + prefix.size() + count.size() != 4 * cap + 2) return full();
+  if (runs.size() + members.size() + folds.size() + prefix.size() + count.size() != 4 * cap + 2) return full(tables);
 
   int32_t n_runs = 0, slots = 0;
   prefix[0] = 0;
@@ -135,9 +136,12 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
     }
     s.n_folds = static_cast<uint16_t>(n_runs - s.fold0);
   }
-  const size_t part_floats = static_cast<size_t>(slots * floats_of_slot(shape));
-  const auto parts = arena.take<float>(part_floats);
-  if (parts.size() != part_floats) return full();
+  // A power of two of slots: steps of one batch then find their temporaries at the same addresses while they grow, and
+  // an accelerator replays what it captured.
+  const size_t part_floats = static_cast<size_t>(slots == 0 ? 0 : std::bit_ceil(static_cast<uint32_t>(slots))) *
+                             static_cast<size_t>(floats_of_slot(shape));
+  const auto parts = workspace.take<float>(part_floats);
+  if (parts.size() != part_floats) return full(workspace);
 
   count[0] = n_runs;
   out = SegmentPlan();
@@ -149,13 +153,13 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   out.parts = parts.data();
   out.runs_cap = static_cast<int32_t>(cap);
   out.items_cap = prefix[n_runs];
-  out.parts_cap = slots;
+  out.parts_cap = static_cast<int32_t>(part_floats / static_cast<size_t>(floats_of_slot(shape)));
   out.window = reach.window;
   return ok_status();
 }
 
-size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
-                              int32_t max_context) {
+PlanBytes segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
+                                 int32_t max_context) {
   const int64_t seqs = std::min(max_seqs, max_rows);
   const int64_t cap = seqs * policy.max_runs() * 3;
   const auto array = [](int64_t bytes) { return round_up(static_cast<size_t>(bytes), kArenaAlign); };
@@ -167,9 +171,10 @@ size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape,
   const int64_t by_spans = kMaxDecodeRows * (ceil_div<int64_t>(few_rows, kSpanRows) + 2 * seqs * policy.max_runs());
   const int64_t spans_at_most = max_rows * (ceil_div(max_context, kSpanRows) + int64_t{2} * policy.max_runs());
   const int64_t slots = std::max(by_octets, std::min(by_spans, spans_at_most));
-  return array(cap * sizeof(Run)) + array(cap * sizeof(Member)) + array(cap * sizeof(Fold)) +
-         array((cap + 1) * sizeof(int32_t)) + kArenaAlign +
-         array(slots * floats_of_slot(shape) * static_cast<int64_t>(sizeof(float)));
+  const auto slots_taken = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(slots)));
+  return {.tables = array(cap * sizeof(Run)) + array(cap * sizeof(Member)) + array(cap * sizeof(Fold)) +
+                    array((cap + 1) * sizeof(int32_t)) + kArenaAlign,
+          .workspace = array(slots_taken * floats_of_slot(shape) * static_cast<int64_t>(sizeof(float)))};
 }
 
 }  // namespace pare

@@ -22,14 +22,17 @@ struct SegmentShape {
 };
 
 // Plans the sequences with kSeqDecode for one layer class. Sets fold0 and n_folds of every sequence (0 for
-// the others). `layer_window`: the class's own window. Arrays from `arena`; kResourceExhausted when it is
-// full.
+// the others). `layer_window`: the class's own window. What the host writes comes from `tables`, room for the partial
+// results, which only kernels touch, from `workspace`; kResourceExhausted when one is full.
 Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const SegmentShape& shape,
-                          std::span<SeqStep> seqs, Arena& arena, SegmentPlan& out);
+                          std::span<SeqStep> seqs, Arena& tables, Arena& workspace, SegmentPlan& out);
 
-// Arena bytes that build_segment_plan takes at most for max_seqs decoding sequences with max_rows query rows
-// in all.
-size_t segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
-                              int32_t max_context);
+// Bytes that build_segment_plan takes at most for max_seqs decoding sequences with max_rows query rows in all.
+struct PlanBytes {
+  size_t tables = 0, workspace = 0;
+  size_t total() const { return tables + workspace; }
+};
+PlanBytes segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,
+                                 int32_t max_context);
 
 }  // namespace pare

@@ -12,13 +12,13 @@ namespace {
 constexpr size_t kArenaAlign = 64;
 
 Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy, const SegmentShape& shape,
-            KvStore& store, Arena& arena, StepPlans& plans) {
+            KvStore& store, Arena& tables, Arena& workspace, StepPlans& plans) {
   const size_t n_seqs = seqs.size(), n_rows = static_cast<size_t>(plans.n_rows);
   for (int32_t c = 0; c < plans.n_classes; ++c) {
-    const auto steps = arena.take<SeqStep>(n_seqs);
-    const auto dst = arena.take<int32_t>(n_rows);
+    const auto steps = tables.take<SeqStep>(n_seqs);
+    const auto dst = tables.take<int32_t>(n_rows);
     if (steps.size() != n_seqs || dst.size() != n_rows) {
-      return resource_exhausted(fmt::format("step arena of {} bytes is full (rows)", arena.capacity()));
+      return resource_exhausted(fmt::format("step arena of {} bytes is full (rows)", tables.capacity()));
     }
     int32_t q_row = 0;
     for (size_t i = 0; i < n_seqs; ++i) {
@@ -35,7 +35,8 @@ Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolic
       q_row += s.n_q;
     }
     ClassStep& cls = plans.classes[c];
-    PARE_RETURN_IF_ERROR(build_segment_plan(policy, layers.classes[c].window, shape, steps, arena, cls.segment));
+    PARE_RETURN_IF_ERROR(
+        build_segment_plan(policy, layers.classes[c].window, shape, steps, tables, workspace, cls.segment));
     cls.seqs = steps.data();
     cls.dst = dst.data();
   }
@@ -45,7 +46,7 @@ Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolic
 }  // namespace
 
 Status build_step(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy,
-                  const SegmentShape& shape, KvStore& store, Arena& arena, StepPlans& plans) {
+                  const SegmentShape& shape, KvStore& store, Arena& tables, Arena& workspace, StepPlans& plans) {
   plans = StepPlans();
   plans.n_seqs = static_cast<int32_t>(seqs.size());
   plans.n_classes = store.n_classes();
@@ -55,7 +56,7 @@ Status build_step(std::span<const StepSeq> seqs, const LayerMap& layers, const K
     plans.n_rows += n;
     (s.decode ? plans.n_decode_rows : plans.n_prefill_rows) += n;
   }
-  if (Status status = fill(seqs, layers, policy, shape, store, arena, plans); !status.ok()) {
+  if (Status status = fill(seqs, layers, policy, shape, store, tables, workspace, plans); !status.ok()) {
     store.abort_step();
     return status;
   }
@@ -67,14 +68,15 @@ Status build_step(std::span<const StepSeq> seqs, const LayerMap& layers, const K
   return ok_status();
 }
 
-size_t step_max_bytes(int32_t max_rows, int32_t max_seqs, int32_t max_context, const LayerMap& layers,
-                      const KvPolicy& policy, const SegmentShape& shape) {
+PlanBytes step_max_bytes(int32_t max_rows, int32_t max_seqs, int32_t max_context, const LayerMap& layers,
+                         const KvPolicy& policy, const SegmentShape& shape) {
   const size_t rows = round_up(static_cast<size_t>(max_rows) * sizeof(int32_t), kArenaAlign);
   const size_t steps = round_up(static_cast<size_t>(max_seqs) * sizeof(SeqStep), kArenaAlign);
   // Decode rows: no more than max_seqs sequences of kMaxDecodeRows.
   const int32_t decode_rows = static_cast<int32_t>(std::min<int64_t>(max_rows, int64_t{max_seqs} * kMaxDecodeRows));
-  return layers.classes.size() *
-         (rows + steps + segment_plan_max_bytes(policy, shape, max_seqs, decode_rows, max_context));
+  const PlanBytes segment = segment_plan_max_bytes(policy, shape, max_seqs, decode_rows, max_context);
+  const size_t classes = layers.classes.size();
+  return {.tables = classes * (rows + steps + segment.tables), .workspace = classes * segment.workspace};
 }
 
 }  // namespace pare

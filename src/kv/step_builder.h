@@ -24,13 +24,13 @@ struct StepSeq {
 };
 
 // Appends every sequence's tokens to the store, in order, and fills all of `plans` but blocks and layers.
-// Arrays come from `arena`. On an error (arena full: kResourceExhausted) the store's step is aborted. No
-// allocation.
+// Arrays come from `tables`, room for partial results from `workspace` (segment_planner.h). On an error (arena full:
+// kResourceExhausted) the store's step is aborted. No allocation.
 Status build_step(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolicy& policy,
-                  const SegmentShape& shape, KvStore& store, Arena& arena, StepPlans& plans);
+                  const SegmentShape& shape, KvStore& store, Arena& tables, Arena& workspace, StepPlans& plans);
 
-// Arena bytes that build_step takes at most.
-size_t step_max_bytes(int32_t max_rows, int32_t max_seqs, int32_t max_context, const LayerMap& layers,
-                      const KvPolicy& policy, const SegmentShape& shape);
+// Bytes that build_step takes at most.
+PlanBytes step_max_bytes(int32_t max_rows, int32_t max_seqs, int32_t max_context, const LayerMap& layers,
+                         const KvPolicy& policy, const SegmentShape& shape);
 
 }  // namespace pare

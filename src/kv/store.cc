@@ -19,6 +19,14 @@ Expected<int64_t> KvStore::planned_bytes(const KvStoreConfig& config) {
   return layout.pool_bytes + layout.table_bytes;
 }
 
+namespace {
+Expected<std::shared_ptr<std::byte>> allocate_host_pool(size_t bytes) {
+  PARE_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(bytes));
+  auto owner = std::make_shared<AlignedBuffer>(std::move(buffer));
+  return std::shared_ptr<std::byte>(owner, owner->data());
+}
+}  // namespace
+
 Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) {
   PARE_ASSIGN_OR_RETURN(StoreLayout layout, plan_store_layout(config));
   const int64_t table_bytes = layout.table_bytes;
@@ -28,12 +36,13 @@ Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) 
     impl->layout = std::move(layout);
     for (int32_t c = 0; c < impl->n_classes(); ++c) {
       const ClassLayout& cls = impl->layout.classes[c];
-      auto buffer = AlignedBuffer::allocate(static_cast<size_t>(cls.pool_bytes));
+      const size_t bytes = static_cast<size_t>(cls.pool_bytes);
+      auto buffer = config.allocate_pool ? config.allocate_pool(bytes) : allocate_host_pool(bytes);
       if (!buffer.ok()) {
         return buffer.status().with_context(
             fmt::format("KV pool of {} pages with {} bytes each", cls.pages, cls.page_bytes));
       }
-      impl->pools[c] = buffer->data();
+      impl->pools[c] = buffer->get();
       impl->buffers.push_back(std::move(buffer).value());
       impl->pages.emplace_back(static_cast<int32_t>(cls.pages));
     }
@@ -391,6 +400,13 @@ void KvStore::execute_copies() {
 
 const KvView& KvStore::view() const { return impl_->view; }
 std::byte* const* KvStore::pools() const { return impl_->pools; }
+std::array<size_t, kMaxClasses> KvStore::pool_bytes() const {
+  std::array<size_t, kMaxClasses> bytes{};
+  for (size_t c = 0; c < impl_->layout.classes.size(); ++c) {
+    bytes[c] = static_cast<size_t>(impl_->layout.classes[c].pool_bytes);
+  }
+  return bytes;
+}
 int32_t KvStore::n_classes() const { return impl_->n_classes(); }
 
 int64_t KvStore::available_pages(int32_t cls) const {

@@ -13,7 +13,9 @@
 // caller at a time; the views may be read by any thread between fill_step and commit_step.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -35,6 +37,8 @@ struct KvStoreConfig {
   int32_t n_kv_heads = 0, head_dim = 0;  // head_dim: multiple of 16
   Codec codec = Codec::F16;              // F32, F16 or Bf16
   Order order = Order::Tiles;
+  // Where the pools lie: null: this machine's memory. Pages copied by execute_copies must be there.
+  std::function<Expected<std::shared_ptr<std::byte>>(size_t bytes)> allocate_pool;
 
   int32_t max_sequences = 0;  // at once, forks included
   int32_t max_context = 0;    // rows of one sequence
@@ -132,6 +136,7 @@ class KvStore {
 
   const KvView& view() const;
   std::byte* const* pools() const;
+  std::array<size_t, kMaxClasses> pool_bytes() const;
   int32_t n_classes() const;
   KvStats stats() const;
 

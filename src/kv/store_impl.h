@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "base/arena.h"
@@ -17,7 +18,7 @@ struct KvStore::Impl {
   // Fixed by create().
   KvStoreConfig config;
   StoreLayout layout;
-  std::vector<AlignedBuffer> buffers;  // [class]
+  std::vector<std::shared_ptr<std::byte>> buffers;  // [class]
   std::byte* pools[kMaxClasses] = {};
   std::vector<RowFormat> formats;
   std::vector<Zone> zones;

@@ -40,20 +40,19 @@ bool quantized(std::initializer_list<const ops::Weight*> weights) {
 
 }  // namespace
 
-Expected<std::unique_ptr<Model>> Decoder::load(ModelConfig config, const ModelFile& file, ThreadPool* pool) {
+Expected<std::unique_ptr<Model>> Decoder::load(ModelConfig config, const ModelFile& file, const WeightPlace& place) {
   std::unique_ptr<Decoder> model(new Decoder(std::move(config)));
-  PARE_RETURN_IF_ERROR(model->read_weights(file, pool));
+  PARE_RETURN_IF_ERROR(model->read_weights(file, place));
   return std::unique_ptr<Model>(std::move(model));
 }
 
-Status Decoder::read_weights(const ModelFile& file, ThreadPool* pool) {
+Status Decoder::read_weights(const ModelFile& file, const WeightPlace& place) {
   const bool gguf = file.container() == ModelFile::Container::kGguf;
-  WeightLoader loader(file, pool, &store_);
+  WeightLoader loader(file, place, &store_);
 
   // GGUF carries llama-3's frequency scaling as a tensor.
   if (gguf && loader.has("rope_freqs.weight")) {
-    const float* factors = loader.vector("rope_freqs.weight", config_.rope.rot / 2);
-    if (factors) config_.rope.freq_factors.assign(factors, factors + config_.rope.rot / 2);
+    config_.rope.freq_factors = loader.host_vector("rope_freqs.weight", config_.rope.rot / 2);
     PARE_RETURN_IF_ERROR(validate(config_));
   }
   inv_freq_ = rope_inv_freq(config_.rope);
@@ -104,7 +103,7 @@ Status Decoder::read_weights(const ModelFile& file, ThreadPool* pool) {
   store_bytes_ = store_.bytes();
   decode_bytes_ = store_bytes_;
   if (head_.data != embedding_.data) {
-    const uint64_t table = packed_weight_bytes(embedding_.dtype, embedding_.n, embedding_.k);
+    const uint64_t table = loader.packed_bytes(embedding_);
     decode_bytes_ -= table - table / embedding_.n;
   }
   return ok_status();
@@ -113,20 +112,19 @@ Status Decoder::read_weights(const ModelFile& file, ThreadPool* pool) {
 size_t Decoder::workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t logit_rows, int32_t tile_rows) const {
   const ModelConfig& c = config_;
   const int64_t hd = int64_t{c.n_heads} * c.head_dim, kd = int64_t{c.n_kv_heads} * c.head_dim;
-  const int32_t group = c.n_heads / c.n_kv_heads;
   constexpr int64_t kAlign = 64;  // arena granularity, for each of at most 32 blocks alive
-  const auto input = [&](int64_t t, int64_t k) { return t * k * 4 + static_cast<int64_t>(act_rows_bytes(t, k)); };
+  const auto input = [&](int64_t t, int64_t k) {
+    return static_cast<int64_t>(ops::linear_input_bytes(ctx, t, k, true));
+  };
   const int64_t residual = rows * c.dim * 4, angles = 2 * rows * c.head_dim * 4;
-  const int64_t per_thread =
-      static_cast<int64_t>(std::max(ctx.attention.prefill_workspace_bytes(tile_rows, group, c.head_dim),
-                                    ctx.attention.decode_workspace_bytes(16 * group, c.head_dim)));
   const int64_t attention =
-      input(rows, c.dim) + rows * (hd + 2 * kd) * 4 + input(rows, hd) + ctx.pool.threads() * (per_thread + kAlign + 64);
+      input(rows, c.dim) + static_cast<int64_t>(ops::activation_bytes(ctx, rows * (hd + 2 * kd))) + input(rows, hd) +
+      static_cast<int64_t>(ops::attend_workspace_bytes(ctx, rows, tile_rows, c.n_heads, c.n_kv_heads, c.head_dim));
   const bool float_down =
       std::any_of(layers_.begin(), layers_.end(), [](const DecoderLayer& l) { return !quantized({&l.down}); });
-  const int64_t hidden = float_down ? rows * c.ffn_dim * 4 : static_cast<int64_t>(act_rows_bytes(rows, c.ffn_dim));
+  const int64_t hidden = static_cast<int64_t>(ops::linear_input_bytes(ctx, rows, c.ffn_dim, !float_down, false));
   const int64_t ffn =
-      input(rows, c.dim) + hidden + static_cast<int64_t>(ops::glu_workspace_bytes(ctx.pool.threads())) + residual;
+      input(rows, c.dim) + hidden + static_cast<int64_t>(ops::glu_workspace_bytes(ctx, rows, c.ffn_dim)) + residual;
   const int64_t head = 2 * logit_rows * c.dim * 4 + input(logit_rows, c.dim);
   return static_cast<size_t>(2 * residual + angles + input(rows, hd) + std::max({attention + residual, ffn, head}) +
                              32 * kAlign);
@@ -184,20 +182,14 @@ void Decoder::attention(ExecContext& ctx, int32_t l, const StepInputs& in, const
 
   ops::LinearInput normed = ops::make_linear_input(ctx, rows, config_.dim, quantized({&layer.q, &layer.k, &layer.v}));
   ops::rms_norm(ctx, x, layer.attn_norm, config_.norm_eps, normed);
-  Tensor q = ops::make_f32(ctx, {rows, config_.n_heads, d});
-  Tensor k = ops::make_f32(ctx, {rows, config_.n_kv_heads, d});
-  Tensor v = ops::make_f32(ctx, {rows, config_.n_kv_heads, d});
+  Tensor q = ops::make_activations(ctx, {rows, config_.n_heads, d});
+  Tensor k = ops::make_activations(ctx, {rows, config_.n_kv_heads, d});
+  Tensor v = ops::make_activations(ctx, {rows, config_.n_kv_heads, d});
   const std::array<ops::LinearOutput, 3> projections{
       {{&layer.q, layer.q_bias, &q, false}, {&layer.k, layer.k_bias, &k, false}, {&layer.v, layer.v_bias, &v, false}}};
   ops::linear(ctx, normed, projections);
-  ops::head_norm_rope(ctx, q, layer.q_norm, config_.norm_eps, rope);
-#ifdef PARE_FAULT_MODEL_KEY_NORM
-  ops::head_norm_rope(ctx, k, nullptr, config_.norm_eps, rope);
-#else
-  ops::head_norm_rope(ctx, k, layer.k_norm, config_.norm_eps, rope);
-#endif
-
-  ops::attend_layer(ctx, *in.plans, l, config_.attention_scale, q, k, v, *heads);
+  const ops::HeadTransform transform{layer.q_norm, layer.k_norm, config_.norm_eps, &rope};
+  ops::attend_layer(ctx, *in.plans, l, config_.attention_scale, transform, q, k, v, *heads);
   ctx.arena.release(mark);
 }
 

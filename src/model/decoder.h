@@ -20,14 +20,14 @@ struct DecoderLayer {
 
 class Decoder : public Model {
  public:
-  static Expected<std::unique_ptr<Model>> load(ModelConfig config, const ModelFile& file, ThreadPool* pool);
+  static Expected<std::unique_ptr<Model>> load(ModelConfig config, const ModelFile& file, const WeightPlace& place);
 
   size_t workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t logit_rows, int32_t tile_rows) const override;
   void forward(ExecContext& ctx, const StepInputs& inputs, Tensor* out) const override;
 
  private:
   explicit Decoder(ModelConfig config) : Model(std::move(config)) {}
-  Status read_weights(const ModelFile& file, ThreadPool* pool);
+  Status read_weights(const ModelFile& file, const WeightPlace& place);
 
   // One layer's halves, both adding to the residual x [T, E].
   void attention(ExecContext& ctx, int32_t l, const StepInputs& inputs, const ops::RopeTable& rope, Tensor& x,

@@ -52,15 +52,15 @@ Expected<ModelConfig> read_bert_config(const ModelFile& file) {
   return c;
 }
 
-Expected<std::unique_ptr<Model>> Encoder::load(ModelConfig config, const ModelFile& file, ThreadPool* pool) {
+Expected<std::unique_ptr<Model>> Encoder::load(ModelConfig config, const ModelFile& file, const WeightPlace& place) {
   std::unique_ptr<Encoder> model(new Encoder(std::move(config)));
-  PARE_RETURN_IF_ERROR(model->read_weights(file, pool));
+  PARE_RETURN_IF_ERROR(model->read_weights(file, place));
   return std::unique_ptr<Model>(std::move(model));
 }
 
-Status Encoder::read_weights(const ModelFile& file, ThreadPool* pool) {
+Status Encoder::read_weights(const ModelFile& file, const WeightPlace& place) {
   const bool gguf = file.container() == ModelFile::Container::kGguf;
-  WeightLoader loader(file, pool, &store_);
+  WeightLoader loader(file, place, &store_);
   const int64_t e = config_.dim, f = config_.ffn_dim;
   // Checkpoints saved from a task model carry the "bert." prefix.
   const std::string prefix = loader.has("bert.embeddings.word_embeddings.weight") ? "bert." : "";
@@ -71,7 +71,8 @@ Status Encoder::read_weights(const ModelFile& file, ThreadPool* pool) {
   tokens_ = loader.matrix(name("token_embd.weight", "embeddings.word_embeddings.weight"), config_.vocab, e);
   positions_ =
       loader.matrix(name("position_embd.weight", "embeddings.position_embeddings.weight"), config_.context_max, e);
-  types_ = loader.matrix(name("token_types.weight", "embeddings.token_type_embeddings.weight"), config_.type_vocab, e);
+  type_row_ = loader.matrix_row(name("token_types.weight", "embeddings.token_type_embeddings.weight"),
+                                config_.type_vocab, e, 0);
   embed_norm_ = loader.vector(name("token_embd_norm.weight", "embeddings.LayerNorm.weight"), e);
   embed_norm_bias_ = loader.vector(name("token_embd_norm.bias", "embeddings.LayerNorm.bias"), e);
   loader.ignore(prefix + "embeddings.position_ids");
@@ -103,20 +104,17 @@ Status Encoder::read_weights(const ModelFile& file, ThreadPool* pool) {
     norm("layer_output_norm", "output.LayerNorm", &layer.ffn_norm, &layer.ffn_norm_bias);
   }
   PARE_RETURN_IF_ERROR(loader.finish());
-  type_row_.resize(e);
-  unpack_weight_row(types_, 0, type_row_.data());
   store_bytes_ = decode_bytes_ = store_.bytes();
   return ok_status();
 }
 
 size_t Encoder::workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t, int32_t tile_rows) const {
   const int64_t e = config_.dim, f = config_.ffn_dim;
-  const auto input = [&](int64_t k) { return rows * k * 4 + static_cast<int64_t>(act_rows_bytes(rows, k)); };
-  const int64_t attention =
-      rows * 3 * e * 4 + input(e) +
-      ctx.pool.threads() *
-          static_cast<int64_t>(ctx.attention.prefill_workspace_bytes(tile_rows, 1, config_.head_dim) + 128);
-  return static_cast<size_t>(2 * input(e) + 2 * rows * e * 4 + std::max(attention, input(f)) + 2048);
+  const auto input = [&](int64_t k) { return static_cast<int64_t>(ops::linear_input_bytes(ctx, rows, k, true)); };
+  const int64_t attention = static_cast<int64_t>(ops::activation_bytes(ctx, rows * 3 * e)) + input(e) +
+                            static_cast<int64_t>(ops::attend_workspace_bytes(ctx, rows, tile_rows, config_.n_heads,
+                                                                             config_.n_heads, config_.head_dim));
+  return static_cast<size_t>(2 * input(e) + 3 * rows * e * 4 + std::max(attention, input(f)) + 2048);
 }
 
 void Encoder::forward(ExecContext& ctx, const StepInputs& in, Tensor* out) const {
@@ -126,23 +124,28 @@ void Encoder::forward(ExecContext& ctx, const StepInputs& in, Tensor* out) const
   ops::LinearInput x = ops::make_linear_input(ctx, rows, e, quantized(layers_[0].q));
   Tensor y = ops::make_f32(ctx, {rows, e});
   ops::embed(ctx, tokens_, in.tokens, 1.0f, y);
-  ops::embed(ctx, positions_, in.positions, 1.0f, x.values);
-  ops::add(ctx, x.values, y);
-  ops::add_row(ctx, type_row_.data(), y);
+  {
+    const size_t mark = ctx.arena.mark();
+    Tensor positions = ops::make_f32(ctx, {rows, e});
+    ops::embed(ctx, positions_, in.positions, 1.0f, positions);
+    ops::add(ctx, positions, y);
+    ctx.arena.release(mark);
+  }
+  ops::add_row(ctx, type_row_, y);
   ops::layer_norm(ctx, y, embed_norm_, embed_norm_bias_, config_.norm_eps, x);
 
   for (int32_t l = 0; l < config_.n_layers; ++l) {
     const EncoderLayer& layer = layers_[l];
     const size_t mark = ctx.arena.mark();
-    Tensor q = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
-    Tensor k = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
-    Tensor v = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
+    Tensor q = ops::make_activations(ctx, {rows, config_.n_heads, config_.head_dim});
+    Tensor k = ops::make_activations(ctx, {rows, config_.n_heads, config_.head_dim});
+    Tensor v = ops::make_activations(ctx, {rows, config_.n_heads, config_.head_dim});
     ops::LinearInput heads = ops::make_linear_input(ctx, rows, e, quantized(layer.o));
     const std::array<ops::LinearOutput, 3> projections{{{&layer.q, layer.q_bias, &q, false},
                                                         {&layer.k, layer.k_bias, &k, false},
                                                         {&layer.v, layer.v_bias, &v, false}}};
     ops::linear(ctx, x, projections);
-    ops::attend_layer(ctx, *in.plans, l, config_.attention_scale, q, k, v, heads);
+    ops::attend_layer(ctx, *in.plans, l, config_.attention_scale, {}, q, k, v, heads);
     const std::array<ops::LinearOutput, 1> output{{{&layer.o, layer.o_bias, &y, false}}};
     ops::linear(ctx, heads, output);
     ops::add(ctx, x.values, y);

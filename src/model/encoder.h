@@ -18,20 +18,20 @@ struct EncoderLayer {
 
 class Encoder : public Model {
  public:
-  static Expected<std::unique_ptr<Model>> load(ModelConfig config, const ModelFile& file, ThreadPool* pool);
+  static Expected<std::unique_ptr<Model>> load(ModelConfig config, const ModelFile& file, const WeightPlace& place);
 
   size_t workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t logit_rows, int32_t tile_rows) const override;
   void forward(ExecContext& ctx, const StepInputs& inputs, Tensor* out) const override;
 
  private:
   explicit Encoder(ModelConfig config) : Model(std::move(config)) {}
-  Status read_weights(const ModelFile& file, ThreadPool* pool);
+  Status read_weights(const ModelFile& file, const WeightPlace& place);
 
   WeightStore store_;
-  ops::Weight tokens_, positions_, types_;  // [V, E], [context, E], [types, E]
+  ops::Weight tokens_, positions_;  // [V, E], [context, E]
   const float *embed_norm_ = nullptr, *embed_norm_bias_ = nullptr;
   std::vector<EncoderLayer> layers_;
-  std::vector<float> type_row_;  // [E]: every token is of type 0
+  const float* type_row_ = nullptr;  // [E]: every token is of type 0
 };
 
 }  // namespace pare

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "model/config.h"
+#include "ops/accelerator.h"
 #include "ops/ops.h"
 #include "pare/status.h"
 #include "plan/step.h"
@@ -20,6 +21,8 @@ struct StepInputs {
   Tensor logit_rows;  // [n] i32 rows of T whose logits are wanted, ascending; encoders: rows is empty
   const StepPlans* plans = nullptr;
 };
+
+struct WeightPlace;
 
 class Model {
  public:
@@ -44,9 +47,15 @@ class Model {
   uint64_t store_bytes_ = 0, decode_bytes_ = 0;
 };
 
+// Where a model's weights go: this machine's memory, or a card's.
+struct WeightPlace {
+  ThreadPool* pool = nullptr;                     // packs them; used during the load only
+  std::shared_ptr<ops::Accelerator> accelerator;  // null: host memory
+};
+
 // Reads configuration and weights of any registered architecture. Errors name the file's architecture, field or
 // tensor.
-Expected<std::unique_ptr<Model>> load_model(const ModelFile& file, ThreadPool* pool);
+Expected<std::unique_ptr<Model>> load_model(const ModelFile& file, const WeightPlace& place);
 // The configuration alone: cheap, for `inspect`.
 Expected<ModelConfig> read_model_config(const ModelFile& file);
 
@@ -55,7 +64,7 @@ struct Architecture {
   std::string_view gguf_name;  // general.architecture
   std::string_view hf_type;    // model_type in config.json
   Expected<ModelConfig> (*read_config)(const ModelFile& file);
-  Expected<std::unique_ptr<Model>> (*load)(ModelConfig config, const ModelFile& file, ThreadPool* pool);
+  Expected<std::unique_ptr<Model>> (*load)(ModelConfig config, const ModelFile& file, const WeightPlace& place);
 };
 std::span<const Architecture> architectures();
 

@@ -38,10 +38,10 @@ Expected<ModelConfig> read_model_config(const ModelFile& file) {
   return arch->read_config(file);
 }
 
-Expected<std::unique_ptr<Model>> load_model(const ModelFile& file, ThreadPool* pool) {
+Expected<std::unique_ptr<Model>> load_model(const ModelFile& file, const WeightPlace& place) {
   PARE_ASSIGN_OR_RETURN(const Architecture* arch, find_architecture(file));
   PARE_ASSIGN_OR_RETURN(ModelConfig config, arch->read_config(file));
-  return arch->load(std::move(config), file, pool);
+  return arch->load(std::move(config), file, place);
 }
 
 }  // namespace pare

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +12,8 @@
 #include "base/arena.h"
 #include "base/thread_pool.h"
 #include "io/model_file.h"
+#include "model/model.h"
+#include "ops/accelerator.h"
 #include "ops/ops.h"
 
 namespace pare {
@@ -27,6 +31,7 @@ class WeightStore {
  private:
   friend class WeightLoader;
   std::vector<AlignedBuffer> buffers_;
+  std::vector<std::shared_ptr<std::byte>> device_buffers_;
   uint64_t bytes_ = 0;
 };
 
@@ -34,8 +39,8 @@ class WeightStore {
 // Packing runs on the pool; the source pages of a packed tensor are dropped at once.
 class WeightLoader {
  public:
-  WeightLoader(const ModelFile& file, ThreadPool* pool, WeightStore* store)
-      : file_(file), pool_(*pool), store_(*store) {}
+  WeightLoader(const ModelFile& file, const WeightPlace& place, WeightStore* store)
+      : file_(file), pool_(*place.pool), accelerator_(place.accelerator.get()), store_(*store) {}
 
   bool has(std::string_view name) const { return file_.find(name) != nullptr; }
   // [n, k] in any block or half/single format. head_dim is used by kInterleavedHeads only.
@@ -44,6 +49,12 @@ class WeightLoader {
   // fp32 vector of n values, each plus `add`.
   const float* vector(const std::string& name, int64_t n, float add = 0.0f, RowOrder order = RowOrder::kPlain,
                       int64_t head_dim = 0);
+  // The same in host memory wherever the weights go; empty when it is missing.
+  std::vector<float> host_vector(const std::string& name, int64_t n);
+  // One row of a [n, k] matrix as an fp32 vector of k values.
+  const float* matrix_row(const std::string& name, int64_t n, int64_t k, int64_t row);
+  // Bytes that a weight holds where it lies.
+  size_t packed_bytes(const ops::Weight& w) const { return packed_bytes(w.dtype, w.n, w.k); }
   // Names that may be present and are not needed (buffers that the configuration implies).
   void ignore(std::string name) { used_.insert(std::move(name)); }
 
@@ -52,10 +63,16 @@ class WeightLoader {
 
  private:
   const TensorEntry* take(const std::string& name, int64_t n, int64_t k);
+  size_t packed_bytes(DType dtype, int64_t n, int64_t k) const;
   std::byte* allocate(size_t bytes);
+  // The host bytes where the weights go; null after an error.
+  const std::byte* place(std::span<const std::byte> host);
+  void pack(const TensorEntry& entry, const std::byte* rows, int64_t n, int64_t k, std::byte* packed);
+  const float* place_floats(std::span<const float> values);
 
   const ModelFile& file_;
   ThreadPool& pool_;
+  ops::Accelerator* accelerator_;
   WeightStore& store_;
   std::set<std::string, std::less<>> used_;
   std::vector<std::string> missing_;

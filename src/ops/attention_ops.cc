@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "ops/device_ops.h"
 #include "ops/ops.h"
 
 namespace pare::ops {
@@ -77,8 +78,27 @@ void decode(ExecContext& ctx, const AttentionLayer& layer, const SegmentPlan& pl
 
 }  // namespace
 
-void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float logit_scale, const Tensor& q,
-                  const Tensor& k, const Tensor& v, LinearInput& out) {
+size_t attend_workspace_bytes(const ExecContext& ctx, int64_t, int32_t tile_rows, int32_t n_heads, int32_t n_kv_heads,
+                              int32_t head_dim) {
+  if (ctx.device_ops) return 0;  // allocated once, by the accelerator
+  const int32_t group = n_heads / n_kv_heads;
+  constexpr size_t kAlign = 64;
+  return ctx.pool.threads() * (std::max(ctx.attention.prefill_workspace_bytes(tile_rows, group, head_dim),
+                                        ctx.attention.decode_workspace_bytes(kMaxDecodeRows * group, head_dim)) +
+                               sizeof(AttentionCounters) + 2 * kAlign);
+}
+
+void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float logit_scale, const HeadTransform& heads,
+                  Tensor& q, Tensor& k, const Tensor& v, LinearInput& out) {
+  if (ctx.device_ops) return ctx.device_ops->attend_layer(ctx.arena, plans, l, logit_scale, heads, q, k, v, out);
+  if (heads.rope) {
+    head_norm_rope(ctx, q, heads.q_norm, heads.eps, *heads.rope);
+#ifdef PARE_FAULT_MODEL_KEY_NORM
+    head_norm_rope(ctx, k, nullptr, heads.eps, *heads.rope);
+#else
+    head_norm_rope(ctx, k, heads.k_norm, heads.eps, *heads.rope);
+#endif
+  }
   const LayerPlan& where = plans.layer(l);
   const ClassStep& cls = plans.classes[where.cls];
   PARE_CHECK(q.shape[0] == plans.n_rows && out.rows.t == plans.n_rows);
@@ -116,6 +136,7 @@ void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float log
 
 void copy_pages(ExecContext& ctx, const StepPlans& plans) {
   if (plans.n_copies == 0) return;
+  if (ctx.device_ops) return ctx.device_ops->copy_pages(plans);
   // Every plane of every layer of the class that lies in the full zone.
   ctx.pool.run(plans.n_layers, [&](int64_t l, int) {
     const LayerPlan& where = plans.layer(static_cast<int>(l));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "base/arena.h"
 #include "base/thread_pool.h"
@@ -10,6 +11,10 @@
 #include "kernels/elementwise.h"
 #include "kernels/linear.h"
 #include "tensor/tensor.h"
+
+namespace pare::ops {
+class DeviceOps;
+}
 
 namespace pare {
 
@@ -24,22 +29,22 @@ struct ExecCounters {
 
 class ExecContext {
  public:
-  // `pool` outlives the context. The arena holds the temporaries of one step; the planner sizes it.
-  ExecContext(ThreadPool* threads, CpuLevel cpu_level, Arena step_arena)
-      : pool(*threads),
-        level(cpu_level),
-        linear(linear_kernels(cpu_level)),
-        elementwise(elementwise_kernels(cpu_level)),
-        attention(attention_kernels(cpu_level)),
-        arena(std::move(step_arena)) {}
+  // On the CPU. `pool` outlives the context. The arena holds the temporaries of one step; the planner sizes it.
+  ExecContext(ThreadPool* threads, CpuLevel cpu_level, Arena step_arena);
+  // On an accelerator when `accelerator_ops` is given: the arena is then over its memory.
+  ExecContext(ThreadPool* threads, CpuLevel cpu_level, Arena step_arena,
+              std::unique_ptr<ops::DeviceOps> accelerator_ops);
+  ~ExecContext();
 
   ThreadPool& pool;
+  std::unique_ptr<ops::DeviceOps> device_ops;  // null: the CPU
   Device device;
   CpuLevel level;
   const LinearKernels& linear;
   const ElementwiseKernels& elementwise;
   const AttentionKernels& attention;
-  Arena arena;
+  Arena arena;   // temporaries, where the ops run
+  Arena tables;  // what the host writes for one step; ops see it after upload_step
   ExecCounters counters;
 };
 

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "ops/device_ops.h"
 #include "ops/ops.h"
 
 namespace pare::ops {
@@ -47,6 +48,7 @@ void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput
     total_tiles += tiles_of(*o.weight);
     count(ctx, *o.weight, rows);
   }
+  if (ctx.device_ops) return ctx.device_ops->linear(x, outputs);
   // Tasks go by rows first: threads that share rows of activations share nothing else.
   Grid grids[kMaxOutputs];
   int64_t tile_tasks = 0;
@@ -71,7 +73,10 @@ void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput
 // Columns of gate and up that a task brings to an end at a time: one block of activations for the next product.
 static constexpr int64_t kGluColumns = kActBlock;
 
-size_t glu_workspace_bytes(int threads) { return 2 * kRowsPerTask * kGluColumns * sizeof(float) * threads + 64; }
+size_t glu_workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t n) {
+  if (ctx.device_ops) return ctx.device_ops->glu_workspace_bytes(rows, n);
+  return 2 * kRowsPerTask * kGluColumns * sizeof(float) * ctx.pool.threads() + 64;
+}
 
 void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
                 LinearInput& out) {
@@ -81,6 +86,7 @@ void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, cons
   if (rows == 0) return;
   count(ctx, gate, rows);
   count(ctx, up, rows);
+  if (ctx.device_ops) return ctx.device_ops->glu_linear(ctx.arena, x, gate, up, act, out);
   const size_t mark = ctx.arena.mark();
   constexpr int64_t kBuffer = kRowsPerTask * kGluColumns;
   const auto buffers = ctx.arena.take<float>(2 * kBuffer * ctx.pool.threads());
@@ -115,6 +121,10 @@ void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, cons
 void linear_activate(ExecContext& ctx, const LinearInput& x, const Weight& w, const float* bias, Activation act,
                      LinearInput& out) {
   const int64_t rows = x.rows.t;
+  if (ctx.device_ops) {
+    count(ctx, w, rows);
+    return ctx.device_ops->linear_activate(ctx.arena, x, w, bias, act, out);
+  }
   const LinearOutput output{&w, bias, &out.values, false};
   linear(ctx, x, std::span(&output, 1));
   float* y = out.values.as<float>();

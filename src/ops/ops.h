@@ -1,9 +1,9 @@
 // Typed operations over tensors: the only way the layers above touch device memory. Each op takes the execution
 // context, reads tensors where they live, and never looks at an element on the host, so that another backend changes
-// nothing above this folder.
+// nothing above this folder (device_ops.h).
 //
 // Shapes: T packed token rows, E model dim, F feed-forward dim, H query heads, K KV heads, D head dim, V vocabulary.
-// All activations are fp32 and contiguous on the CPU. Shape mismatches are programmers' errors (PARE_CHECK).
+// All activations are contiguous, and fp32 on the CPU. Shape mismatches are programmers' errors (PARE_CHECK).
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,18 @@
 
 namespace pare::ops {
 
-// Rows that a matrix product will read: fp32 values, their quantized form, or both.
+// A norm that the reader of the rows computes itself, in its own prologue: accelerators, few rows.
+struct PendingNorm {
+  const float* x = nullptr;  // [T, K]; null: none is pending
+  const float* weight = nullptr;
+  float eps = 0.0f;
+};
+
+// Rows that a matrix product will read: fp32 values, their quantized form, or both; on an accelerator 16-bit values.
 struct LinearInput {
-  Tensor values;  // [T, K] fp32, unless only the quantized form is kept
-  ActRows rows;   // the same rows; q/scale/sums set when `quantized`
+  Tensor values;  // [T, K], unless only the quantized form is kept
+  PendingNorm norm;
+  ActRows rows;  // the same rows; q/scale/sums set when `quantized`
   bool quantized = false;
 };
 
@@ -26,6 +34,11 @@ struct LinearInput {
 // values are left out where the quantized form is there; only glu_linear fills such an input.
 LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values = true);
 Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape);
+// Values between two ops: fp32 on the CPU, 16 bits where products read those.
+Tensor make_activations(ExecContext& ctx, std::initializer_list<int64_t> shape);
+// Arena bytes of make_linear_input and make_activations.
+size_t linear_input_bytes(const ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values = true);
+size_t activation_bytes(const ExecContext& ctx, int64_t items);
 
 // A dense weight as ops see it: [n, k], packed.
 using Weight = PackedWeight;
@@ -54,7 +67,7 @@ void linear(ExecContext& ctx, const LinearInput& x, std::span<const LinearOutput
 // out = act(x gate^T) * (x up^T), quantized when out asks for it; fp32 values are written only when it does not. The
 // products of a few columns are activated and quantized while they are in a core's first cache: at 512 rows their way
 // through memory cost as much as the multiplication. Workspace: glu_workspace_bytes from the arena.
-size_t glu_workspace_bytes(int threads);
+size_t glu_workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t n);
 void glu_linear(ExecContext& ctx, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
                 LinearInput& out);
 // out = act(x w^T + bias).
@@ -72,10 +85,19 @@ RopeTable make_rope_table(ExecContext& ctx, const Tensor& positions, std::span<c
 // In place on x [T, heads, D]: optional per-head RMS norm with weight [D], then half-split RoPE.
 void head_norm_rope(ExecContext& ctx, Tensor& x, const float* norm_weight, float eps, const RopeTable& rope);
 
-// Attention of model layer l: stores k, v [T, K, D] where the step says, then fills out [T, H*D] for q [T, H, D] by the
-// layer's BlockPlan and its class's SegmentPlan. Quantizes out when it asks for it.
-void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float logit_scale, const Tensor& q,
-                  const Tensor& k, const Tensor& v, LinearInput& out);
+// What happens to the heads of q and k before attention: an optional RMS norm each [D], then RoPE unless rope is null.
+struct HeadTransform {
+  const float *q_norm = nullptr, *k_norm = nullptr;
+  float eps = 0.0f;
+  const RopeTable* rope = nullptr;
+};
+
+// Attention of model layer l: transforms q and k in place, stores k, v [T, K, D] where the step says, then fills out
+// [T, H*D] for q [T, H, D] by the layer's BlockPlan and its class's SegmentPlan. Quantizes out when it asks for it.
+void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float logit_scale, const HeadTransform& heads,
+                  Tensor& q, Tensor& k, const Tensor& v, LinearInput& out);
+size_t attend_workspace_bytes(const ExecContext& ctx, int64_t rows, int32_t tile_rows, int32_t n_heads,
+                              int32_t n_kv_heads, int32_t head_dim);
 
 // Copies of shared pages that a step's writers need; once, before the first layer.
 void copy_pages(ExecContext& ctx, const StepPlans& plans);

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "ops/device_ops.h"
 #include "ops/ops.h"
 
 namespace pare::ops {
@@ -39,7 +40,28 @@ Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape) {
   return Tensor(block.data(), DType::F32, shape, ctx.device);
 }
 
+Tensor make_activations(ExecContext& ctx, std::initializer_list<int64_t> shape) {
+  return ctx.device_ops ? ctx.device_ops->make_activations(ctx.arena, shape) : make_f32(ctx, shape);
+}
+
+size_t activation_bytes(const ExecContext& ctx, int64_t items) {
+  return static_cast<size_t>(items) * (ctx.device_ops ? 2 : sizeof(float));
+}
+
+size_t linear_input_bytes(const ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values) {
+  const size_t values = activation_bytes(ctx, t * k);
+  if (ctx.device_ops || !quantized) return values;
+  return (with_values ? values : 0) + act_rows_bytes(t, k);
+}
+
 LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values) {
+  if (ctx.device_ops) {
+    LinearInput in;
+    in.values = make_activations(ctx, {t, k});
+    in.rows.t = t;
+    in.rows.k = k;
+    return in;
+  }
   LinearInput in;
   with_values |= !quantized;
   if (with_values) in.values = make_f32(ctx, {t, k});
@@ -57,6 +79,7 @@ LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quant
 }
 
 void embed(ExecContext& ctx, const Weight& table, const Tensor& ids, float factor, Tensor& out) {
+  if (ctx.device_ops) return ctx.device_ops->embed(table, ids, factor, out);
   const int64_t rows = ids.items(), dim = table.k;
   PARE_CHECK(out.items() == rows * dim);
   const int32_t* id = ids.as<int32_t>();
@@ -67,12 +90,13 @@ void embed(ExecContext& ctx, const Weight& table, const Tensor& ids, float facto
   });
 }
 
-void quantize(ExecContext& ctx, LinearInput& rows) {
+void quantize(ExecContext& ctx, LinearInput& rows) {  // accelerators quantize no activations
   if (!rows.quantized) return;
   for_rows(ctx, rows.rows.t, [&](int64_t t) { quantize_row(ctx, rows, t); });
 }
 
 void rms_norm(ExecContext& ctx, const Tensor& x, const float* weight, float eps, LinearInput& out) {
+  if (ctx.device_ops) return ctx.device_ops->rms_norm(x, weight, eps, out);
   const int64_t rows = x.rows(), n = x.row_items();
   PARE_CHECK(out.rows.t == rows && out.rows.k == n);
   const float* in = x.as<float>();
@@ -84,6 +108,7 @@ void rms_norm(ExecContext& ctx, const Tensor& x, const float* weight, float eps,
 }
 
 void rms_norm_add(ExecContext& ctx, Tensor& x, const float* weight, float eps, Tensor& residual) {
+  if (ctx.device_ops) return ctx.device_ops->rms_norm_add(x, weight, eps, residual);
   const int64_t rows = x.rows(), n = x.row_items();
   PARE_CHECK(residual.items() == x.items());
   float* in = x.as<float>();
@@ -96,6 +121,7 @@ void rms_norm_add(ExecContext& ctx, Tensor& x, const float* weight, float eps, T
 
 void layer_norm(ExecContext& ctx, const Tensor& x, const float* weight, const float* bias, float eps,
                 LinearInput& out) {
+  if (ctx.device_ops) return ctx.device_ops->layer_norm(x, weight, bias, eps, out);
   const int64_t rows = x.rows(), n = x.row_items();
   PARE_CHECK(out.rows.t == rows && out.rows.k == n);
   const float* in = x.as<float>();
@@ -108,6 +134,7 @@ void layer_norm(ExecContext& ctx, const Tensor& x, const float* weight, const fl
 
 RopeTable make_rope_table(ExecContext& ctx, const Tensor& positions, std::span<const double> inv_freq,
                           float magnitude) {
+  if (ctx.device_ops) return ctx.device_ops->make_rope_table(ctx.arena, positions, inv_freq, magnitude);
   const int64_t rows = positions.items(), half = static_cast<int64_t>(inv_freq.size());
   RopeTable table;
   table.rot = 2 * half;
@@ -142,6 +169,7 @@ void head_norm_rope(ExecContext& ctx, Tensor& x, const float* norm_weight, float
 }
 
 void gather_rows(ExecContext& ctx, const Tensor& x, const Tensor& rows, Tensor& out) {
+  if (ctx.device_ops) return ctx.device_ops->gather_rows(x, rows, out);
   const int64_t n = rows.items(), dim = x.row_items();
   PARE_CHECK(out.items() == n * dim);
   const int32_t* row = rows.as<int32_t>();
@@ -151,6 +179,7 @@ void gather_rows(ExecContext& ctx, const Tensor& x, const Tensor& rows, Tensor& 
 }
 
 void add(ExecContext& ctx, const Tensor& x, Tensor& y) {
+  if (ctx.device_ops) return ctx.device_ops->add(x, y);
   const int64_t rows = x.rows(), n = x.row_items();
   PARE_CHECK(x.items() == y.items());
   const float* in = x.as<float>();
@@ -159,12 +188,14 @@ void add(ExecContext& ctx, const Tensor& x, Tensor& y) {
 }
 
 void add_row(ExecContext& ctx, const float* row, Tensor& y) {
+  if (ctx.device_ops) return ctx.device_ops->add_row(row, y);
   const int64_t n = y.row_items();
   float* out = y.as<float>();
   for_rows(ctx, y.rows(), [&](int64_t t) { ctx.elementwise.add(row, n, out + t * n); });
 }
 
 void copy(ExecContext& ctx, const Tensor& x, Tensor& y) {
+  if (ctx.device_ops) return ctx.device_ops->copy(x, y);
   const int64_t rows = x.rows(), n = x.row_items();
   PARE_CHECK(x.items() == y.items());
   const float* in = x.as<float>();
@@ -173,12 +204,14 @@ void copy(ExecContext& ctx, const Tensor& x, Tensor& y) {
 }
 
 void scale(ExecContext& ctx, float factor, Tensor& x) {
+  if (ctx.device_ops) return ctx.device_ops->scale(factor, x);
   const int64_t rows = x.rows(), n = x.row_items();
   float* data = x.as<float>();
   for_rows(ctx, rows, [&](int64_t t) { ctx.elementwise.scale(data + t * n, factor, n); });
 }
 
 void softcap(ExecContext& ctx, float cap, Tensor& x) {
+  if (ctx.device_ops) return ctx.device_ops->softcap(cap, x);
   const int64_t rows = x.rows(), n = x.row_items();
   float* data = x.as<float>();
   for_rows(ctx, rows, [&](int64_t t) {
@@ -187,6 +220,7 @@ void softcap(ExecContext& ctx, float cap, Tensor& x) {
 }
 
 void mean_pool(ExecContext& ctx, const Tensor& x, const Tensor& begin, bool normalize, Tensor& out) {
+  if (ctx.device_ops) return ctx.device_ops->mean_pool(x, begin, normalize, out);
   const int64_t groups = begin.items() - 1, dim = x.row_items();
   PARE_CHECK(out.items() == groups * dim);
   const int32_t* first = begin.as<int32_t>();

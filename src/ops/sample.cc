@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/rng.h"
+#include "ops/device_ops.h"
 
 namespace pare::ops {
 namespace {
@@ -207,14 +208,25 @@ int32_t draw(const SampleRow& row, int64_t vocab, const float* logits, std::span
 
 }  // namespace
 
-size_t sample_workspace_bytes(int threads, int64_t vocab) {
+size_t sample_workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t vocab) {
+  if (ctx.device_ops) return ctx.device_ops->sample_workspace_bytes(rows, vocab);
+  const int threads = ctx.pool.threads();
   constexpr size_t kAlignments = 3 * 64;
   return threads * (vocab * (sizeof(Candidate) + sizeof(Weighted) + sizeof(float)) + kAlignments);
 }
 
-void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, const float* logits,
-            const SampleOutput& out) {
-  if (n == 0) return;
+SampleBatch stage_draws(ExecContext& ctx, const SampleRow* rows, int64_t n) {
+  if (ctx.device_ops) return ctx.device_ops->stage(ctx.tables, rows, n);
+  return {.rows = rows, .n = n};
+}
+
+void sample(ExecContext& ctx, const SampleBatch& batch, const Tensor& logits_tensor, const SampleOutput& out,
+            Tensor& last_tokens) {
+  if (batch.n == 0) return;
+  const int64_t n = batch.n, vocab = logits_tensor.row_items();
+  if (ctx.device_ops) return ctx.device_ops->sample(ctx.arena, batch, logits_tensor, out, last_tokens);
+  const SampleRow* rows = batch.rows;
+  const float* logits = logits_tensor.as<float>();
   const size_t mark = ctx.arena.mark();
   const int threads = ctx.pool.threads();
   const auto candidates = ctx.arena.take<Candidate>(vocab * threads);
@@ -247,6 +259,7 @@ void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, c
     }
     out.ids[r] = id;
     if (out.logprobs) out.logprobs[r] = row.wants_logprob && id >= 0 ? raw[id] - log_sum : 0.0f;
+    if (row.slot >= 0) store_token(ctx, out, r, row.slot, last_tokens);
   };
   if (n == 1) {
     one(0, 0);
@@ -256,14 +269,16 @@ void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, c
   ctx.arena.release(mark);
 }
 
-void select_tokens(ExecContext&, const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out) {
+void select_tokens(ExecContext& ctx, const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out) {
+  if (ctx.device_ops) return ctx.device_ops->select_tokens(known, slots, last_tokens, out);
   const int32_t *value = known.as<int32_t>(), *slot = slots.as<int32_t>(), *last = last_tokens.as<int32_t>();
   int32_t* id = out.as<int32_t>();
   for (int64_t t = 0; t < out.items(); ++t) id[t] = slot[t] < 0 ? value[t] : last[slot[t]];
 }
 
-void store_token(ExecContext&, const int32_t* ids, int64_t row, int32_t slot, Tensor& last_tokens) {
-  last_tokens.as<int32_t>()[slot] = std::max(0, ids[row]);
+void store_token(ExecContext& ctx, const SampleOutput& out, int64_t row, int32_t slot, Tensor& last_tokens) {
+  if (ctx.device_ops) return ctx.device_ops->store_token(ctx.tables, row, slot, last_tokens);
+  last_tokens.as<int32_t>()[slot] = std::max(0, out.ids[row]);
 }
 
 }  // namespace pare::ops

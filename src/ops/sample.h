@@ -32,6 +32,7 @@ struct SampleRow {
   int32_t top_k = 0;                        // 0 = all
   int32_t n_top = 0;                        // log-probabilities wanted for the most likely ids
   uint64_t seed = 0;
+  int32_t slot = -1;                   // row of the last-token table that takes the id; -1: none
   int32_t branch = 0, position = 0;    // with seed: the counter of the generator, so batch mates change nothing
   const TokenCount* counts = nullptr;  // [n_counts] distinct ids
   int32_t n_counts = 0;
@@ -46,6 +47,15 @@ struct TopLogprob {
   float logprob;
 };
 
+// The draws of a step. stage_draws makes one.
+struct SampleBatch {
+  const SampleRow* rows = nullptr;  // [n], host
+  int64_t n = 0;
+  const void* device_rows = nullptr;  // the accelerator's own form of them
+  uint32_t kinds = 0;                 // which kernels the rows need there
+};
+
+// Where sample writes, in host memory (make_output_memory); there when the step is finished.
 struct SampleOutput {
   int32_t* ids = nullptr;     // [n]
   float* logprobs = nullptr;  // [n] of the drawn id, natural log of softmax(raw logits); 0 unless wanted
@@ -57,14 +67,19 @@ struct SampleOutput {
 // edits. A NaN logit never wins; without any candidate above -inf the id is -1 and the caller reports the model's
 // failure. A row's result depends on that row alone. Workspace: sample_workspace_bytes from the arena. Cost: O(V) a
 // row, and sorting what the filters keep.
-void sample(ExecContext& ctx, const SampleRow* rows, int64_t n, int64_t vocab, const float* logits,
-            const SampleOutput& out);
-size_t sample_workspace_bytes(int threads, int64_t vocab);
+// Each drawn id goes to last_tokens[slot] too, 0 for a failed draw: the next step may embed it before the host has
+// seen it.
+void sample(ExecContext& ctx, const SampleBatch& batch, const Tensor& logits, const SampleOutput& out,
+            Tensor& last_tokens);
+size_t sample_workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t vocab);
+// `rows` with what they point to, brought into ctx.tables where the ops run elsewhere.
+SampleBatch stage_draws(ExecContext& ctx, const SampleRow* rows, int64_t n);
 
 // out[t] = slots[t] < 0 ? known[t] : last_tokens[slots[t]]: a step may run before the host has seen the tokens that the
 // step before drew. All i32.
 void select_tokens(ExecContext& ctx, const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out);
-// last_tokens[slot] = ids[row]; 0 for a failed draw, because a step may embed the token before the host has seen it.
-void store_token(ExecContext& ctx, const int32_t* ids, int64_t row, int32_t slot, Tensor& last_tokens);
+// last_tokens[slot] = the id drawn for `row` of the last sample(), 0 for a failed draw: for a branch that got its slot
+// only after the draw.
+void store_token(ExecContext& ctx, const SampleOutput& out, int64_t row, int32_t slot, Tensor& last_tokens);
 
 }  // namespace pare::ops

@@ -54,6 +54,7 @@ ops::SampleRow Branch::sample_row(int64_t logits_row, int32_t position, const in
   row.presence = s.presence_penalty;
   row.top_k = s.top_k;
   row.seed = s.seed;
+  row.slot = slot;
   row.branch = index;
   row.position = position;
   row.counts = counts.data();

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "attention/selector.h"
 #include "base/limits.h"
 #include "kv/step_builder.h"
+#include "ops/device_ops.h"
+#include "ops/step.h"
 
 namespace pare {
 namespace {
@@ -14,10 +17,6 @@ namespace {
 constexpr int32_t kBatchTexts = 16;
 
 SegmentShape shape_of(const ModelConfig& c, int threads) { return {c.n_heads, c.n_kv_heads, c.head_dim, threads}; }
-
-uint16_t tile_rows_of(const ModelConfig& c, CpuLevel level) {
-  return static_cast<uint16_t>(preferred_tile_rows(level, c.n_heads / c.n_kv_heads, c.head_dim));
-}
 
 }  // namespace
 
@@ -31,7 +30,11 @@ Expected<std::unique_ptr<Embedder>> Embedder::create(std::shared_ptr<const Loade
   PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
   std::unique_ptr<Embedder> e(new Embedder());
   e->pool_ = std::make_unique<ThreadPool>(threads);
-  e->context_ = std::make_unique<ExecContext>(e->pool_.get(), level, Arena());
+  std::unique_ptr<ops::DeviceOps> device_ops;
+  if (model->accelerator) {
+    PARE_ASSIGN_OR_RETURN(device_ops, model->accelerator->create_ops());
+  }
+  e->context_ = std::make_unique<ExecContext>(e->pool_.get(), level, Arena(), std::move(device_ops));
   e->layers_ = uniform_layer_map(config.n_layers);
   PARE_ASSIGN_OR_RETURN(const Spec dense, parse_spec("dense", "kv"));
   PARE_ASSIGN_OR_RETURN(e->policy_, make_kv_policy(dense));
@@ -42,6 +45,11 @@ Expected<std::unique_ptr<Embedder>> Embedder::create(std::shared_ptr<const Loade
   c.head_dim = config.head_dim;
   // Encoders keep rows for one step only; full precision costs nothing worth saving.
   c.codec = Codec::F32;
+  if (model->accelerator) {
+    c.codec = Codec::Bf16;
+    c.order = Order::Rows;
+    c.allocate_pool = [&](size_t bytes) { return model->accelerator->allocate(bytes); };
+  }
   c.max_sequences = kBatchTexts;
   c.max_context = config.context_max;
   c.max_step_rows = config.context_max;
@@ -52,14 +60,18 @@ Expected<std::unique_ptr<Embedder>> Embedder::create(std::shared_ptr<const Loade
   const SegmentShape shape = shape_of(config, threads);
   PARE_ASSIGN_OR_RETURN(const Spec attn, parse_spec("dense", "attn"));
   PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(attn, e->layers_));
-  const uint16_t tile_rows = tile_rows_of(config, level);
-  const size_t bytes = step_max_bytes(rows, kBatchTexts, config.context_max, e->layers_, *e->policy_.policy, shape) +
-                       selectors.max_bytes(rows, kBatchTexts, tile_rows) +
-                       model->model->workspace_bytes(*e->context_, rows, 0, tile_rows) +
-                       static_cast<size_t>(rows) * (config.dim * sizeof(float) + 3 * sizeof(int32_t)) +
-                       static_cast<size_t>(kBatchTexts) * config.dim * sizeof(float) + 4096;
-  PARE_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(bytes));
-  e->context_->arena = Arena(std::move(buffer));
+  e->tile_rows_ = static_cast<uint16_t>(ops::preferred_tile_rows(*e->context_, 1, config.head_dim));
+  const PlanBytes plans = step_max_bytes(rows, kBatchTexts, config.context_max, e->layers_, *e->policy_.policy, shape);
+  const size_t ints = static_cast<size_t>(rows) * sizeof(int32_t);
+  ops::StepMemory memory;
+  memory.arena_bytes = plans.workspace + model->model->workspace_bytes(*e->context_, rows, 0, e->tile_rows_) +
+                       static_cast<size_t>(rows + kBatchTexts) * config.dim * sizeof(float) + 4096;
+  memory.tables_bytes = plans.tables + selectors.max_bytes(rows, kBatchTexts, e->tile_rows_) + 4 * ints + 4096;
+  memory.max_sequences = kBatchTexts;
+  memory.max_context = config.context_max;
+  memory.graphs = false;
+  memory.pool_bytes = e->store_->pool_bytes();
+  PARE_RETURN_IF_ERROR(ops::allocate_step_memory(*e->context_, memory, e->store_->view()));
   e->model_ = std::move(model);
   return e;
 }
@@ -86,7 +98,7 @@ Expected<std::vector<std::vector<float>>> Embedder::embed(std::span<const std::v
 Status Embedder::embed_batch(std::span<const std::vector<TokenId>> texts, std::vector<std::vector<float>>* out) {
   ExecContext& ctx = *context_;
   const ModelConfig& config = model_->model->config();
-  ctx.arena.reset();
+  ops::begin_step(ctx, 0);
   std::vector<StepSeq> seqs(texts.size());
   int64_t rows = 0;
   for (size_t i = 0; i < texts.size(); ++i) {
@@ -96,12 +108,13 @@ Status Embedder::embed_batch(std::span<const std::vector<TokenId>> texts, std::v
     seqs[i].prompt_len = static_cast<int32_t>(texts[i].size());
     rows += seqs[i].prompt_len;
   }
-  const auto ints = [&](int64_t n) { return Tensor(ctx.arena.take<int32_t>(n).data(), DType::I32, {n}, ctx.device); };
+  const auto ints = [&](int64_t n) { return Tensor(ctx.tables.take<int32_t>(n).data(), DType::I32, {n}, ctx.device); };
   StepInputs inputs;
   inputs.tokens = ints(rows);
   inputs.positions = ints(rows);
   inputs.logit_rows = Tensor(nullptr, DType::I32, {0}, ctx.device);
-  const Tensor limit = ints(rows), begin = ints(static_cast<int64_t>(texts.size()) + 1);
+  const Tensor limit = ints(rows);
+  Tensor begin = ints(static_cast<int64_t>(texts.size()) + 1);
   int32_t row = 0;
   begin.as<int32_t>()[0] = 0;
   for (size_t i = 0; i < texts.size(); ++i) {
@@ -115,24 +128,31 @@ Status Embedder::embed_batch(std::span<const std::vector<TokenId>> texts, std::v
   }
 
   StepPlans plans;
-  PARE_RETURN_IF_ERROR(
-      build_step(seqs, layers_, *policy_.policy, shape_of(config, pool_->threads()), *store_, ctx.arena, plans));
+  PARE_RETURN_IF_ERROR(build_step(seqs, layers_, *policy_.policy, shape_of(config, pool_->threads()), *store_,
+                                  ctx.tables, ctx.arena, plans));
   PARE_ASSIGN_OR_RETURN(const Spec attn, parse_spec("dense", "attn"));
   PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(attn, layers_));
   PrefillRows prefill;
   prefill.seqs = std::span(plans.classes[0].seqs, plans.n_seqs);
   prefill.limit = limit.as<int32_t>();
   prefill.n_heads = config.n_heads;
-  prefill.tile_rows = tile_rows_of(config, ctx.level);
-  PARE_RETURN_IF_ERROR(selectors.build(prefill, ctx.arena, plans));
+  prefill.tile_rows = tile_rows_;
+  PARE_RETURN_IF_ERROR(selectors.build(prefill, ctx.tables, plans));
   inputs.plans = &plans;
+  ops::SampleBatch no_draws;
+  const std::array<Tensor*, 3> tables = {&inputs.tokens, &inputs.positions, &begin};
+  ops::upload_step(ctx, plans, tables, &no_draws);
   Tensor hidden = ops::make_f32(ctx, {rows, config.dim});
   Tensor pooled = ops::make_f32(ctx, {static_cast<int64_t>(texts.size()), config.dim});
-  model_->model->forward(ctx, inputs, &hidden);
-  ops::mean_pool(ctx, hidden, begin, config.normalize_embedding, pooled);
+  PARE_RETURN_IF_ERROR(ops::launch_step(ctx, plans, tables, no_draws, [&] {
+    model_->model->forward(ctx, inputs, &hidden);
+    ops::mean_pool(ctx, hidden, begin, config.normalize_embedding, pooled);
+  }));
+  std::vector<float> buffer;
+  PARE_ASSIGN_OR_RETURN(const std::span<const float> vectors, ops::read_values(ctx, pooled, &buffer));
   store_->commit_step();
   for (size_t i = 0; i < texts.size(); ++i) {
-    const float* vector = pooled.as<float>() + i * config.dim;
+    const float* vector = vectors.data() + i * config.dim;
     out->emplace_back(vector, vector + config.dim);
     store_->free_sequence(seqs[i].seq);
   }

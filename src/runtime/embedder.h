@@ -32,6 +32,7 @@ class Embedder {
   std::shared_ptr<const LoadedModel> model_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<ExecContext> context_;
+  uint16_t tile_rows_ = 0;
   LayerMap layers_;
   KvPolicyChoice policy_;
   std::unique_ptr<KvStore> store_;

@@ -37,6 +37,7 @@ struct Engine::Impl {
   std::vector<StepSeq> step_seqs;
   std::vector<int32_t> step_tokens;
   std::vector<Branch*> siblings;
+  std::vector<float> observed_logits;
   std::vector<PendingToken> pending[2];  // by parity of the step
   int parity = 0;
 
@@ -49,13 +50,13 @@ struct Engine::Impl {
   void apply_cancels();
   Status run_step();
   void gather_rows(Clock::time_point now);
-  void fill_inputs(StepInputs* inputs);
-  void observe(const ScheduledRows& scheduled, std::span<const float> logits);
-  void draw(std::span<const float> logits);
-  void add_draw(Branch* branch, const ScheduledRows& scheduled, std::span<const float> logits);
+  void fill_inputs(StepInputs* inputs, Tensor* known, Tensor* slots);
+  ops::SampleBatch plan_draws();
+  void add_draw(Branch* branch, const ScheduledRows& scheduled);
+  Status observe(const Tensor& logits);
   void after_step();
   void count_step(const ExecCounters& before, double ms);
-  void deliver(std::vector<PendingToken>& results, int outputs);
+  Status deliver(std::vector<PendingToken>& results, int outputs);
   void finish(Branch* branch, FinishReason reason, const Status* error, std::string_view text, const TokenEvent* last);
   void fail_oldest();
 };

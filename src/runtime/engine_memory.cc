@@ -7,11 +7,14 @@
 #include "base/checked.h"
 #include "base/limits.h"
 #include "kv/configure.h"
+#include "ops/device_ops.h"
 
 namespace pare {
 namespace {
 
 constexpr int64_t kMaxStepRows = 65'536;
+// Enough rows to amortize reading the weights, few enough that decoding neighbours do not wait long.
+constexpr int32_t kCpuStepRows = 512, kAcceleratorStepRows = 4096;
 
 Status bounded(std::string_view option, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return ok_status();
@@ -49,17 +52,15 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   PARE_RETURN_IF_ERROR(bounded("max_context", o.max_context, 1, config.context_max));
   PARE_RETURN_IF_ERROR(bounded("kv_rows", o.kv_rows, 0, kMaxContext * kMaxSequences));
   o.kv_rows = round_up<int64_t>(o.kv_rows == 0 ? o.max_context : o.kv_rows, kPageRows);
+  if (o.step_rows == 0) o.step_rows = model.accelerator ? kAcceleratorStepRows : kCpuStepRows;
   PARE_RETURN_IF_ERROR(bounded("step_rows", o.step_rows, 1, kMaxStepRows));
   PARE_RETURN_IF_ERROR(bounded("logit_rows", o.logit_rows, 1, kMaxStepRows));
   o.logit_rows = std::min(o.logit_rows, o.step_rows);
-  PARE_RETURN_IF_ERROR(bounded("steps_in_flight", o.steps_in_flight, 0, 1));
-  PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
-  memory->pool_ = std::make_unique<ThreadPool>(o.threads);
-  memory->context_ = std::make_unique<ExecContext>(memory->pool_.get(), level, Arena());
+  PARE_RETURN_IF_ERROR(bounded("steps_in_flight", o.steps_in_flight, -1, 1));
+  if (o.steps_in_flight < 0) o.steps_in_flight = model.accelerator ? 1 : 0;
+  if (o.kv_f32 && model.accelerator) return unsupported("stored rows in fp32 on an accelerator");
   memory->layers_ = layer_map(config);
-  memory->shape_ = {config.n_heads, config.n_kv_heads, config.head_dim, memory->pool_->threads()};
-  memory->tile_rows_ =
-      static_cast<uint16_t>(preferred_tile_rows(level, config.n_heads / config.n_kv_heads, config.head_dim));
+  PARE_RETURN_IF_ERROR(memory->make_context(model));
   PARE_RETURN_IF_ERROR(memory->make_policies());
   // A step holds at least one chunk of a prompt, and the logits of all its rows when they are observed.
   const int32_t grid = memory->selectors_->chunk_grid();
@@ -67,7 +68,23 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   PARE_RETURN_IF_ERROR(bounded("logit_rows", o.logit_rows, grid, kMaxStepRows));
   PARE_RETURN_IF_ERROR(memory->make_store(model));
   PARE_RETURN_IF_ERROR(memory->make_arena(*model.model));
+  PARE_RETURN_IF_ERROR(memory->make_outputs());
   return memory;
+}
+
+Status EngineMemory::make_context(const LoadedModel& model) {
+  const ModelConfig& c = model.model->config();
+  PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
+  pool_ = std::make_unique<ThreadPool>(options_.threads);
+  shape_ = {c.n_heads, c.n_kv_heads, c.head_dim, pool_->threads()};
+  std::unique_ptr<ops::DeviceOps> device_ops;
+  if (model.accelerator) {
+    PARE_ASSIGN_OR_RETURN(device_ops, model.accelerator->create_ops());
+    shape_.threads = model.accelerator->info().multiprocessors;
+  }
+  context_ = std::make_unique<ExecContext>(pool_.get(), level, Arena(), std::move(device_ops));
+  tile_rows_ = static_cast<uint16_t>(ops::preferred_tile_rows(*context_, c.n_heads / c.n_kv_heads, c.head_dim));
+  return ok_status();
 }
 
 Status EngineMemory::make_policies() {
@@ -91,6 +108,13 @@ Status EngineMemory::make_store(const LoadedModel& model) {
   c.n_kv_heads = config.n_kv_heads;
   c.head_dim = config.head_dim;
   if (options_.kv_f32) c.codec = Codec::F32;
+  if (model.accelerator) {
+    c.codec = Codec::Bf16;
+    c.order = Order::Rows;
+    c.allocate_pool = [&](size_t bytes) { return model.accelerator->allocate(bytes); };
+    // Decode rows and prompt rows come from different kernels: their bits are not the same.
+    c.share_decoded = false;
+  }
   c.max_sequences = options_.max_sequences;
   c.max_context = options_.max_context;
   c.max_step_rows = options_.step_rows;
@@ -108,38 +132,52 @@ Status EngineMemory::make_store(const LoadedModel& model) {
 Status EngineMemory::make_arena(const Model& model) {
   const EngineOptions& o = options_;
   const int64_t vocab = model.config().vocab;
-  const size_t plans = step_max_bytes(o.step_rows, o.max_sequences, o.max_context, layers_, *policy_.policy, shape_) +
-                       selectors_->max_bytes(o.step_rows, o.max_sequences, tile_rows_);
-  const size_t inputs = static_cast<size_t>(3 * o.step_rows + o.logit_rows) * sizeof(int32_t);
+  const PlanBytes plans = step_max_bytes(o.step_rows, o.max_sequences, o.max_context, layers_, *policy_.policy, shape_);
+  const size_t blocks = selectors_->max_bytes(o.step_rows, o.max_sequences, tile_rows_);
+  const size_t inputs = static_cast<size_t>(4 * o.step_rows + o.logit_rows) * sizeof(int32_t);
   const size_t logits = static_cast<size_t>(o.logit_rows) * vocab * sizeof(float);
   const size_t forward = model.workspace_bytes(*context_, o.step_rows, o.logit_rows, tile_rows_);
-  const size_t sampling = ops::sample_workspace_bytes(o.threads, vocab);
+  const size_t sampling = ops::sample_workspace_bytes(*context_, o.max_sequences, vocab);
   constexpr size_t kAlignment = 64 * 64;  // a cache line for each block that is alive at once
-  PARE_ASSIGN_OR_RETURN(AlignedBuffer buffer,
-                        AlignedBuffer::allocate(plans + inputs + logits + std::max(forward, sampling) + kAlignment));
-  context_->arena = Arena(std::move(buffer));
+  ops::StepMemory memory;
+  memory.arena_bytes = plans.workspace + static_cast<size_t>(o.step_rows) * sizeof(int32_t) + logits +
+                       std::max(forward, sampling) + kAlignment;
+  memory.tables_bytes = plans.tables + blocks + inputs + kAlignment;
+  memory.max_sequences = o.max_sequences;
+  memory.max_context = o.max_context;
+  memory.graphs = o.graphs;
+  memory.pool_bytes = store_->pool_bytes();
+  return ops::allocate_step_memory(*context_, memory, store_->view());
+}
 
+Status EngineMemory::make_outputs() {
   // A running branch draws at most once a step; several may draw from one row of logits.
-  sample_rows_.resize(o.max_sequences);
-  for (Outputs& out : outputs_) {
-    out.ids.resize(o.max_sequences);
-    out.logprobs.resize(o.max_sequences);
-    out.top.resize(static_cast<size_t>(o.max_sequences) * kMaxTopLogprobs);
-    out.view = {out.ids.data(), out.logprobs.data(), out.top.data(), static_cast<int32_t>(kMaxTopLogprobs)};
-  }
+  const size_t n = static_cast<size_t>(options_.max_sequences);
+  sample_rows_.resize(n);
   top_view_.resize(kMaxTopLogprobs);
-  last_tokens_.resize(o.max_sequences);
-  last_tokens_tensor_ = Tensor(last_tokens_.data(), DType::I32, {o.max_sequences});
+  const size_t ids = round_up<size_t>(n * sizeof(int32_t), 64);
+  const size_t top = n * kMaxTopLogprobs * sizeof(ops::TopLogprob), one = round_up<size_t>(2 * ids + top, 64);
+  PARE_ASSIGN_OR_RETURN(output_memory_, ops::make_output_memory(*context_, 2 * one));
+  for (int parity = 0; parity < 2; ++parity) {
+    std::byte* base = output_memory_.get() + parity * one;
+    outputs_[parity] = {.ids = reinterpret_cast<int32_t*>(base),
+                        .logprobs = reinterpret_cast<float*>(base + ids),
+                        .top = reinterpret_cast<ops::TopLogprob*>(base + 2 * ids),
+                        .top_cap = static_cast<int32_t>(kMaxTopLogprobs)};
+  }
+  PARE_ASSIGN_OR_RETURN(last_tokens_memory_, ops::make_device_memory(*context_, ids));
+  last_tokens_ = Tensor(last_tokens_memory_.get(), DType::I32, {options_.max_sequences}, context_->device);
   return ok_status();
 }
 
 Status EngineMemory::build_plans(std::span<const StepSeq> seqs, StepPlans* plans) {
-  PARE_RETURN_IF_ERROR(build_step(seqs, layers_, *policy_.policy, shape_, *store_, context_->arena, *plans));
+  PARE_RETURN_IF_ERROR(
+      build_step(seqs, layers_, *policy_.policy, shape_, *store_, context_->tables, context_->arena, *plans));
   PrefillRows rows;
   rows.seqs = std::span(plans->classes[0].seqs, plans->n_seqs);
   rows.n_heads = shape_.n_heads;
   rows.tile_rows = tile_rows_;
-  if (Status status = selectors_->build(rows, context_->arena, *plans); !status.ok()) {
+  if (Status status = selectors_->build(rows, context_->tables, *plans); !status.ok()) {
     store_->abort_step();
     return status;
   }
@@ -147,7 +185,7 @@ Status EngineMemory::build_plans(std::span<const StepSeq> seqs, StepPlans* plans
 }
 
 std::span<const TokenLogprob> EngineMemory::top_logprobs(int parity, int32_t row, int32_t n) const {
-  const Outputs& out = outputs_[parity];
+  const ops::SampleOutput& out = outputs_[parity];
   for (int32_t i = 0; i < n; ++i) {
     const ops::TopLogprob& top = out.top[static_cast<size_t>(row) * kMaxTopLogprobs + i];
     top_view_[i] = {top.id, top.logprob};

@@ -12,6 +12,7 @@
 #include "kv/step_builder.h"
 #include "kv/store.h"
 #include "ops/sample.h"
+#include "ops/step.h"
 #include "pare/engine.h"
 #include "runtime/loaded_model.h"
 
@@ -30,26 +31,21 @@ class EngineMemory {
   const std::string& attn_spec() const { return selectors_->canonical(); }
   const std::string& kv_spec() const { return policy_.canonical; }
 
-  // Plans of a step whose rows are reserved. Arrays from the context's arena.
+  // Plans of a step whose rows are reserved. Arrays from the context's tables and arena.
   Status build_plans(std::span<const StepSeq> seqs, StepPlans* plans);
 
   std::span<ops::SampleRow> sample_rows() { return sample_rows_; }
-  const ops::SampleOutput& sample_output(int parity) const { return outputs_[parity].view; }
+  const ops::SampleOutput& sample_output(int parity) const { return outputs_[parity]; }
   std::span<const TokenLogprob> top_logprobs(int parity, int32_t row, int32_t n) const;
-  Tensor& last_tokens() { return last_tokens_tensor_; }
+  Tensor& last_tokens() { return last_tokens_; }  // [max_sequences] i32, where the ops run
 
  private:
-  struct Outputs {
-    std::vector<int32_t> ids;
-    std::vector<float> logprobs;
-    std::vector<ops::TopLogprob> top;
-    ops::SampleOutput view;
-  };
-
   EngineMemory() = default;
   Status make_policies();
+  Status make_context(const LoadedModel& model);
   Status make_store(const LoadedModel& model);
   Status make_arena(const Model& model);
+  Status make_outputs();
 
   EngineOptions options_;
   std::unique_ptr<ThreadPool> pool_;
@@ -61,10 +57,11 @@ class EngineMemory {
   SegmentShape shape_;
   uint16_t tile_rows_ = 0;
   std::vector<ops::SampleRow> sample_rows_;
-  Outputs outputs_[2];
+  std::shared_ptr<std::byte> output_memory_;
+  ops::SampleOutput outputs_[2];
   mutable std::vector<TokenLogprob> top_view_;
-  std::vector<int32_t> last_tokens_;
-  Tensor last_tokens_tensor_;
+  std::shared_ptr<std::byte> last_tokens_memory_;
+  Tensor last_tokens_;
 };
 
 }  // namespace pare

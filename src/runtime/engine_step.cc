@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
+#include "ops/step.h"
 #include "runtime/engine_impl.h"
 
 namespace pare {
@@ -24,39 +26,46 @@ Expected<bool> Engine::Impl::step() {
     if (earlier.empty()) {
       fail_oldest();
     } else {
-      deliver(earlier, parity ^ 1);
+      PARE_RETURN_IF_ERROR(deliver(earlier, parity ^ 1));
     }
     return true;
   }
+  const Clock::time_point begin = Clock::now();
+  const ExecCounters before = memory->context().counters;
   PARE_RETURN_IF_ERROR(run_step());
-  // One step in flight: the results of the step before are looked at while this one would still run on a device.
-  if (options.steps_in_flight > 0) {
-    deliver(earlier, parity ^ 1);
-  } else {
-    deliver(pending[parity], parity);
-  }
+  // One step in flight: the results of the step before are looked at while this one still runs on a device, whose time
+  // is then the time until those are there.
+  const int ready = options.steps_in_flight > 0 ? parity ^ 1 : parity;
+  PARE_RETURN_IF_ERROR(deliver(pending[ready], ready));
+  count_step(before, ms_between(begin, Clock::now()));
   parity ^= 1;
   return true;
 }
 
 Status Engine::Impl::run_step() {
-  const Clock::time_point begin = Clock::now();
   ExecContext& ctx = memory->context();
-  ctx.arena.reset();
-  gather_rows(begin);
+  ops::begin_step(ctx, parity);
+  gather_rows(Clock::now());
   StepPlans plans;
   PARE_RETURN_IF_ERROR(memory->build_plans(step_seqs, &plans));
   StepInputs inputs;
   inputs.plans = &plans;
-  fill_inputs(&inputs);
+  Tensor known, slots;
+  fill_inputs(&inputs, &known, &slots);
+  ops::SampleBatch draws = plan_draws();
+  const std::array<Tensor*, 4> tables = {&known, &slots, &inputs.positions, &inputs.logit_rows};
+  ops::upload_step(ctx, plans, tables, &draws);
+  inputs.tokens = Tensor(ctx.arena.take<int32_t>(known.items()).data(), DType::I32, {known.items()}, ctx.device);
   Tensor logits = ops::make_f32(ctx, {inputs.logit_rows.items(), config().vocab});
-  const ExecCounters before = ctx.counters;
-  ops::copy_pages(ctx, plans);
-  loaded->model->forward(ctx, inputs, &logits);
-  draw(std::span(logits.as<float>(), static_cast<size_t>(logits.items())));
+  PARE_RETURN_IF_ERROR(ops::launch_step(ctx, plans, tables, draws, [&] {
+    ops::select_tokens(ctx, known, slots, memory->last_tokens(), inputs.tokens);
+    ops::copy_pages(ctx, plans);
+    loaded->model->forward(ctx, inputs, &logits);
+    ops::sample(ctx, draws, logits, memory->sample_output(parity), memory->last_tokens());
+  }));
+  PARE_RETURN_IF_ERROR(observe(logits));
   memory->store().commit_step();
   after_step();
-  count_step(before, ms_between(begin, Clock::now()));
   return ok_status();
 }
 
@@ -85,18 +94,18 @@ void Engine::Impl::gather_rows(Clock::time_point now) {
   }
 }
 
-void Engine::Impl::fill_inputs(StepInputs* inputs) {
+void Engine::Impl::fill_inputs(StepInputs* inputs, Tensor* known, Tensor* slot_rows) {
   ExecContext& ctx = memory->context();
   const int64_t rows = static_cast<int64_t>(step_tokens.size());
   int64_t wanted = 0;
   for (const ScheduledRows& s : step_rows) wanted += s.n_logit_rows;
-  const auto take = [&](int64_t n) { return Tensor(ctx.arena.take<int32_t>(n).data(), DType::I32, {n}, ctx.device); };
-  inputs->tokens = take(rows);
+  const auto take = [&](int64_t n) { return Tensor(ctx.tables.take<int32_t>(n).data(), DType::I32, {n}, ctx.device); };
+  *known = take(rows);
+  *slot_rows = take(rows);
   inputs->positions = take(rows);
   inputs->logit_rows = take(wanted);
-  const Tensor slot_rows = take(rows);
-  // Step tables are written here by the host; a device backend uploads the arena once.
-  auto* slots = slot_rows.as<int32_t>();
+  std::copy(step_tokens.begin(), step_tokens.end(), known->as<int32_t>());
+  auto* slots = slot_rows->as<int32_t>();
   auto* positions = inputs->positions.as<int32_t>();
   auto* wanted_rows = inputs->logit_rows.as<int32_t>();
   int32_t row = 0;
@@ -108,45 +117,52 @@ void Engine::Impl::fill_inputs(StepInputs* inputs) {
     row += s.rows;
     for (int32_t i = 0; i < s.n_logit_rows; ++i) wanted_rows[s.logit_row0 + i] = row - s.n_logit_rows + i;
   }
-  const Tensor host_tokens(step_tokens.data(), DType::I32, {rows});
-  ops::select_tokens(ctx, host_tokens, slot_rows, memory->last_tokens(), inputs->tokens);
 }
 
-void Engine::Impl::draw(std::span<const float> logits) {
+ops::SampleBatch Engine::Impl::plan_draws() {
   std::vector<PendingToken>& results = pending[parity];
   results.clear();
   for (const ScheduledRows& s : step_rows) {
-    observe(s, logits);
     if (!s.samples) continue;
-    add_draw(s.branch, s, logits);
+    add_draw(s.branch, s);
     scheduler->waiting_siblings(*s.branch, s.n_forks, &siblings);
-    for (Branch* sibling : siblings) add_draw(sibling, s, logits);
+    for (Branch* sibling : siblings) add_draw(sibling, s);
   }
-  ops::sample(memory->context(), memory->sample_rows().data(), static_cast<int64_t>(results.size()), config().vocab,
-              logits.data(), memory->sample_output(parity));
+  return ops::stage_draws(memory->context(), memory->sample_rows().data(), static_cast<int64_t>(results.size()));
 }
 
-void Engine::Impl::observe(const ScheduledRows& s, std::span<const float> logits) {
-  const LogitObserver& observer = s.branch->owner->request.on_logits;
-  if (!observer) return;
+// Shows each row of logits to the observers of its branch, and of the siblings that draw from it.
+Status Engine::Impl::observe(const Tensor& logits) {
+  const auto observed = [](const ScheduledRows& s) { return static_cast<bool>(s.branch->owner->request.on_logits); };
+  if (std::none_of(step_rows.begin(), step_rows.end(), observed)) return ok_status();
+  PARE_ASSIGN_OR_RETURN(const std::span<const float> rows,
+                        ops::read_values(memory->context(), logits, &observed_logits));
   const size_t vocab = static_cast<size_t>(config().vocab);
-  const int32_t position = s.branch->computed + s.rows - s.n_logit_rows;
-  for (int32_t i = 0; i < s.n_logit_rows; ++i) {
-    observer(s.branch->index, position + i, logits.subspan((s.logit_row0 + i) * vocab, vocab));
+  size_t draw = 0;
+  const std::vector<PendingToken>& draws = pending[parity];
+  for (const ScheduledRows& s : step_rows) {
+    const LogitObserver& observer = s.branch->owner->request.on_logits;
+    const int32_t position = s.branch->computed + s.rows - s.n_logit_rows;
+    for (int32_t i = 0; i < s.n_logit_rows && observer; ++i) {
+      observer(s.branch->index, position + i, rows.subspan((s.logit_row0 + i) * vocab, vocab));
+    }
+    // A row's draws lie together, its own branch's first.
+    if (s.samples) ++draw;
+    for (; draw < draws.size() && draws[draw].parent == s.branch; ++draw) {
+      if (!observer) continue;
+      observer(draws[draw].branch->index, s.branch->computed + s.rows - 1,
+               rows.subspan((s.logit_row0 + s.n_logit_rows - 1) * vocab, vocab));
+    }
   }
+  return ok_status();
 }
 
 // `branch` draws from the last row of `s`: the row's own branch, or a sibling that forks from it.
-void Engine::Impl::add_draw(Branch* branch, const ScheduledRows& s, std::span<const float> logits) {
+void Engine::Impl::add_draw(Branch* branch, const ScheduledRows& s) {
   const int64_t logits_row = s.logit_row0 + s.n_logit_rows - 1;
   const int32_t position = s.branch->computed + s.rows;
   PendingToken draw{branch, nullptr, static_cast<int32_t>(pending[parity].size())};
-  if (branch != s.branch) {
-    draw.parent = s.branch;
-    const size_t vocab = static_cast<size_t>(config().vocab);
-    const LogitObserver& observer = branch->owner->request.on_logits;
-    if (observer) observer(branch->index, position - 1, logits.subspan(logits_row * vocab, vocab));
-  }
+  if (branch != s.branch) draw.parent = s.branch;
 #ifdef PARE_FAULT_RUNTIME_PENALTY_MISSES_IN_FLIGHT
   const int32_t* in_flight = nullptr;
 #else
@@ -163,11 +179,12 @@ void Engine::Impl::after_step() {
     s.branch->observed = std::max(s.branch->observed, std::min(s.branch->computed, s.branch->prompt_len));
 #endif
   }
-  const int32_t* ids = memory->sample_output(parity).ids;
   for (const PendingToken& draw : pending[parity]) {
-    if (draw.parent) scheduler->fork(*draw.parent, draw.branch);
     ++draw.branch->in_flight;
-    ops::store_token(memory->context(), ids, draw.row, draw.branch->slot, memory->last_tokens());
+    if (!draw.parent) continue;
+    scheduler->fork(*draw.parent, draw.branch);
+    ops::store_token(memory->context(), memory->sample_output(parity), draw.row, draw.branch->slot,
+                     memory->last_tokens());
   }
 }
 
@@ -190,7 +207,8 @@ void Engine::Impl::count_step(const ExecCounters& before, double ms) {
   totals.decode_kv_bytes += now.kv_bytes - before.kv_bytes;
 }
 
-void Engine::Impl::deliver(std::vector<PendingToken>& results, int outputs) {
+Status Engine::Impl::deliver(std::vector<PendingToken>& results, int outputs) {
+  PARE_RETURN_IF_ERROR(ops::finish_step(memory->context(), outputs));
   const ops::SampleOutput& out = memory->sample_output(outputs);
   const Clock::time_point now = Clock::now();
   for (const PendingToken& p : results) {
@@ -236,6 +254,7 @@ void Engine::Impl::deliver(std::vector<PendingToken>& results, int outputs) {
     }
   }
   results.clear();
+  return ok_status();
 }
 
 void Engine::Impl::finish(Branch* branch, FinishReason reason, const Status* error, std::string_view text,

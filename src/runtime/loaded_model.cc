@@ -4,13 +4,15 @@
 
 namespace pare {
 
-Expected<std::shared_ptr<const LoadedModel>> load(const std::filesystem::path& path, ThreadPool* pool) {
+Expected<std::shared_ptr<const LoadedModel>> load(const std::filesystem::path& path, ThreadPool* pool,
+                                                  std::shared_ptr<ops::Accelerator> accelerator) {
   PARE_ASSIGN_OR_RETURN(ModelFile file, ModelFile::open(path));
   auto loaded = std::make_shared<LoadedModel>();
   loaded->path = path;
   loaded->content_hash = file.content_hash();
   for (const TensorEntry& entry : file.tensors()) loaded->file_bytes += entry.data.size();
-  PARE_ASSIGN_OR_RETURN(loaded->model, load_model(file, pool));
+  PARE_ASSIGN_OR_RETURN(loaded->model, load_model(file, {pool, accelerator}));
+  loaded->accelerator = std::move(accelerator);
   if (file.container() == ModelFile::Container::kGguf) {
     PARE_ASSIGN_OR_RETURN(loaded->tokenizer, make_tokenizer_from_gguf(file.metadata()));
   } else {

@@ -14,6 +14,7 @@ namespace pare {
 
 struct LoadedModel {
   std::filesystem::path path;
+  std::shared_ptr<ops::Accelerator> accelerator;  // null: host memory
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
   std::string chat_template;  // source; empty when the file has none
@@ -21,8 +22,10 @@ struct LoadedModel {
   uint64_t file_bytes = 0;
 };
 
-// Reads, packs and checks everything. `pool` is used during the call only.
-Expected<std::shared_ptr<const LoadedModel>> load(const std::filesystem::path& path, ThreadPool* pool);
+// Reads, packs and checks everything. `pool` is used during the call only. With an accelerator the weights lie there,
+// and engines of this model run there.
+Expected<std::shared_ptr<const LoadedModel>> load(const std::filesystem::path& path, ThreadPool* pool,
+                                                  std::shared_ptr<ops::Accelerator> accelerator = nullptr);
 
 // The prompt of a conversation: messages_json as ChatTemplateInputs takes it, rendered by the model's template.
 // kNotFound when the model has none.

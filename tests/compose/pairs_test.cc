@@ -85,8 +85,8 @@ class Rig {
     EXPECT_TRUE(made_store.ok()) << made_store.status().message();
     store = std::move(made_store).value();
     shape = {.n_heads = kHeads, .n_kv_heads = 2, .head_dim = 16, .threads = 3};
-    const size_t bytes =
-        step_max_bytes(kContext, 5, kContext, map, *policy, shape) + selectors->max_bytes(kContext, 5, kTileRows);
+    const size_t bytes = step_max_bytes(kContext, 5, kContext, map, *policy, shape).total() +
+                         selectors->max_bytes(kContext, 5, kTileRows);
     auto buffer = AlignedBuffer::allocate(bytes);
     EXPECT_TRUE(buffer.ok());
     arena = Arena(std::move(buffer).value());
@@ -125,7 +125,7 @@ class Rig {
                       .decode = work[i].decode});
     }
     StepPlans plans;
-    Status status = build_step(seqs, map, *policy, shape, *store, arena, plans);
+    Status status = build_step(seqs, map, *policy, shape, *store, arena, arena, plans);
     ASSERT_TRUE(status.ok()) << status.message();
     const std::span<const SeqStep> rows(plans.classes[0].seqs, work.size());
     status = selectors->build({.seqs = rows, .n_heads = kHeads, .tile_rows = kTileRows}, arena, plans);

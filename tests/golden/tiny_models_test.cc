@@ -40,7 +40,7 @@ std::shared_ptr<const LoadedModel> load_tiny(const fs::path& folder, bool gguf) 
   if (gguf || !whole.ok()) return whole.ok() ? *whole : nullptr;
   auto file = ModelFile::open(folder);
   EXPECT_TRUE(file.ok()) << file.status().to_string();
-  auto model = load_model(*file, &pool);
+  auto model = load_model(*file, {&pool, nullptr});
   EXPECT_TRUE(model.ok()) << model.status().to_string();
   auto gguf_file = ModelFile::open(folder / "model.gguf");
   auto loaded = std::make_shared<LoadedModel>();

@@ -16,14 +16,14 @@
 namespace pare::cuda {
 
 struct AttentionLayer {
-  KvView kv;                                  // every pointer in it is a device pointer; the struct itself is a value
-  const RowFormat* host_formats = nullptr;    // host: formats of zone full of this layer, [K], for dispatch
+  KvView kv;                                // every pointer in it is a device pointer; the struct itself is a value
+  const RowFormat* host_formats = nullptr;  // host: formats of zone full of this layer, [K], for dispatch
   int32_t kv_layer = 0;
   int32_t n_heads = 0;   // H
   int32_t head_dim = 0;  // D
   int32_t qa = 1, qb = 1;
-  float scale = 1.0f;    // multiplies logits
-  float softcap = 0.0f;  // 0: none; else logits = softcap * tanh(logits / softcap)
+  float scale = 1.0f;             // multiplies logits
+  float softcap = 0.0f;           // 0: none; else logits = softcap * tanh(logits / softcap)
   DType dtype = DType::BF16;      // of q and out: BF16 or F16
   const SeqStep* seqs = nullptr;  // [n_seqs]
   int32_t n_seqs = 0;             // host value

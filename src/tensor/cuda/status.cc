@@ -12,15 +12,12 @@ Status to_status(cudaError_t error, std::string_view what) {
       cudaGetLastError();  // not sticky: the context lives on
       return resource_exhausted(std::move(message));
     case cudaErrorNoDevice:
-    case cudaErrorInvalidDevice:
-      return not_found(std::move(message));
+    case cudaErrorInvalidDevice: return not_found(std::move(message));
     case cudaErrorInsufficientDriver:
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorUnsupportedPtxVersion:
-    case cudaErrorSystemDriverMismatch:
-      return unsupported(std::move(message));
-    default:
-      return internal_error(std::move(message));
+    case cudaErrorSystemDriverMismatch: return unsupported(std::move(message));
+    default: return internal_error(std::move(message));
   }
 }
 

@@ -9,8 +9,8 @@
 
 namespace pare::cuda {
 
-// ok for cudaSuccess. Out of memory is kResourceExhausted, no device kNotFound, a driver or device too old kUnsupported;
-// everything else is kInternal and means that the device is lost to this process. `what` names the call.
+// ok for cudaSuccess. Out of memory is kResourceExhausted, no device kNotFound, a driver or device too old
+// kUnsupported; everything else is kInternal and means that the device is lost to this process. `what` names the call.
 Status to_status(cudaError_t error, std::string_view what);
 
 // The error of the kernel launches since the last call, without waiting for them to run.

@@ -34,7 +34,8 @@ TEST(KvStore, AStepAllocatesNothing) {
   auto spec = parse_spec("streaming(sink=4,recent=200)", "kv");
   auto kv = make_kv_policy(*spec);
   const SegmentShape shape = {.n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .threads = 2};
-  Arena arena(std::move(AlignedBuffer::allocate(step_max_bytes(300, 6, 1500, map, *kv->policy, shape))).value());
+  Arena arena(
+      std::move(AlignedBuffer::allocate(step_max_bytes(300, 6, 1500, map, *kv->policy, shape).total())).value());
   const std::vector<int32_t> prompt = tokens_of(300), one = tokens_of(1);
   StepPlans plans;
   StepSeq seqs[3];
@@ -48,7 +49,7 @@ TEST(KvStore, AStepAllocatesNothing) {
     bool ok = store->reserve(a, static_cast<int32_t>(rest.size())).ok();
     seqs[0] = {.seq = a, .tokens = rest, .prompt_len = 300};
     arena.reset();
-    ok &= build_step({seqs, 1}, map, *kv->policy, shape, *store, arena, plans).ok();
+    ok &= build_step({seqs, 1}, map, *kv->policy, shape, *store, arena, arena, plans).ok();
     store->commit_step();
     const SeqId b = store->fork(a).value_or(-1), c = store->fork(a).value_or(-1);
     for (int n = 0; n < 200; ++n, ++steps) {
@@ -58,7 +59,7 @@ TEST(KvStore, AStepAllocatesNothing) {
         seqs[i++] = {.seq = seq, .tokens = one, .prompt_len = 300, .decode = true};
       }
       arena.reset();
-      ok &= build_step(seqs, map, *kv->policy, shape, *store, arena, plans).ok();
+      ok &= build_step(seqs, map, *kv->policy, shape, *store, arena, arena, plans).ok();
       store->execute_copies();
       store->commit_step();
     }

@@ -53,7 +53,7 @@ class DecodeRig {
     EXPECT_TRUE(made.ok()) << made.status().message();
     store = std::move(made).value();
     shape = {.n_heads = 6, .n_kv_heads = 2, .head_dim = 16, .threads = threads};
-    const size_t bytes = step_max_bytes(4 * kMaxDecodeRows, 4, kContext, map, *policy, shape);
+    const size_t bytes = step_max_bytes(4 * kMaxDecodeRows, 4, kContext, map, *policy, shape).total();
     auto buffer = AlignedBuffer::allocate(bytes + kContext * 64);
     EXPECT_TRUE(buffer.ok());
     arena = Arena(std::move(buffer).value());
@@ -84,7 +84,7 @@ class DecodeRig {
     for (size_t i = 0; i < rows.size(); ++i) {
       seqs.push_back({.seq = rows[i].seq, .tokens = tokens[i], .prompt_len = prompts[rows[i].seq], .decode = decode});
     }
-    const Status built = build_step(seqs, map, *policy, shape, *store, arena, plans);
+    const Status built = build_step(seqs, map, *policy, shape, *store, arena, arena, plans);
     ASSERT_TRUE(built.ok()) << built.message();
     for (int32_t c = 0; c < plans.n_classes; ++c) {
       const ClassStep& cls = plans.classes[c];

@@ -95,7 +95,7 @@ class AttentionRig {
       extend(v, h.v, kKvHeads * kHeadDim);
     }
     StepPlans plans;
-    EXPECT_TRUE(build_step(seqs, map_, *policy_, shape_, *store, ctx.arena, plans).ok());
+    EXPECT_TRUE(build_step(seqs, map_, *policy_, shape_, *store, ctx.arena, ctx.arena, plans).ok());
     EXPECT_TRUE(selectors_
                     ->build({.seqs = {plans.classes[0].seqs, work.size()}, .n_heads = kHeads, .tile_rows = kTileRows},
                             ctx.arena, plans)
@@ -106,8 +106,8 @@ class AttentionRig {
     for (int32_t l = 0; l < 2; ++l) {
       ops::LinearInput out = ops::make_linear_input(ctx, rows, kHeads * kHeadDim, false);
       const size_t used = ctx.arena.used();
-      ops::attend_layer(ctx, plans, l, kScale, floats(q, {rows, kHeads, kHeadDim}),
-                        floats(k, {rows, kKvHeads, kHeadDim}), floats(v, {rows, kKvHeads, kHeadDim}), out);
+      Tensor q_rows = floats(q, {rows, kHeads, kHeadDim}), k_rows = floats(k, {rows, kKvHeads, kHeadDim});
+      ops::attend_layer(ctx, plans, l, kScale, {}, q_rows, k_rows, floats(v, {rows, kKvHeads, kHeadDim}), out);
       EXPECT_EQ(ctx.arena.used(), used);
       attend_bytes = ctx.arena.peak() - used;
       const std::vector<float> values = values_of(out.values);

@@ -172,7 +172,8 @@ void point_at_lists(Draw* d) {
 // Draws rows from logits [*, vocab] in an arena of exactly the promised size.
 std::vector<int32_t> run(int threads, int64_t vocab, std::vector<ops::SampleRow> rows, const std::vector<float>& logits,
                          std::vector<float>* logprobs = nullptr, std::vector<ops::TopLogprob>* top = nullptr) {
-  OpsRig rig(threads, ops::sample_workspace_bytes(threads, vocab));
+  OpsRig sizes(threads, 64);
+  OpsRig rig(threads, ops::sample_workspace_bytes(sizes.ctx, static_cast<int64_t>(rows.size()), vocab));
   std::vector<int32_t> ids(rows.size(), -7);
   ops::SampleOutput out;
   out.ids = ids.data();
@@ -185,7 +186,11 @@ std::vector<int32_t> run(int threads, int64_t vocab, std::vector<ops::SampleRow>
     top->assign(rows.size() * 5, {-7, kNan});
     out.top = top->data();
   }
-  ops::sample(rig.ctx, rows.data(), static_cast<int64_t>(rows.size()), vocab, logits.data(), out);
+  std::vector<float> raw = logits;
+  std::vector<int32_t> last(1);
+  Tensor table = ints(last);
+  ops::sample(rig.ctx, ops::stage_draws(rig.ctx, rows.data(), static_cast<int64_t>(rows.size())),
+              floats(raw, {static_cast<int64_t>(raw.size()) / vocab, vocab}), out, table);
   EXPECT_EQ(rig.ctx.arena.used(), 0u);
   return ids;
 }
@@ -333,12 +338,13 @@ TEST(Sample, StepTokensComeFromTheHostOrTheLastDraw) {
   OpsRig rig(1);
   std::vector<int32_t> last(3, 0), known = {5, -1, 6, -1}, slots = {-1, 2, -1, 0}, out(4);
   Tensor table = ints(last), tokens = ints(out);
-  const int32_t ids[] = {41, 42, -1};
-  ops::store_token(rig.ctx, ids, 1, 2, table);
-  ops::store_token(rig.ctx, ids, 0, 0, table);
+  int32_t ids[] = {41, 42, -1};
+  const ops::SampleOutput drawn{.ids = ids};
+  ops::store_token(rig.ctx, drawn, 1, 2, table);
+  ops::store_token(rig.ctx, drawn, 0, 0, table);
   ops::select_tokens(rig.ctx, ints(known), ints(slots), table, tokens);
   EXPECT_EQ(out, (std::vector<int32_t>{5, 42, 6, 41}));
-  ops::store_token(rig.ctx, ids, 2, 0, table);
+  ops::store_token(rig.ctx, drawn, 2, 0, table);
   EXPECT_EQ(last[0], 0) << "a failed draw must not become an index";
 }
 

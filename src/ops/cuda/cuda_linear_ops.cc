@@ -1,0 +1,163 @@
+// Matrix products on a card: a few rows straight from the packed weights, many through 16-bit copies and cuBLASLt.
+#include <algorithm>
+#include <array>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kernels/cuda/dequantize.h"
+#include "kernels/cuda/row_ops.h"
+#include "ops/cuda/cuda_ops.h"
+
+namespace pare::ops {
+namespace {
+
+// Up to here the packed weights are read once for each 32 rows; beyond, writing them out as bf16 and multiplying that
+// is faster.
+constexpr int64_t kMaxPackedRows = 3 * cuda::kMaxSmallTokens;
+// Rows whose norm is worth repeating in every block of the product instead of a launch of its own.
+constexpr int64_t kMaxPendingNormRows = 2;
+// Scratch rows of dequantized weights start on a multiple of this many elements.
+constexpr int64_t kRowAlign = 8;
+
+cuda::DeviceWeight device_weight(const Weight& w) { return {w.dtype, w.n, w.k, w.data}; }
+
+}  // namespace
+
+Tensor CudaOps::make_activations(Arena& arena, std::initializer_list<int64_t> shape) {
+  int64_t items = 1;
+  for (int64_t d : shape) items *= d;
+  const auto block = arena.take<uint16_t>(static_cast<size_t>(items));
+  PARE_CHECK(items == 0 || !block.empty());
+  return Tensor(block.data(), DType::BF16, shape, device());
+}
+
+void CudaOps::embed(const Weight& table, const Tensor& ids, float factor, Tensor& out) {
+  check(cuda::embed_rows(device_weight(table), ids.as<int32_t>(), ids.items(), factor, out.as<float>(), stream_, true));
+}
+
+void CudaOps::rms_norm(const Tensor& x, const float* weight, float eps, LinearInput& out) {
+  if (x.rows() <= kMaxPendingNormRows && x.row_items() % kRowAlign == 0) {
+    out.norm = {x.as<float>(), weight, eps};
+    return;
+  }
+  check(cuda::rms_norm({.x = x.as<float>(),
+                        .weight = weight,
+                        .out = out.values.data,
+                        .eps = eps,
+                        .rows = x.rows(),
+                        .dim = x.row_items()},
+                       stream_, true));
+}
+
+cuda::SmallLinearInput CudaOps::small_input(const LinearInput& x, int64_t t0, int64_t t1) const {
+  cuda::SmallLinearInput in;
+  in.t = t1 - t0;
+  in.k = in.ld = x.rows.k;
+  if (x.norm.x) {
+    in.residual = x.norm.x + t0 * in.ld;
+    in.norm_weight = x.norm.weight;
+    in.eps = x.norm.eps;
+  } else {
+    in.x = x.values.as<uint16_t>() + t0 * in.ld;
+  }
+  return in;
+}
+
+void CudaOps::linear(const LinearInput& x, std::span<const LinearOutput> outputs) {
+  if (x.rows.t <= kMaxPackedRows) return small_linear(x, outputs);
+  for (const LinearOutput& o : outputs) large_linear(x, o);
+}
+
+void CudaOps::small_linear(const LinearInput& x, std::span<const LinearOutput> outputs) {
+  std::array<cuda::SmallLinearOutput, cuda::kMaxSmallOutputs> out;
+  PARE_CHECK(outputs.size() <= out.size());
+  for (int64_t t0 = 0; t0 < x.rows.t; t0 += cuda::kMaxSmallTokens) {
+    const int64_t t1 = std::min(x.rows.t, t0 + cuda::kMaxSmallTokens);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const LinearOutput& o = outputs[i];
+      const bool bf16 = o.y->dtype == DType::BF16;
+      out[i] = {.weight = device_weight(*o.weight),
+                .y = static_cast<std::byte*>(o.y->data) + t0 * o.weight->n * (bf16 ? 2 : 4),
+                .ld_y = o.weight->n,
+                .bias = o.bias,
+                .bf16 = bf16,
+                .accumulate = o.accumulate};
+    }
+    check(cuda::small_linear(small_input(x, t0, t1), std::span(out).first(outputs.size()), linear_workspace_.data(),
+                             stream_, true));
+  }
+}
+
+void CudaOps::large_linear(const LinearInput& x, const LinearOutput& output) {
+  const Weight& w = *output.weight;
+  const int64_t ld = round_up(w.k, kRowAlign);
+  // Slices of whole tiles that fit the scratch.
+  const int64_t rows_fit = static_cast<int64_t>(scratch_.size() / (ld * sizeof(uint16_t))) / kRowTile * kRowTile;
+  const int64_t tile_bytes = static_cast<int64_t>(cuda::device_weight_bytes(w.dtype, kRowTile, w.k));
+  const bool bf16 = output.y->dtype == DType::BF16;
+  for (int64_t n0 = 0; n0 < w.n; n0 += rows_fit) {
+    const int64_t n = std::min(rows_fit, w.n - n0);
+    const cuda::DeviceWeight slice{w.dtype, n, w.k, w.data + n0 / kRowTile * tile_bytes};
+    check(cuda::dequantize(slice, scratch_.as<uint16_t>(), ld, stream_, true));
+    check(gemm_->run({.t = x.rows.t,
+                      .n = n,
+                      .k = w.k,
+                      .x = x.values.data,
+                      .w = scratch_.data(),
+                      .ld_x = x.rows.k,
+                      .ld_w = ld,
+                      .y = static_cast<std::byte*>(output.y->data) + n0 * (bf16 ? 2 : 4),
+                      .ld_y = w.n,
+                      .y_type = output.y->dtype,
+                      .bias = output.bias ? output.bias + n0 : nullptr,
+                      .accumulate = output.accumulate},
+                     stream_));
+  }
+}
+
+size_t CudaOps::glu_workspace_bytes(int64_t rows, int64_t n) const {
+  constexpr size_t kAlign = 2 * 64;
+  return 2 * static_cast<size_t>(rows * n) * sizeof(uint16_t) + kAlign;
+}
+
+void CudaOps::glu_linear(Arena& arena, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
+                         LinearInput& out) {
+  const int64_t rows = x.rows.t;
+  if (rows <= cuda::kMaxSmallTokens && gate.dtype == up.dtype) {
+    return check(cuda::small_glu(small_input(x, 0, rows), device_weight(gate), device_weight(up), act,
+                                 out.values.as<uint16_t>(), gate.n, linear_workspace_.data(), stream_, true));
+  }
+  const size_t mark = arena.mark();
+  Tensor g = make_activations(arena, {rows, gate.n}), u = make_activations(arena, {rows, up.n});
+  const std::array<LinearOutput, 2> products{{{&gate, nullptr, &g, false}, {&up, nullptr, &u, false}}};
+  linear(x, products);
+  check(cuda::glu({.activation = act,
+                   .gate = g.data,
+                   .up = u.data,
+                   .type = DType::BF16,
+                   .pitch = gate.n,
+                   .out = out.values.data,
+                   .rows = rows,
+                   .dim = gate.n},
+                  stream_, true));
+  arena.release(mark);
+}
+
+void CudaOps::linear_activate(Arena& arena, const LinearInput& x, const Weight& w, const float* bias, Activation act,
+                              LinearInput& out) {
+  const size_t mark = arena.mark();
+  Tensor y = make_activations(arena, {x.rows.t, w.n});
+  const LinearOutput product{&w, bias, &y, false};
+  linear(x, std::span(&product, 1));
+  check(cuda::glu({.activation = act,
+                   .gate = y.data,
+                   .type = DType::BF16,
+                   .pitch = w.n,
+                   .out = out.values.data,
+                   .rows = x.rows.t,
+                   .dim = w.n},
+                  stream_, true));
+  arena.release(mark);
+}
+
+}  // namespace pare::ops

@@ -1,0 +1,115 @@
+// DeviceOps on one CUDA stream. The members are spread over cuda_*_ops.cc; what a step is made of is in cuda_step.h.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/prefill_attention.h"
+#include "kernels/cuda/small_linear.h"
+#include "ops/cuda/cuda_device.h"
+#include "ops/cuda/step_graphs.h"
+#include "ops/device_ops.h"
+#include "tensor/cuda/device_memory.h"
+
+namespace pare::ops {
+
+class CudaOps : public DeviceOps {
+ public:
+  static Expected<std::unique_ptr<DeviceOps>> create(std::shared_ptr<CudaDevice> device);
+  ~CudaOps() override;
+
+  Accelerator& accelerator() override { return *device_; }
+  Device device() const override { return device_->info().device; }
+
+  Expected<Arena> allocate(const StepMemory& memory, const KvView& kv) override;
+  int32_t preferred_tile_rows(int32_t group, int32_t head_dim) const override;
+  Arena begin_step(int parity) override;
+  SampleBatch stage(Arena& tables, const SampleRow* rows, int64_t n) override;
+  void upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleBatch* batch, Arena& tables) override;
+  bool begin_launch(const StepPlans& plans, std::span<Tensor* const> tensors, const SampleBatch& batch) override;
+  Status end_launch() override;
+  Status finish_step(int parity) override;
+  Status read(void* host, const void* device, size_t bytes) override;
+
+  Tensor make_activations(Arena& arena, std::initializer_list<int64_t> shape) override;
+  void embed(const Weight& table, const Tensor& ids, float scale, Tensor& out) override;
+  void rms_norm(const Tensor& x, const float* weight, float eps, LinearInput& out) override;
+  void rms_norm_add(Tensor& x, const float* weight, float eps, Tensor& residual) override;
+  void layer_norm(const Tensor& x, const float* weight, const float* bias, float eps, LinearInput& out) override;
+  void linear(const LinearInput& x, std::span<const LinearOutput> outputs) override;
+  void glu_linear(Arena& arena, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
+                  LinearInput& out) override;
+  void linear_activate(Arena& arena, const LinearInput& x, const Weight& w, const float* bias, Activation act,
+                       LinearInput& out) override;
+  RopeTable make_rope_table(Arena& arena, const Tensor& positions, std::span<const double> inv_freq,
+                            float magnitude) override;
+  void attend_layer(Arena& arena, const StepPlans& plans, int32_t l, float logit_scale, const HeadTransform& heads,
+                    Tensor& q, Tensor& k, const Tensor& v, LinearInput& out) override;
+  void copy_pages(const StepPlans& plans) override;
+  void gather_rows(const Tensor& x, const Tensor& rows, Tensor& out) override;
+  void add(const Tensor& x, Tensor& y) override;
+  void add_row(const float* row, Tensor& y) override;
+  void copy(const Tensor& x, Tensor& y) override;
+  void scale(float factor, Tensor& x) override;
+  void softcap(float cap, Tensor& x) override;
+  void mean_pool(const Tensor& x, const Tensor& begin, bool normalize, Tensor& out) override;
+  void sample(Arena& arena, const SampleBatch& batch, const Tensor& logits, const SampleOutput& out,
+              Tensor& last_tokens) override;
+  void select_tokens(const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out) override;
+  void store_token(Arena& tables, int64_t row, int32_t slot, Tensor& last_tokens) override;
+  size_t glu_workspace_bytes(int64_t rows, int64_t n) const override;
+  size_t sample_workspace_bytes(int64_t rows, int64_t vocab) const override;
+
+ private:
+  // Tables of one parity: what the host writes, and the copy that kernels read.
+  struct Tables {
+    cuda::PinnedBuffer host;
+    cuda::DeviceBuffer device;
+    cuda::Event uploaded = nullptr, finished = nullptr;
+    bool in_flight = false;
+    std::vector<BlockPlan> blocks;
+  };
+  explicit CudaOps(std::shared_ptr<CudaDevice> device) : device_(std::move(device)) {}
+  Status open();
+  Status make_maps();
+  static size_t draw_table_bytes(const StepMemory& memory);
+  void check(Status status);
+  // The device's copy of something in the host tables of this step; null stays null.
+  template <typename T>
+  T* on_device(T* host) const;
+  void upload_page_lists(StepPlans& plans, Arena& tables);
+
+  void small_linear(const LinearInput& x, std::span<const LinearOutput> outputs);
+  void large_linear(const LinearInput& x, const LinearOutput& output);
+  const void* normed_rows(const LinearInput& x);
+  cuda::SmallLinearInput small_input(const LinearInput& x, int64_t t0, int64_t t1) const;
+
+  std::shared_ptr<CudaDevice> device_;
+  cuda::Stream stream_ = nullptr, copies_ = nullptr;
+  Status error_;
+
+  cuda::DeviceBuffer arena_, scratch_, linear_workspace_, prefill_workspace_, decode_done_, draw_ids_;
+  Tables tables_[2];
+  int parity_ = 0;
+  cuda::StepGraphs graphs_;
+  bool capturing_ = false;
+  std::vector<uint64_t> key_;  // of the step at hand
+  StepMemory memory_;
+
+  KvView host_kv_, kv_;  // formats and zones on the host; everything on the card
+  cuda::DeviceBuffer formats_, zones_;
+  std::vector<cuda::KvTensorMap> maps_;  // by pool
+  std::unique_ptr<cuda::Gemm> gemm_;
+  const int32_t* draw_slots_ = nullptr;  // of the draws staged last, in the host tables
+
+  // inv_freq tables already on the card, by their host address, which models keep.
+  struct Frequencies {
+    const double* host;
+    cuda::DeviceBuffer device;
+  };
+  std::vector<Frequencies> frequencies_;
+};
+
+}  // namespace pare::ops

@@ -1,0 +1,137 @@
+// Sampling on a card: draws reach it in the step's tables, ids stay there for the next step and come back beside it.
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "base/limits.h"
+#include "kernels/cuda/row_ops.h"
+#include "kernels/cuda/sample.h"
+#include "ops/cuda/cuda_ops.h"
+#include "tensor/cuda/status.h"
+
+namespace pare::ops {
+namespace {
+
+enum : uint32_t { kWantsLogprobs = 1, kWantsTop = 2 };
+
+// What a step's draws may point to at most, for each sequence: counted ids are those of its context.
+size_t counted_bytes(const StepMemory& m) { return static_cast<size_t>(m.max_context) * sizeof(TokenCount) + 64; }
+constexpr size_t kForkBytes = 64;
+constexpr size_t kBiasBytes = kMaxLogitBias * sizeof(LogitBias) + 64;
+
+// A draw that nothing points into yet.
+cuda::SampleRow to_device_row(const SampleRow& r) {
+  cuda::SampleRow d;
+  d.logits_row = r.logits_row;
+  d.temperature = r.temperature;
+  d.top_p = r.top_p;
+  d.min_p = r.min_p;
+  d.typical_p = r.typical_p;
+  d.repetition = r.repetition;
+  d.frequency = r.frequency;
+  d.presence = r.presence;
+  d.top_k = r.top_k;
+  d.n_top = r.n_top;
+  d.seed = r.seed;
+  d.branch = r.branch;
+  d.position = r.position;
+  d.n_counts = r.n_counts;
+  d.uncounted = r.uncounted;
+  d.n_bias = r.n_bias;
+  d.wants_logprob = r.wants_logprob;
+  return d;
+}
+
+static_assert(sizeof(cuda::TokenCount) == sizeof(TokenCount) && sizeof(cuda::LogitBias) == sizeof(LogitBias) &&
+              sizeof(cuda::TopLogprob) == sizeof(TopLogprob));
+
+template <typename To, typename From>
+To* copy_to(Arena& tables, const From* from, int32_t n) {
+  if (n == 0) return nullptr;
+  const auto to = tables.take<To>(static_cast<size_t>(n));
+  PARE_CHECK(!to.empty());
+  std::memcpy(to.data(), from, to.size_bytes());
+  return to.data();
+}
+
+}  // namespace
+
+size_t CudaOps::draw_table_bytes(const StepMemory& m) {
+  const size_t rows = static_cast<size_t>(m.max_sequences);
+  return rows * (counted_bytes(m) + kBiasBytes + sizeof(cuda::SampleRow) + sizeof(int32_t) + kForkBytes) + 256;
+}
+
+SampleBatch CudaOps::stage(Arena& tables, const SampleRow* rows, int64_t n) {
+  SampleBatch batch;
+  batch.rows = rows;
+  batch.n = n;
+  if (n == 0) return batch;
+  const auto slots = tables.take<int32_t>(static_cast<size_t>(n));
+  const auto device_rows = tables.take<cuda::SampleRow>(static_cast<size_t>(n));
+  PARE_CHECK(!slots.empty() && !device_rows.empty());
+  for (int64_t i = 0; i < n; ++i) {
+    slots[i] = rows[i].slot;
+    cuda::SampleRow row = to_device_row(rows[i]);
+    row.counts = on_device(copy_to<cuda::TokenCount>(tables, rows[i].counts, rows[i].n_counts));
+    row.bias = on_device(copy_to<cuda::LogitBias>(tables, rows[i].bias, rows[i].n_bias));
+    device_rows[i] = row;
+    if (row.wants_logprob) batch.kinds |= kWantsLogprobs;
+    if (row.n_top > 0) batch.kinds |= kWantsTop;
+  }
+  draw_slots_ = slots.data();
+  batch.device_rows = device_rows.data();
+  return batch;
+}
+
+size_t CudaOps::sample_workspace_bytes(int64_t rows, int64_t vocab) const {
+  constexpr size_t kAlign = 4 * 64;
+  const size_t results = static_cast<size_t>(rows) * (sizeof(float) + kMaxTopLogprobs * sizeof(TopLogprob));
+  return cuda::sample_workspace_bytes(rows, vocab) + results + kAlign;
+}
+
+void CudaOps::sample(Arena& arena, const SampleBatch& batch, const Tensor& logits, const SampleOutput& out,
+                     Tensor& last_tokens) {
+  const int64_t n = batch.n, vocab = logits.row_items();
+  const size_t mark = arena.mark();
+  const auto logprobs = arena.take<float>(static_cast<size_t>(n));
+  const auto top = arena.take<cuda::TopLogprob>(static_cast<size_t>(n) * out.top_cap);
+  const auto workspace = arena.take<std::byte>(cuda::sample_workspace_bytes(n, vocab));
+  cuda::SampleArgs args;
+  args.rows = static_cast<const cuda::SampleRow*>(batch.device_rows);
+  args.logits = logits.as<float>();
+  args.n = n;
+  args.vocab = vocab;
+  args.ids = draw_ids_.as<int32_t>();
+  args.logprobs = logprobs.data();
+  args.top = top.data();
+  args.top_cap = out.top_cap;
+  args.workspace = workspace.data();
+  check(cuda::sample(args, stream_, true));
+  check(cuda::store_tokens(
+      {.ids = args.ids, .slots = on_device(draw_slots_), .last_tokens = last_tokens.as<int32_t>(), .n = n}, stream_,
+      true));
+  const auto bring_back = [&](void* host, const void* device, size_t bytes) {
+    check(cuda::to_status(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "drawn tokens"));
+  };
+  bring_back(out.ids, args.ids, static_cast<size_t>(n) * sizeof(int32_t));
+  if ((batch.kinds & kWantsLogprobs) != 0) bring_back(out.logprobs, logprobs.data(), logprobs.size_bytes());
+  if ((batch.kinds & kWantsTop) != 0) bring_back(out.top, top.data(), top.size_bytes());
+  arena.release(mark);
+}
+
+void CudaOps::store_token(Arena& tables, int64_t row, int32_t slot, Tensor& last_tokens) {
+  // Two numbers after the upload: the card reads them where they are.
+  const auto place = tables.take<int32_t>(2);
+  PARE_CHECK(!place.empty());
+  place[0] = static_cast<int32_t>(row);
+  place[1] = slot;
+  check(cuda::store_tokens({.ids = draw_ids_.as<int32_t>(),
+                            .rows = &place[0],
+                            .slots = &place[1],
+                            .last_tokens = last_tokens.as<int32_t>(),
+                            .n = 1},
+                           stream_, false));
+}
+
+}  // namespace pare::ops

@@ -1,0 +1,253 @@
+// The life of a step on a card (device_ops.h): tables, upload, capture and replay.
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "ops/cuda/cuda_ops.h"
+#include "tensor/cuda/status.h"
+
+namespace pare::ops {
+namespace {
+
+// Dequantized weights on their way to a matrix product; larger ones go in slices of rows.
+constexpr size_t kScratchBytes = size_t{256} << 20;
+
+}  // namespace
+
+Expected<std::unique_ptr<DeviceOps>> CudaOps::create(std::shared_ptr<CudaDevice> device) {
+  std::unique_ptr<CudaOps> ops(new CudaOps(std::move(device)));
+  PARE_RETURN_IF_ERROR(ops->open());
+  return std::unique_ptr<DeviceOps>(std::move(ops));
+}
+
+Status CudaOps::open() {
+  PARE_CUDA_RETURN_IF_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  PARE_CUDA_RETURN_IF_ERROR(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
+  for (Tables& t : tables_) {
+    PARE_CUDA_RETURN_IF_ERROR(cudaEventCreateWithFlags(&t.uploaded, cudaEventDisableTiming));
+    PARE_CUDA_RETURN_IF_ERROR(cudaEventCreateWithFlags(&t.finished, cudaEventDisableTiming | cudaEventBlockingSync));
+  }
+  PARE_ASSIGN_OR_RETURN(cuda::Gemm gemm, cuda::Gemm::create());
+  gemm_ = std::make_unique<cuda::Gemm>(std::move(gemm));
+  return ok_status();
+}
+
+CudaOps::~CudaOps() {
+  if (stream_) cudaStreamSynchronize(stream_);
+  for (Tables& t : tables_) {
+    if (t.uploaded) cudaEventDestroy(t.uploaded);
+    if (t.finished) cudaEventDestroy(t.finished);
+  }
+  if (copies_) cudaStreamDestroy(copies_);
+  if (stream_) cudaStreamDestroy(stream_);
+}
+
+void CudaOps::check(Status status) {
+  if (error_.ok() && !status.ok()) error_ = std::move(status);
+}
+
+Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
+  memory_ = memory;
+  host_kv_ = kv_ = kv;
+  PARE_ASSIGN_OR_RETURN(arena_, cuda::DeviceBuffer::allocate(memory.arena_bytes));
+  PARE_ASSIGN_OR_RETURN(scratch_, cuda::DeviceBuffer::allocate(std::min(kScratchBytes, device_->dense_weight_bytes())));
+  PARE_ASSIGN_OR_RETURN(linear_workspace_, cuda::DeviceBuffer::allocate(device_->linear_workspace_bytes()));
+  PARE_RETURN_IF_ERROR(linear_workspace_.fill(0));
+  PARE_ASSIGN_OR_RETURN(prefill_workspace_, cuda::DeviceBuffer::allocate(cuda::kPrefillWorkspaceBytes));
+  PARE_RETURN_IF_ERROR(prefill_workspace_.fill(0));
+  PARE_ASSIGN_OR_RETURN(decode_done_, cuda::DeviceBuffer::allocate(static_cast<size_t>(memory.max_sequences) *
+                                                                   kv.n_kv_heads * sizeof(uint32_t)));
+  PARE_RETURN_IF_ERROR(decode_done_.fill(0));
+
+  PARE_ASSIGN_OR_RETURN(draw_ids_, cuda::DeviceBuffer::allocate(sizeof(int32_t) * memory.max_sequences));
+  // Page lists of all sequences of a step, and shared pages to copy, follow the host's own tables.
+  const size_t pages = static_cast<size_t>(memory.max_sequences) * kMaxClasses *
+                       static_cast<size_t>(ceil_div<int64_t>(memory.max_context, kPageRows)) * sizeof(int32_t);
+  const size_t copies = static_cast<size_t>(memory.max_sequences) * kMaxClasses * sizeof(PageCopy);
+  const size_t tables = memory.tables_bytes + pages + copies + draw_table_bytes(memory);
+  for (Tables& t : tables_) {
+    PARE_ASSIGN_OR_RETURN(t.host, cuda::PinnedBuffer::allocate(tables));
+    PARE_ASSIGN_OR_RETURN(t.device, cuda::DeviceBuffer::allocate(tables));
+  }
+
+  const size_t format_bytes = sizeof(RowFormat) * kMaxZones * kv.n_kv_layers * kv.n_kv_heads;
+  PARE_ASSIGN_OR_RETURN(formats_, cuda::DeviceBuffer::allocate(format_bytes));
+  PARE_RETURN_IF_ERROR(formats_.upload(kv.formats, format_bytes));
+  PARE_ASSIGN_OR_RETURN(zones_, cuda::DeviceBuffer::allocate(sizeof(Zone) * kMaxZones));
+  PARE_RETURN_IF_ERROR(zones_.upload(kv.zones, sizeof(Zone) * kMaxZones));
+  kv_.formats = formats_.as<RowFormat>();
+  kv_.zones = zones_.as<Zone>();
+  PARE_RETURN_IF_ERROR(make_maps());
+  PARE_CUDA_RETURN_IF_ERROR(cudaDeviceSynchronize());
+  return Arena(arena_.data(), arena_.size());
+}
+
+Arena CudaOps::begin_step(int parity) {
+  parity_ = parity;
+  Tables& t = tables_[parity];
+  if (t.in_flight) check(finish_step(parity));
+  return Arena(t.host.data(), t.host.size());
+}
+
+template <typename T>
+T* CudaOps::on_device(T* host) const {
+  if (!host) return nullptr;
+  const Tables& t = tables_[parity_];
+  const auto* byte = reinterpret_cast<const std::byte*>(host);
+  PARE_CHECK(byte >= t.host.data() && byte <= t.host.data() + t.host.size());
+  return reinterpret_cast<T*>(t.device.data() + (byte - t.host.data()));
+}
+
+// The page lists of the step's sequences, one after the other; plans then name places in this copy. A list is at most
+// a few KiB, so that copying it whole costs less than knowing what changed.
+void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
+  const int64_t list_max = ceil_div<int64_t>(memory_.max_context, kPageRows);
+  const auto lists = tables.take<int32_t>(static_cast<size_t>(plans.n_seqs * plans.n_classes * list_max));
+  PARE_CHECK(!lists.empty());
+  int32_t next = 0;
+  for (int32_t c = 0; c < plans.n_classes; ++c) {
+    // The tables of the step are this step's own: their builder handed them over.
+    auto* seqs = const_cast<SeqStep*>(plans.classes[c].seqs);
+    const SegmentPlan& segment = plans.classes[c].segment;
+    auto* runs = const_cast<Run*>(segment.runs);
+    for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
+      // Relative to the list of the run's (first) sequence until that has its place.
+      runs[r].page0 -= static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
+    }
+    for (int32_t s = 0; s < plans.n_seqs; ++s) {
+      const int32_t pages = ceil_div(seqs[s].pos + seqs[s].n_q, kPageRows);
+      std::copy_n(plans.kv.page_ids + seqs[s].page0, pages, lists.data() + next);
+      seqs[s].page0 = next;
+      next += pages;
+    }
+    for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
+      runs[r].page0 += static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
+    }
+  }
+  plans.kv = kv_;
+  plans.kv.page_ids = lists.data();
+}
+
+void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleBatch* batch, Arena& tables) {
+  Tables& t = tables_[parity_];
+  upload_page_lists(plans, tables);
+  if (plans.n_copies > 0) {
+    const auto copies = tables.take<PageCopy>(static_cast<size_t>(plans.n_copies));
+    std::copy_n(plans.copies, plans.n_copies, copies.data());
+    plans.copies = copies.data();
+  } else {
+    plans.copies = nullptr;
+  }
+  check(cuda::to_status(cudaMemcpyAsync(t.device.data(), t.host.data(), tables.used(), cudaMemcpyHostToDevice, copies_),
+                        "upload of a step's tables"));
+  check(cuda::to_status(cudaEventRecord(t.uploaded, copies_), "cudaEventRecord"));
+
+  for (int32_t c = 0; c < plans.n_classes; ++c) {
+    ClassStep& cls = plans.classes[c];
+    cls.seqs = on_device(cls.seqs);
+    cls.dst = on_device(cls.dst);
+    SegmentPlan& s = cls.segment;
+    s.runs = on_device(s.runs);
+    s.n_runs = on_device(s.n_runs);
+    s.item_prefix = on_device(s.item_prefix);
+    s.members = on_device(s.members);
+    s.folds = on_device(s.folds);
+    s.done = decode_done_.as<uint32_t>();
+  }
+  // The structs stay on the host, where ops read them; what they point to is on the card.
+  std::vector<BlockPlan>& blocks = t.blocks;
+  blocks.assign(plans.blocks, plans.blocks + plans.n_blocks);
+  for (BlockPlan& b : blocks) {
+    b.tiles_cap = *b.n_tiles;
+    b.tiles = on_device(b.tiles);
+    b.n_tiles = on_device(b.n_tiles);
+    b.lists = on_device(b.lists);
+    b.ranges = on_device(b.ranges);
+    b.cols = on_device(b.cols);
+    b.bits = on_device(b.bits);
+    b.row_ids = on_device(b.row_ids);
+    b.claimed = on_device(b.claimed);
+    b.limit = on_device(b.limit);
+  }
+  plans.blocks = blocks.data();
+  plans.kv.page_ids = on_device(plans.kv.page_ids);
+  plans.copies = on_device(plans.copies);
+  for (Tensor* tensor : tensors) {
+    if (tensor->items() > 0) tensor->data = on_device(static_cast<std::byte*>(tensor->data));
+  }
+  if (batch->device_rows) batch->device_rows = on_device(static_cast<const std::byte*>(batch->device_rows));
+}
+
+bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tensors, const SampleBatch& batch) {
+  Tables& t = tables_[parity_];
+  check(cuda::to_status(cudaStreamWaitEvent(stream_, t.uploaded, 0), "cudaStreamWaitEvent"));
+  if (!memory_.graphs || plans.n_prefill_rows > 0 || !error_.ok()) return true;
+  // Everything that launches are made from; item counts, lengths and pages are read on the card.
+  std::vector<uint64_t>& key = key_;
+  key.clear();
+  const auto add = [&](auto value) {
+    if constexpr (std::is_pointer_v<decltype(value)>) {
+      key.push_back(reinterpret_cast<uintptr_t>(value));
+    } else {
+      key.push_back(static_cast<uint64_t>(value));
+    }
+  };
+  add(plans.n_seqs);
+  add(plans.n_rows);
+  add(plans.n_copies);
+  add(plans.copies);
+  add(plans.kv.page_ids);
+  for (int32_t c = 0; c < plans.n_classes; ++c) {
+    const ClassStep& cls = plans.classes[c];
+    add(cls.seqs);
+    add(cls.dst);
+    add(cls.segment.runs);
+    add(cls.segment.n_runs);
+    add(cls.segment.item_prefix);
+    add(cls.segment.members);
+    add(cls.segment.folds);
+    add(cls.segment.parts);
+    add(cls.segment.window);
+  }
+  for (const Tensor* tensor : tensors) {
+    add(tensor->data);
+    add(tensor->items());
+  }
+  add(batch.device_rows);
+  add(batch.n);
+  add(batch.kinds);
+  auto action = graphs_.begin(key, stream_);
+  if (!action.ok()) {
+    check(action.status());
+    return true;
+  }
+  capturing_ = *action == cuda::StepGraphs::Action::kCapture;
+  return *action != cuda::StepGraphs::Action::kReplay;
+}
+
+Status CudaOps::end_launch() {
+  if (capturing_) {
+    capturing_ = false;
+    check(graphs_.finish_capture(stream_));
+  }
+  Tables& t = tables_[parity_];
+  check(cuda::to_status(cudaEventRecord(t.finished, stream_), "cudaEventRecord"));
+  t.in_flight = true;
+  return error_;
+}
+
+Status CudaOps::finish_step(int parity) {
+  Tables& t = tables_[parity];
+  if (t.in_flight) check(cuda::to_status(cudaEventSynchronize(t.finished), "a step"));
+  t.in_flight = false;
+  return error_;
+}
+
+Status CudaOps::read(void* host, const void* device, size_t bytes) {
+  check(cuda::to_status(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "a copy to the host"));
+  check(cuda::to_status(cudaStreamSynchronize(stream_), "a step"));
+  return error_;
+}
+
+}  // namespace pare::ops
