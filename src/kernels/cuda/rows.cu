@@ -240,7 +240,7 @@ Status softcap(float cap, float* x, int64_t items, Stream stream, bool pdl) {
   });
 }
 
-Status to_bf16(const float* x, void* out, int64_t items, Stream stream, bool pdl) {
+Status convert_to_bf16(const float* x, void* out, int64_t items, Stream stream, bool pdl) {
   auto* y = static_cast<__nv_bfloat16*>(out);
   return for_elements(items, stream, pdl, [x, y] __device__(int64_t i, int columns) {
     store_some(y + i, columns, load_some(x + i, columns));
