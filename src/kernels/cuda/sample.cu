@@ -1,0 +1,333 @@
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/sample.h"
+#include "kernels/cuda/sample_select.cuh"
+
+namespace pare::cuda {
+namespace sampling {
+namespace {
+
+// --- logits ---
+
+// Copies the block's part of a row into its own memory. Returns the first of its largest values, or 0 without any.
+__device__ Place load_chunk(const float* row, int64_t vocab, const Chunk& chunk) {
+  float best = -INFINITY;
+  int at = -1;
+  const auto take = [&](float x, int i) {
+    chunk.values[i] = x;
+    if (x > best) {  // a thread's ids ascend
+      best = x;
+      at = i;
+    }
+  };
+  const float* from = row + chunk.first_id;
+  if (vocab % 4 == 0) {
+#pragma unroll 4
+    for (int i = 4 * threadIdx.x; i < chunk.count; i += 4 * kThreads) {
+      const float4 x = *reinterpret_cast<const float4*>(from + i);
+      take(x.x, i);
+      take(x.y, i + 1);
+      take(x.z, i + 2);
+      take(x.w, i + 3);
+    }
+  } else {
+#pragma unroll 8
+    for (int i = threadIdx.x; i < chunk.count; i += kThreads) take(from[i], i);
+  }
+  __syncthreads();
+  return at >= 0 ? place_of(best, chunk.first_id + at) : 0;
+}
+
+// The CPU's arithmetic, operation by operation: greedy ids are to be the same.
+__device__ void edit_chunk(const SampleRow& row, const Chunk& chunk) {
+  const auto has = [&](int id) { return id >= chunk.first_id && id < chunk.first_id + chunk.count; };
+  for (int i = threadIdx.x; i < row.n_bias; i += kThreads) {
+    const int id = row.bias[i].id;
+    if (!has(id)) continue;
+    // An id may stand there twice: the thread of its first entry adds them all.
+    bool first = true;
+    for (int j = 0; j < i; ++j) first &= row.bias[j].id != id;
+    if (!first) continue;
+    float& logit = chunk.values[id - chunk.first_id];
+    for (int j = i; j < row.n_bias; ++j) {
+      if (row.bias[j].id == id) logit += row.bias[j].bias;
+    }
+  }
+  __syncthreads();
+  const auto penalize = [&](int id, int count) {
+    if (!has(id)) return;
+    float& logit = chunk.values[id - chunk.first_id];
+    float x = logit;
+    x = x > 0.0f ? __fdiv_rn(x, row.repetition) : __fmul_rn(x, row.repetition);
+    if (count > 0) x = __fsub_rn(x, __fadd_rn(__fmul_rn(static_cast<float>(count), row.frequency), row.presence));
+    logit = x;
+  };
+  const int uncounted = row.uncounted ? *row.uncounted : -1;
+  bool counted = false;
+  for (int i = threadIdx.x; i < row.n_counts; i += kThreads) {
+    const TokenCount c = row.counts[i];
+    counted |= c.id == uncounted;
+    penalize(c.id, c.count + (c.id == uncounted ? 1 : 0));
+  }
+  if (__syncthreads_or(counted) == 0 && threadIdx.x == 0) penalize(uncounted, 1);
+  __syncthreads();
+}
+
+// The first of the most likely, 0 where every value is NaN.
+__device__ Place find_best(const Team& team, Space& space, const Chunk& chunk) {
+  Place best = 0;
+  chunk.for_each([&](float x, int id) { best = larger(best, place_of(x, id)); });
+  return team_reduce(team, space.reduce, best, larger);
+}
+
+// --- log-probabilities ---
+
+__device__ float log_sum_exp(const Team& team, Space& space, const Chunk& chunk, float largest) {
+  if (isinf(largest)) return largest;
+  float sum = 0.0f;
+  chunk.for_each([&](float x, int) { sum += isnan(x) ? 0.0f : expf(x - largest); });
+  return largest + logf(team_reduce(team, space.reduce, sum, [](float a, float b) { return a + b; }));
+}
+
+__device__ void write_top(const Team& team, Space& space, const Chunk& chunk, float largest, float log_sum, int n_top,
+                          int top_cap, TopLogprob* top) {
+  int n = 0;
+  if (n_top > 0) {
+    const auto wanted = [&](Mass total) { return min(total, static_cast<Mass>(n_top)); };
+    const Place last = select(team, space, chunk, ByLikelihood{largest}, Weighing::count(), kFirstNumber, wanted);
+    team.sync();
+    // Without any number there is no last, and nothing to find.
+    n = gather(team, space, [&](auto put) {
+      chunk.for_each([&](float x, int id) {
+        const Place p = place_of(x, id);
+        if (last != 0 && p >= last) put(Entry{p, 1});
+      });
+    });
+    if (team.rank == 0 && threadIdx.x < n) {
+      const Place own = space.pulled[threadIdx.x].place;
+      int rank = 0;
+      for (int i = 0; i < n; ++i) rank += space.pulled[i].place > own;
+      top[rank] = {id_of(own), value_of(own) - log_sum};
+    }
+    team.sync();
+  }
+  if (team.rank != 0) return;
+  for (int i = n + threadIdx.x; i < top_cap; i += kThreads) top[i] = {-1, 0.0f};
+}
+
+// --- the draw ---
+
+// Locally typical sampling (arXiv 2202.00666 §4): those first whose surprise lies nearest the entropy.
+struct ByTypicality {
+  double best, log_sum, entropy;
+
+  __device__ float shift(float x) const { return static_cast<float>(fabs(log_sum - (x - best) - entropy)); }
+  __device__ Place place(float x, int id) const { return sampling::place(~__float_as_uint(shift(x)), id); }
+  __device__ unsigned bin(float x) const { return static_cast<unsigned>(fminf(shift(x) * 64.0f, kBins - 1)); }
+};
+
+// The mass that `share` of all is: the first sum that is not below it.
+struct ShareOf {
+  float share;
+  __device__ Mass operator()(Mass total) const {
+    const double wanted = ceil(static_cast<double>(share) * static_cast<double>(total));
+    return min(max(static_cast<Mass>(wanted), Mass{1}), total);
+  }
+};
+
+__device__ double add_doubles(double a, double b) { return a + b; }
+
+template <typename Source>
+__device__ ByTypicality typicality_of(const Team& team, Space& space, const Source& source, const Weighing& weighing,
+                                      Place from) {
+  double sum = 0.0, weighted = 0.0;
+  source.for_each([&](float x, int id) {
+    if (place_of(x, id) < from) return;
+    const double e = static_cast<double>(weighing(x));
+    sum += e;
+    weighted += e * (static_cast<double>(x) - weighing.best);
+  });
+  sum = team_reduce(team, space.reduce, sum, add_doubles);
+  weighted = team_reduce(team, space.reduce, weighted, add_doubles);
+  const double log_sum = log(sum) - kMassBits * 0.69314718055994531;
+  return {weighing.best, log_sum, log_sum - weighted / sum};
+}
+
+// base/rng.h: the first word of philox4x32 for the row's counter, as 24 bits.
+__device__ unsigned random_bits(const SampleRow& row) {
+  unsigned c[4] = {static_cast<unsigned>(row.position), static_cast<unsigned>(row.branch), 0, 0};
+  unsigned key0 = static_cast<unsigned>(row.seed), key1 = static_cast<unsigned>(row.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const unsigned high0 = __umulhi(0xD2511F53u, c[0]), low0 = 0xD2511F53u * c[0];
+    const unsigned high1 = __umulhi(0xCD9E8D57u, c[2]), low1 = 0xCD9E8D57u * c[2];
+    c[0] = high1 ^ c[1] ^ key0;
+    c[1] = low1;
+    c[2] = high0 ^ c[3] ^ key1;
+    c[3] = low0;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return c[0] >> 8;
+}
+
+// Draws from the candidates of likelihood `from` and above, `best` the largest of them, by what follows top-k.
+template <typename Source>
+__device__ int draw(const Team& team, Space& space, const SampleRow& row, Source source, float best, Place from) {
+  if (row.typical_p < 1.0f) {
+    const Weighing weighing = Weighing::softmax(best, 1.0f);
+    const ByTypicality order = typicality_of(team, space, source, weighing, from);
+    const Place last = select(team, space, source, order, weighing, from, ShareOf{row.typical_p});
+    source.drop_unless([&](float x, int id) { return place_of(x, id) >= from && order.place(x, id) >= last; });
+    // The most likely one may be gone.
+    Place first = 0;
+    source.for_each([&](float x, int id) { first = larger(first, place_of(x, id)); });
+    best = value_of(team_reduce(team, space.reduce, first, larger));
+  }
+  const ByLikelihood order{best};
+  if (row.top_p < 1.0f) {
+    const Weighing weighing = Weighing::softmax(best, 1.0f);
+    from = larger(from, select(team, space, source, order, weighing, from, ShareOf{row.top_p}));
+  }
+  if (row.min_p > 0.0f) {
+    // At most the best one's own: the logarithm is not positive.
+    const float floor = __double2float_ru(log(static_cast<double>(row.min_p)) + best);
+    from = larger(from, Place{key_of(floor)} << 32);
+  }
+  const Mass bits = random_bits(row);
+  const Place drawn = select(team, space, source, order, Weighing::softmax(best, row.temperature), from,
+                             // The first sum above bits / 2^24 of the total.
+                             [&](Mass total) { return (__umul64hi(bits, total) << 40 | bits * total >> 24) + 1; });
+  return id_of(drawn);
+}
+
+__device__ int draw_filtered(const Team& team, Space& space, const SampleRow& row, const Chunk& chunk, float best) {
+  Place from = kFirstCandidate;
+  if (row.top_k > 0) {
+    const Mass k = row.top_k;
+    const Place last = select(team, space, chunk, ByLikelihood{best}, Weighing::count(), from,
+                              [&](Mass total) { return k < total ? k : Mass{0}; });
+    from = larger(from, last);
+    if (last != 0 && k <= kListMax) {
+      team.sync();
+      const int n = gather(team, space, [&](auto put) {
+        chunk.for_each([&](float x, int id) {
+          const Place p = place_of(x, id);
+          if (p >= from) put(Entry{p, 1});
+        });
+      });
+      const bool holds = threadIdx.x < n;
+      const Place mine = holds ? space.pulled[threadIdx.x].place : 0;
+      return draw(Team{}, space, row, Held{value_of(mine), holds ? id_of(mine) : -1}, best, from);
+    }
+  }
+  return draw(team, space, row, chunk, best, from);
+}
+
+__global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleArgs args, int chunk_size) {
+  extern __shared__ float4 shared_values[];
+  __shared__ Space space;
+  if (threadIdx.x == 0) space.reduce.turn = 0;
+  wait_for_inputs();
+  start_dependents();
+  const Team team = cluster_team();
+  const int64_t r = blockIdx.x / team.size;
+  const SampleRow& row = args.rows[r];
+  const float* raw = args.logits + row.logits_row * args.vocab;
+  const int first_id = min(static_cast<int>(team.rank) * chunk_size, static_cast<int>(args.vocab));
+  const Chunk chunk{args.workspace ? static_cast<float*>(args.workspace) + blockIdx.x * int64_t{chunk_size}
+                                   : reinterpret_cast<float*>(shared_values),
+                    first_id, min(chunk_size, static_cast<int>(args.vocab) - first_id)};
+  Place first = team_reduce(team, space.reduce, load_chunk(raw, args.vocab, chunk), larger);
+
+  const int n_top = min(row.n_top, args.top_cap);
+  float log_sum = 0.0f;
+  if (row.wants_logprob || n_top > 0) {
+    const float largest = first != 0 ? value_of(first) : -INFINITY;
+    log_sum = log_sum_exp(team, space, chunk, largest);
+    if (args.top_cap > 0) {
+      write_top(team, space, chunk, largest, log_sum, n_top, args.top_cap, args.top + r * args.top_cap);
+    }
+  } else if (args.top_cap > 0) {
+    write_top(team, space, chunk, 0.0f, 0.0f, 0, args.top_cap, args.top + r * args.top_cap);
+  }
+
+  if (row.n_bias > 0 || row.n_counts > 0 || row.uncounted) {
+    edit_chunk(row, chunk);
+    first = find_best(team, space, chunk);
+  }
+  int id = first < kFirstCandidate ? -1 : id_of(first);
+  // Beside an infinite logit all other mass is zero.
+  if (id >= 0 && row.temperature != 0.0f && value_of(first) != INFINITY) {
+    id = draw_filtered(team, space, row, chunk, value_of(first));
+    team.sync();  // others may still be reading this block's list
+  }
+  if (team.rank != 0 || threadIdx.x != 0) return;
+  args.ids[r] = id;
+  if (row.slot >= 0) args.last_tokens[row.slot] = max(id, 0);
+  if (args.logprobs) args.logprobs[r] = row.wants_logprob && id >= 0 ? raw[id] - log_sum : 0.0f;
+}
+
+// --- geometry ---
+
+constexpr int64_t kTeamVocab = 8192;  // below, one block is as fast
+
+struct Device {
+  bool clusters;
+  size_t dynamic_bytes;  // of shared memory that a block may have
+};
+Expected<Device> find_device() {
+  cudaFuncAttributes kernel{};
+  int index = 0, most = 0;
+  PARE_CUDA_RETURN_IF_ERROR(cudaFuncGetAttributes(&kernel, sample_kernel));
+  PARE_CUDA_RETURN_IF_ERROR(cudaGetDevice(&index));
+  PARE_CUDA_RETURN_IF_ERROR(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  const size_t dynamic_bytes = most - kernel.sharedSizeBytes;
+  PARE_RETURN_IF_ERROR(allow_shared_memory(sample_kernel, dynamic_bytes));
+  return Device{supports_pdl(reinterpret_cast<const void*>(sample_kernel)), dynamic_bytes};
+}
+const Expected<Device>& device() {
+  static const Expected<Device> known = find_device();
+  return known;
+}
+
+struct Geometry {
+  int team, chunk;
+  bool shared;  // the chunk fits into shared memory
+};
+// Follows from the vocabulary and the card alone, so that a row's result does.
+Geometry geometry_of(const Device& device, int64_t vocab) {
+  const int team = device.clusters && vocab >= kTeamVocab ? kMaxTeam : 1;
+  const auto chunk = static_cast<int>(round_up<int64_t>(ceil_div<int64_t>(vocab, team), 4));
+  return {team, chunk, chunk * sizeof(float) <= device.dynamic_bytes};
+}
+
+}  // namespace
+}  // namespace sampling
+
+Expected<size_t> sample_workspace_bytes(int64_t n, int64_t vocab) {
+  if (!sampling::device().ok()) return sampling::device().status();
+  const sampling::Geometry g = sampling::geometry_of(*sampling::device(), vocab);
+  return g.shared ? size_t{0} : static_cast<size_t>(n) * g.team * g.chunk * sizeof(float);
+}
+
+Status sample(const SampleArgs& args, Stream stream, bool pdl) {
+  constexpr int64_t kMaxVocab = 1 << 20;  // as many masses of 2^41 fit into 61 bits
+  if (args.n == 0) return ok_status();
+  PARE_CHECK(args.vocab > 0 && args.top_cap <= kSampleTopMax);
+  if (!sampling::device().ok()) return sampling::device().status();
+  const sampling::Geometry g = sampling::geometry_of(*sampling::device(), args.vocab);
+  if (args.vocab > kMaxVocab || g.chunk > sampling::kMaxBlockCandidates) {
+    return unsupported("CUDA: sampling from so large a vocabulary");
+  }
+  SampleArgs placed = args;
+  if (g.shared) placed.workspace = nullptr;
+  PARE_CHECK(g.shared || args.workspace != nullptr);
+  return launch_clusters(sampling::sample_kernel, dim3(static_cast<unsigned>(args.n * g.team)),
+                         dim3(sampling::kThreads), g.team, g.shared ? g.chunk * sizeof(float) : 0, stream, pdl, placed,
+                         g.chunk);
+}
+
+}  // namespace pare::cuda
