@@ -14,13 +14,13 @@ inline constexpr int kGroupColumns = 32;  // columns of a group: two K steps of 
 // What a record holds beside its quants. "Pairs" of rows are (r, r + 8), as one lane of an mma holds them; each array
 // is [8 pairs] of what follows, arrays named "per group" are [groups][8 pairs].
 enum class DeviceScales : uint8_t {
-  kNone,       // the values themselves
-  kHalf,       // per group: fp16 d of both rows                             value = d * q
-  kHalfMin,    // per group: fp16 d of both rows, fp16 m of both rows         value = d * q + m
-  kSub,        // per group: i8 s of both rows; then fp16 d of both rows      value = d * s * q
-  kSubMin,     // per group: u8 s of both rows, u8 m of both rows; then fp16 d of both rows, fp16 dmin of both rows
-               //                                                            value = d * s * q - dmin * m
-  kSubHalves,  // as kSub, s of both rows for columns 0-15, then for columns 16-31
+  kNone,          // the values themselves
+  kHalf,          // per group: fp16 d of both rows                             value = d * q
+  kHalfMin,       // per group: fp16 d of both rows, fp16 m of both rows         value = d * q + m
+  kSub,           // per group: i8 s of both rows; then fp16 d of both rows      value = d * s * q
+  kSubMin,        // per group: u8 s of both rows, u8 m of both rows; then fp16 d of both rows, fp16 dmin of both rows
+                  //                                                            value = d * s * q - dmin * m
+  kSubHalves,     // as kSub, s of both rows for columns 0-15, then for columns 16-31
   kSubMinHalves,  // as kSubHalves, each byte s + 16 * m; then d and dmin as kSubMin
 };
 
@@ -29,10 +29,10 @@ struct DeviceFormat {
   // of a floating-point item.
   bool nibbles, pairs, bit, bytes;
   uint8_t plain;
-  bool table;           // the nibble indexes kIq4Table
-  uint8_t offset;       // of the unsigned quants: q = u - offset
+  bool table;      // the nibble indexes kIq4Table
+  uint8_t offset;  // of the unsigned quants: q = u - offset
   DeviceScales scales;
-  uint16_t groups;      // in a record
+  uint16_t groups;  // in a record
 };
 
 inline constexpr DeviceFormat kDeviceF32 = {false, false, false, false, 4, false, 0, DeviceScales::kNone, 1};
@@ -93,9 +93,7 @@ constexpr int group_scale_bytes(DeviceScales s) {
 constexpr bool has_minimum(DeviceScales s) {
   return s == DeviceScales::kHalfMin || s == DeviceScales::kSubMin || s == DeviceScales::kSubMinHalves;
 }
-constexpr bool has_halves(DeviceScales s) {
-  return s == DeviceScales::kSubHalves || s == DeviceScales::kSubMinHalves;
-}
+constexpr bool has_halves(DeviceScales s) { return s == DeviceScales::kSubHalves || s == DeviceScales::kSubMinHalves; }
 constexpr bool has_sub_scales(DeviceScales s) { return s >= DeviceScales::kSub; }
 constexpr int base_offset(const DeviceFormat& f) { return scales_offset(f) + f.groups * group_scale_bytes(f.scales); }
 constexpr int record_bytes(const DeviceFormat& f) {

@@ -15,9 +15,7 @@ namespace {
 struct Place {
   int lane, reg, half;
 };
-Place place_of(int row, int column) {
-  return {row % 8 * 4 + column % 8 / 2, row / 8 + column / 8 * 2, column % 2};
-}
+Place place_of(int row, int column) { return {row % 8 * 4 + column % 8 / 2, row / 8 + column / 8 * 2, column % 2}; }
 
 void or_bits(uint8_t* at, size_t bytes, uint64_t bits) {
   uint64_t word = 0;
@@ -81,7 +79,7 @@ void put_scales(const DeviceFormat& f, const SourceBlock& s, int first_group, in
   }
 }
 
-// Quants that mean zero where there is no source: with a zero scale any would do, but kernels must see numbers.
+// Rows beyond N keep zero bits: their zero scales make zeros of whatever their quants mean.
 void pack_block_tile(DType dtype, const DeviceFormat& f, const uint8_t* rows, int64_t n_rows, int64_t k,
                      uint8_t* tile) {
   const DTypeInfo info = dtype_info(dtype);
@@ -96,8 +94,8 @@ void pack_block_tile(DType dtype, const DeviceFormat& f, const uint8_t* rows, in
         const int first_group = part * f.groups;
         put_scales(f, s, first_group, static_cast<int>(r), record);
         for (int i = 0; i < record_columns(f); ++i) {
-          put_quant(f, i / kGroupColumns, static_cast<int>(r), i % kGroupColumns,
-                    s.u[first_group * kGroupColumns + i], record);
+          put_quant(f, i / kGroupColumns, static_cast<int>(r), i % kGroupColumns, s.u[first_group * kGroupColumns + i],
+                    record);
         }
       }
     }

@@ -1,7 +1,7 @@
 // Weights as the CUDA kernels read them: GGUF rows rearranged on the host, uploaded as they are.
 //
-// docs/formats/packed_cuda.md has the layout (kernels/cuda/device_format.h in code). Block formats keep their quants and
-// scales, bit for bit; F32, F16 and BF16 keep their values.
+// docs/formats/packed_cuda.md has the layout (kernels/cuda/device_format.h in code). Block formats keep their quants
+// and scales, bit for bit; F32, F16 and BF16 keep their values.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// From a record of a device weight to operands of mma.m16n8k16: quants as exact small integers in bf16, and their scales.
-// For *.cu files.
+// From a record of a device weight to operands of mma.m16n8k16: quants as exact small integers in bf16, and their
+// scales. For *.cu files.
 //
 // Lane 4 * g + c of a warp holds of a 16 x 16 step: register 0 row g, columns 2c and 2c + 1; register 1 row g + 8;
 // registers 2 and 3 the same for columns + 8. Records may lie in shared or global memory.
@@ -68,7 +68,9 @@ __device__ __forceinline__ uint32_t look_up_iq4(uint32_t codes) {
 
 // bf16 operands whose sum is the weight: halves have 11 significant bits, floats 24, bf16 8.
 template <DType kType>
-inline constexpr int kTerms = kType == DType::F32 ? 3 : kType == DType::F16 ? 2 : 1;
+inline constexpr int kTerms = kType == DType::F32   ? 3
+                              : kType == DType::F16 ? 2
+                                                    : 1;
 
 template <DType kType>
 struct Fragment {

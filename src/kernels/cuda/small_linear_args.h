@@ -1,4 +1,4 @@
-// What a launch of the small linear kernel gets, and how K is divided. Between small_linear.cu, which plans and
+// What a launch of the small linear kernel gets, and how K is divided. Between small_linear.cc, which plans and
 // dispatches, and the files that hold the kernels of some types each.
 #pragma once
 
@@ -42,8 +42,7 @@ constexpr int64_t slice_columns(const DeviceFormat& f, int64_t records, const Pl
 constexpr int64_t reduce_bytes(int token_tiles) { return int64_t{kWarps} * 8 * token_tiles * 32 * 4; }
 constexpr int64_t shared_bytes(const DeviceFormat& f, int64_t records, const Plan& plan, int token_tiles) {
   const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, records, plan);
-  return tokens * (columns + kPadColumns) * 2 +
-         (has_minimum(f.scales) ? tokens * (columns / sum_columns(f)) * 4 : 0) +
+  return tokens * (columns + kPadColumns) * 2 + (has_minimum(f.scales) ? tokens * (columns / sum_columns(f)) * 4 : 0) +
          int64_t{kWarps} * stage_count(f) * stage_bytes(f) + reduce_bytes(token_tiles);
 }
 

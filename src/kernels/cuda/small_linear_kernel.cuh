@@ -86,7 +86,7 @@ class Fetcher {
         if (first + 32 <= kPieces || at < 2 * kTileStage) {
           const int half = at >= kTileStage ? 1 : 0, within = at - half * kTileStage;
           const bool present = within < valid;
-          copy_async(to + at, tiles_.tile[half] + offset + (present ? within : 0), present);
+          copy_async(to + at, (half == 0 ? tiles_.tile[0] : tiles_.tile[1]) + offset + (present ? within : 0), present);
         }
       }
       record_ += stage_records(f);

@@ -1,5 +1,3 @@
-#include "kernels/cuda/small_linear.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/cuda/small_linear.h"
 #include "kernels/cuda/small_linear_args.h"
 #include "tensor/cuda/status.h"
 
@@ -52,7 +51,8 @@ int slice_blocks(int64_t pairs, int processors, const Plan& plan) {
 double cost_of(const DeviceFormat& f, int64_t pairs, int64_t records, const Plan& plan) {
   const int64_t blocks = slice_blocks(pairs, kPlannedProcessors, plan);
   const int64_t rounds = ceil_div(pairs, blocks * (kWarps / plan.k_warps));
-  const int64_t stages = ceil_div(ceil_div<int64_t>(records, plan.slices * plan.k_warps), int64_t{small::stage_records(f)});
+  const int64_t stages =
+      ceil_div(ceil_div<int64_t>(records, plan.slices * plan.k_warps), int64_t{small::stage_records(f)});
   const double part = static_cast<double>(stages * small::stage_records(f) * f.groups) / 2;
   const double adding = plan.k_warps > 1 ? 0.5 : 0.25, starting = 0.25 * plan.k_warps;
   // Sums of slices go through the second-level cache, and the last block to come waits for it.
@@ -74,9 +74,8 @@ Plan plan_of(const DeviceFormat& f, int64_t pairs, int64_t records) {
       best_cost = cost;
     }
   }
-  best.slice_blocks = best_cost < std::numeric_limits<double>::infinity()
-                          ? slice_blocks(pairs, card().processors, best)
-                          : 0;
+  best.slice_blocks =
+      best_cost < std::numeric_limits<double>::infinity() ? slice_blocks(pairs, card().processors, best) : 0;
   return best;
 }
 
@@ -119,7 +118,8 @@ Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::b
   args->tile_bytes = tile_bytes(*f, x.k);
   args->plan = plan_of(*f, pairs, records);
   if (args->plan.slice_blocks == 0) {
-    return unsupported(fmt::format("CUDA: {} columns of {} do not fit a block's shared memory", x.k, dtype_name(dtype)));
+    return unsupported(
+        fmt::format("CUDA: {} columns of {} do not fit a block's shared memory", x.k, dtype_name(dtype)));
   }
   args->columns = static_cast<int32_t>(small::slice_columns(*f, records, args->plan));
   args->arrived = reinterpret_cast<uint32_t*>(workspace);
@@ -169,9 +169,14 @@ Status small_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput
       const SmallLinearOutput& out = outputs[i];
       if (launched[i] || out.weight.dtype != dtype) continue;
       PARE_CHECK(out.weight.k == x.k && out.ld_y >= out.weight.n && !(out.bf16 && out.accumulate));
-      args.outputs[args.n_outputs++] = {out.weight.data, out.y,    out.bias,
-                                        out.ld_y,        static_cast<int32_t>(out.weight.n),
-                                        static_cast<int32_t>(pairs), out.bf16, out.accumulate};
+      args.outputs[args.n_outputs++] = {out.weight.data,
+                                        out.y,
+                                        out.bias,
+                                        out.ld_y,
+                                        static_cast<int32_t>(out.weight.n),
+                                        static_cast<int32_t>(pairs),
+                                        out.bf16,
+                                        out.accumulate};
       pairs += pairs_of(out.weight.n);
       launched[i] = true;
     }
