@@ -144,7 +144,7 @@ Status Gemm::run(const GemmCall& call, Stream stream) {
   PARE_CHECK(call.type == DType::BF16 || call.type == DType::F16);
   PARE_CHECK(call.y_type == DType::F32 || (call.y_type == call.type && !call.accumulate));
   PARE_CHECK(call.ld_x % 8 == 0 && call.ld_w % 8 == 0 && call.ld_x >= call.k && call.ld_w >= call.k &&
-             call.ld_y >= call.n && !(call.bias != nullptr && call.accumulate));
+             call.ld_y >= call.n && (call.bias == nullptr || (call.y_type == DType::F32 && !call.accumulate)));
   if (call.t == 0) return ok_status();
   // One algorithm for all T must suit the long ones, where it matters.
   constexpr int64_t kStrictRows = 512;

@@ -20,7 +20,7 @@ struct GemmCall {
   void* y = nullptr;           // [T][ld_y]; 16-byte aligned as x and w, rows as well for full speed
   int64_t ld_y = 0;
   DType y_type = DType::F32;    // F32, or as `type`
-  const float* bias = nullptr;  // [N], added; or null. Not with `accumulate`
+  const float* bias = nullptr;  // [N], added; or null. fp32 y only, and not with `accumulate`
   bool accumulate = false;      // y += result; fp32 only
 };
 
