@@ -1,0 +1,204 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kernels/cuda/small_linear.h"
+#include "kernels/cuda/small_linear_args.h"
+#include "tensor/cuda/status.h"
+
+namespace pare::cuda {
+namespace {
+
+using small::Args;
+using small::kWarps;
+using small::Plan;
+
+// Pairs whose slices are counted; the counts lie in front of the workspace, in the same place for every launch, so that
+// one launch's sums never lie where another expects zeros.
+constexpr int64_t kMaxCountedPairs = 16384, kCountBytes = kMaxCountedPairs * sizeof(uint32_t);
+// K is divided for this many multiprocessors whatever the card has, so that cards agree bit for bit.
+constexpr int kPlannedProcessors = 132;
+
+struct Card {
+  int processors = 0;
+  int64_t block_shared_bytes = 0;
+};
+const Card& card() {
+  // One kind of card in a process.
+  static const Card found = [] {
+    Card c;
+    int device = 0, processors = 0, bytes = 0;
+    if (cudaGetDevice(&device) == cudaSuccess) {
+      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    c.processors = std::max(1, processors);
+    c.block_shared_bytes = std::max(48 * 1024, bytes);
+    return c;
+  }();
+  return found;
+}
+
+int slice_blocks(int64_t pairs, int processors, const Plan& plan) {
+  const int64_t wanted = ceil_div<int64_t>(pairs, kWarps / plan.k_warps);
+  return static_cast<int>(std::clamp<int64_t>(processors / plan.slices, 1, wanted));
+}
+
+// How long a multiprocessor is busy, in the time that a warp of eight takes for a pair's 64 columns.
+double cost_of(const DeviceFormat& f, int64_t pairs, int64_t records, const Plan& plan) {
+  const int64_t blocks = slice_blocks(pairs, kPlannedProcessors, plan);
+  const int64_t rounds = ceil_div(pairs, blocks * (kWarps / plan.k_warps));
+  const int64_t stages =
+      ceil_div(ceil_div<int64_t>(records, plan.slices * plan.k_warps), int64_t{small::stage_records(f)});
+  const double part = static_cast<double>(stages * small::stage_records(f) * f.groups) / 2;
+  const double adding = plan.k_warps > 1 ? 0.5 : 0.25, starting = 0.25 * plan.k_warps;
+  // Sums of slices go through the second-level cache, and the last block to come waits for it.
+  const double slices = plan.slices > 1 ? 2.5 + 0.15 * plan.slices : 0.0;
+  return static_cast<double>(rounds) * (part + adding) + starting + slices;
+}
+
+Plan plan_of(const DeviceFormat& f, int64_t pairs, int64_t records) {
+  Plan best;
+  double best_cost = std::numeric_limits<double>::infinity();
+  const int max_slices = pairs <= kMaxCountedPairs ? 64 : 1;
+  const auto fits = [&](const Plan& p) { return small::shared_bytes(f, records, p, 4) <= card().block_shared_bytes; };
+  for (Plan p; p.slices <= max_slices; ++p.slices) {
+    for (p.k_warps = 1; p.k_warps <= kWarps; p.k_warps *= 2) {
+      if (int64_t{p.slices} * p.k_warps > records || !fits(p)) continue;
+      const double cost = cost_of(f, pairs, records, p);
+      if (cost >= best_cost) continue;
+      best = p;
+      best_cost = cost;
+    }
+  }
+  best.slice_blocks =
+      best_cost < std::numeric_limits<double>::infinity() ? slice_blocks(pairs, card().processors, best) : 0;
+  return best;
+}
+
+int64_t pairs_of(int64_t n) { return ceil_div<int64_t>(tiles_of(n), 2); }
+
+int64_t partial_bytes(const Plan& plan, int64_t pairs, int64_t t) {
+  const int64_t token_tiles = t <= 8 ? 1 : t <= 16 ? 2 : 4;
+  return plan.slices > 1 ? pairs * plan.slices * 8 * token_tiles * 32 * 4 : 0;
+}
+
+Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
+  switch (dtype) {
+    case DType::F32: return small::launch_small<DType::F32>(args, stream, pdl);
+    case DType::F16: return small::launch_small<DType::F16>(args, stream, pdl);
+    case DType::BF16: return small::launch_small<DType::BF16>(args, stream, pdl);
+    case DType::Q4_0: return small::launch_small<DType::Q4_0>(args, stream, pdl);
+    case DType::Q4_1: return small::launch_small<DType::Q4_1>(args, stream, pdl);
+    case DType::Q5_0: return small::launch_small<DType::Q5_0>(args, stream, pdl);
+    case DType::Q5_1: return small::launch_small<DType::Q5_1>(args, stream, pdl);
+    case DType::Q8_0: return small::launch_small<DType::Q8_0>(args, stream, pdl);
+    case DType::Q2_K: return small::launch_small<DType::Q2_K>(args, stream, pdl);
+    case DType::Q3_K: return small::launch_small<DType::Q3_K>(args, stream, pdl);
+    case DType::Q4_K: return small::launch_small<DType::Q4_K>(args, stream, pdl);
+    case DType::Q5_K: return small::launch_small<DType::Q5_K>(args, stream, pdl);
+    case DType::Q6_K: return small::launch_small<DType::Q6_K>(args, stream, pdl);
+    case DType::IQ4_NL: return small::launch_small<DType::IQ4_NL>(args, stream, pdl);
+    case DType::IQ4_XS: return small::launch_small<DType::IQ4_XS>(args, stream, pdl);
+    default: return unsupported(fmt::format("CUDA: no matrix product with {} weights", dtype_name(dtype)));
+  }
+}
+
+// Everything of the arguments that follows from the weights' type, K and the number of pairs.
+Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::byte* workspace, Args* args) {
+  const DeviceFormat* f = device_format(dtype);
+  if (f == nullptr) return unsupported(fmt::format("CUDA: no matrix product with {} weights", dtype_name(dtype)));
+  const int64_t records = records_of(*f, x.k);
+  args->x = x;
+  args->pairs = static_cast<int32_t>(pairs);
+  args->records = static_cast<int32_t>(records);
+  args->tile_bytes = tile_bytes(*f, x.k);
+  args->plan = plan_of(*f, pairs, records);
+  if (args->plan.slice_blocks == 0) {
+    return unsupported(
+        fmt::format("CUDA: {} columns of {} do not fit a block's shared memory", x.k, dtype_name(dtype)));
+  }
+  args->columns = static_cast<int32_t>(small::slice_columns(*f, records, args->plan));
+  args->arrived = reinterpret_cast<uint32_t*>(workspace);
+  args->partials = reinterpret_cast<float*>(workspace + kCountBytes);
+  return ok_status();
+}
+
+void check_input(const SmallLinearInput& x) {
+  PARE_CHECK(x.t >= 1 && x.t <= kMaxSmallTokens && x.k >= 1 && x.ld >= x.k);
+  if (x.x != nullptr) {
+    PARE_CHECK(x.ld % 8 == 0);
+  } else {
+    PARE_CHECK(x.residual != nullptr && x.norm_weight != nullptr && x.t <= kMaxFusedNormTokens && x.k % 4 == 0 &&
+               x.ld % 4 == 0);
+  }
+}
+
+}  // namespace
+
+size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t) {
+  // Which of the weights share a launch is not known here: every sum of neighbours is allowed for.
+  int64_t most = 0;
+  for (size_t first = 0; first < weights.size(); ++first) {
+    int64_t pairs = 0;
+    for (size_t i = first; i < std::min(weights.size(), first + kMaxSmallOutputs); ++i) {
+      const DeviceWeight& w = weights[i];
+      const DeviceFormat* f = device_format(w.dtype);
+      if (f == nullptr || w.dtype != weights[first].dtype || w.k != weights[first].k) continue;
+      pairs += pairs_of(w.n);
+      most = std::max(most, partial_bytes(plan_of(*f, pairs, records_of(*f, w.k)), pairs, t));
+    }
+  }
+  return static_cast<size_t>(kCountBytes + most);
+}
+
+Status small_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, std::byte* workspace,
+                    Stream stream, bool pdl) {
+  check_input(x);
+  PARE_CHECK(outputs.size() <= kMaxSmallOutputs);
+  bool launched[kMaxSmallOutputs] = {};
+  for (size_t first = 0; first < outputs.size(); ++first) {
+    if (launched[first]) continue;
+    const DType dtype = outputs[first].weight.dtype;
+    Args args{};
+    int64_t pairs = 0;
+    for (size_t i = first; i < outputs.size(); ++i) {
+      const SmallLinearOutput& out = outputs[i];
+      if (launched[i] || out.weight.dtype != dtype) continue;
+      PARE_CHECK(out.weight.k == x.k && out.ld_y >= out.weight.n && !(out.bf16 && out.accumulate));
+      args.outputs[args.n_outputs++] = {out.weight.data,
+                                        out.y,
+                                        out.bias,
+                                        out.ld_y,
+                                        static_cast<int32_t>(out.weight.n),
+                                        static_cast<int32_t>(pairs),
+                                        out.bf16,
+                                        out.accumulate};
+      pairs += pairs_of(out.weight.n);
+      launched[i] = true;
+    }
+    PARE_RETURN_IF_ERROR(finish_args(dtype, x, pairs, workspace, &args));
+    PARE_RETURN_IF_ERROR(dispatch(dtype, args, stream, pdl));
+  }
+  return ok_status();
+}
+
+Status small_glu(const SmallLinearInput& x, const DeviceWeight& gate, const DeviceWeight& up, Activation act,
+                 uint16_t* y, int64_t ld_y, std::byte* workspace, Stream stream, bool pdl) {
+  check_input(x);
+  PARE_CHECK(gate.n == up.n && gate.k == x.k && up.k == x.k && ld_y >= gate.n);
+  if (gate.dtype != up.dtype) return unsupported("CUDA: gate and up of different types in one launch");
+  Args args{};
+  args.glu = true;
+  args.activation = act;
+  args.n_outputs = 2;
+  args.outputs[0] = {gate.data, y, nullptr, ld_y, static_cast<int32_t>(gate.n), 0, true, false};
+  args.outputs[1] = {up.data, nullptr, nullptr, 0, static_cast<int32_t>(up.n), 0, true, false};
+  PARE_RETURN_IF_ERROR(finish_args(gate.dtype, x, tiles_of(gate.n), workspace, &args));
+  return dispatch(gate.dtype, args, stream, pdl);
+}
+
+}  // namespace pare::cuda

@@ -1,0 +1,8 @@
+#include "kernels/cuda/small_linear_kernel.cuh"
+
+namespace pare::cuda::small {
+
+template Status launch_small<DType::Q4_0>(const Args& args, Stream stream, bool pdl);
+template Status launch_small<DType::Q4_1>(const Args& args, Stream stream, bool pdl);
+
+}  // namespace pare::cuda::small

@@ -1,0 +1,7 @@
+#include "kernels/cuda/small_linear_kernel.cuh"
+
+namespace pare::cuda::small {
+
+template Status launch_small<DType::Q8_0>(const Args& args, Stream stream, bool pdl);
+
+}  // namespace pare::cuda::small
