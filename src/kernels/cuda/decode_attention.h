@@ -1,0 +1,36 @@
+// Decode attention on CUDA: one launch per layer executes a SegmentPlan (plan/segment_plan.h; the meaning of items,
+// picks, scores and folds is that of kernels/attention.h) and writes out, and lse where asked for, of every query row
+// of a decoding sequence. Heads beyond SeqStep::heads are left alone.
+//
+// All plan arrays are device memory and are read on the device only: the launch depends on no count in them, so a
+// captured graph stays valid while plans change behind the same pointers. plan.done must be given ([n_seqs][K], zero);
+// it is zero again when the launch ends.
+//
+// Arithmetic: products of 16-bit values summed in fp32 by the tensor cores; softmax in fp32; weights rounded to the
+// value type before they meet V; partials in fp32, merged in the order of contracts.md §4 (tile -> span -> octet ->
+// section -> row). A row's bits depend on its query and on the runs of its sequence: not on item sizes, batch mates,
+// the number of blocks, or timing.
+//
+// Limits: head_dim a multiple of 16 up to 256; Order::Rows; K and V of every zone in one codec, F16 or Bf16, that of
+// host_formats[0]; v_width head_dim or 0.
+#pragma once
+
+#include "kernels/cuda/attention.h"
+#include "pare/status.h"
+
+namespace pare::cuda {
+
+struct DecodeOptions {
+  // Query rows of one sequence or shared prefix at most, as far as the host knows; more are legal and cost more passes
+  // over K and V. 0: n_rows - n_seqs + 1, the bound without shared prefixes.
+  int32_t query_rows = 0;
+  // Launch with programmatic stream serialization: blocks start before the previous kernel of the stream ends. That
+  // kernel may write q, K, V, picks and scores, but no other plan array.
+  bool overlap_launch = false;
+  int32_t blocks = 0;  // 0: as many as the device runs at once
+};
+
+Status decode_attention(const AttentionLayer& layer, const SegmentPlan& plan, const DecodeOptions& options,
+                        Stream stream);
+
+}  // namespace pare::cuda
