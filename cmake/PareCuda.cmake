@@ -19,5 +19,11 @@ find_package(CUDAToolkit 13.0 REQUIRED)
 # Contraction is what the device kernels are written for: their tolerances are derived, not bit-exact against the CPU.
 target_compile_options(pare_options INTERFACE
   "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra,-Werror>")
-target_compile_definitions(pare_options INTERFACE PARE_HAS_CUDA=1)
-target_link_libraries(pare_options INTERFACE CUDA::cudart_static)
+
+# For targets with sources that include the toolkit. The others are compiled as without CUDA, to the same objects.
+function(pare_use_cuda)
+  foreach(target ${ARGN})
+    target_link_libraries(${target} PRIVATE CUDA::cudart_static)
+    target_compile_definitions(${target} PRIVATE PARE_HAS_CUDA=1)
+  endforeach()
+endfunction()

@@ -37,8 +37,8 @@ struct Results {
 Results run_cpu(const std::vector<Draw>& draws, const std::vector<float>& logits, int64_t vocab) {
   const int64_t n = static_cast<int64_t>(draws.size());
   ThreadPool pool(2);
-  ExecContext ctx(&pool, selected_cpu_level().value(),
-                  Arena(AlignedBuffer::allocate(ops::sample_workspace_bytes(2, vocab)).value()));
+  ExecContext ctx(&pool, selected_cpu_level().value(), Arena());
+  ctx.arena = Arena(AlignedBuffer::allocate(ops::sample_workspace_bytes(ctx, n, vocab)).value());
   std::vector<ops::SampleRow> rows;
   for (const Draw& d : draws) {
     rows.push_back(d.row);
@@ -57,7 +57,11 @@ Results run_cpu(const std::vector<Draw>& draws, const std::vector<float>& logits
   out.logprobs = results.logprobs.data();
   out.top = top.data();
   out.top_cap = kTopCap;
-  ops::sample(ctx, rows.data(), n, vocab, logits.data(), out);
+  std::vector<float> raw = logits;
+  const int64_t logit_rows = static_cast<int64_t>(raw.size()) / vocab;
+  Tensor no_table;
+  ops::sample(ctx, ops::stage_draws(ctx, rows.data(), n), Tensor(raw.data(), DType::F32, {logit_rows, vocab}), out,
+              no_table);
   for (const ops::TopLogprob& t : top) results.top.push_back({t.id, t.logprob});
   return results;
 }
@@ -187,12 +191,16 @@ void expect_logprobs(const Results& cuda, const Results& cpu, const std::vector<
   for (size_t i = 0; i < draws.size(); ++i) {
     if (cuda.ids[i] == cpu.ids[i]) {
       // Two fp32 log-sums over the vocabulary, in different orders.
-      if (std::isfinite(cpu.logprobs[i])) EXPECT_NEAR(cuda.logprobs[i], cpu.logprobs[i], 2e-5) << i;
+      if (std::isfinite(cpu.logprobs[i])) {
+        EXPECT_NEAR(cuda.logprobs[i], cpu.logprobs[i], 2e-5) << i;
+      }
     }
     for (int32_t j = 0; j < kTopCap; ++j) {
       const TopLogprob a = cuda.top[i * kTopCap + j], b = cpu.top[i * kTopCap + j];
       ASSERT_EQ(a.id, b.id) << "draw " << i << ", rank " << j;
-      if (std::isfinite(b.logprob)) EXPECT_NEAR(a.logprob, b.logprob, 2e-5) << i;
+      if (std::isfinite(b.logprob)) {
+        EXPECT_NEAR(a.logprob, b.logprob, 2e-5) << i;
+      }
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "base/check.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/small_linear.h"
@@ -78,7 +79,13 @@ class CudaOps : public DeviceOps {
   void check(Status status);
   // The device's copy of something in the host tables of this step; null stays null.
   template <typename T>
-  T* on_device(T* host) const;
+  T* on_device(T* host) const {
+    if (!host) return nullptr;
+    const Tables& t = tables_[parity_];
+    const auto* byte = reinterpret_cast<const std::byte*>(host);
+    PARE_CHECK(byte >= t.host.data() && byte <= t.host.data() + t.host.size());
+    return reinterpret_cast<T*>(t.device.data() + (byte - t.host.data()));
+  }
   void upload_page_lists(StepPlans& plans, Arena& tables);
 
   void small_linear(const LinearInput& x, std::span<const LinearOutput> outputs);

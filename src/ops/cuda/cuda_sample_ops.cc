@@ -55,6 +55,12 @@ To* copy_to(Arena& tables, const From* from, int32_t n) {
   return to.data();
 }
 
+// A vocabulary that no kernel takes is refused by the launch.
+size_t workspace_bytes(int64_t rows, int64_t vocab) {
+  const auto bytes = cuda::sample_workspace_bytes(rows, vocab);
+  return bytes.ok() ? *bytes : 0;
+}
+
 }  // namespace
 
 size_t CudaOps::draw_table_bytes(const StepMemory& m) {
@@ -87,7 +93,7 @@ SampleBatch CudaOps::stage(Arena& tables, const SampleRow* rows, int64_t n) {
 size_t CudaOps::sample_workspace_bytes(int64_t rows, int64_t vocab) const {
   constexpr size_t kAlign = 4 * 64;
   const size_t results = static_cast<size_t>(rows) * (sizeof(float) + kMaxTopLogprobs * sizeof(TopLogprob));
-  return cuda::sample_workspace_bytes(rows, vocab) + results + kAlign;
+  return workspace_bytes(rows, vocab) + results + kAlign;
 }
 
 void CudaOps::sample(Arena& arena, const SampleBatch& batch, const Tensor& logits, const SampleOutput& out,
@@ -96,7 +102,7 @@ void CudaOps::sample(Arena& arena, const SampleBatch& batch, const Tensor& logit
   const size_t mark = arena.mark();
   const auto logprobs = arena.take<float>(static_cast<size_t>(n));
   const auto top = arena.take<cuda::TopLogprob>(static_cast<size_t>(n) * out.top_cap);
-  const auto workspace = arena.take<std::byte>(cuda::sample_workspace_bytes(n, vocab));
+  const auto workspace = arena.take<std::byte>(workspace_bytes(n, vocab));
   cuda::SampleArgs args;
   args.rows = static_cast<const cuda::SampleRow*>(batch.device_rows);
   args.logits = logits.as<float>();

@@ -90,15 +90,6 @@ Arena CudaOps::begin_step(int parity) {
   return Arena(t.host.data(), t.host.size());
 }
 
-template <typename T>
-T* CudaOps::on_device(T* host) const {
-  if (!host) return nullptr;
-  const Tables& t = tables_[parity_];
-  const auto* byte = reinterpret_cast<const std::byte*>(host);
-  PARE_CHECK(byte >= t.host.data() && byte <= t.host.data() + t.host.size());
-  return reinterpret_cast<T*>(t.device.data() + (byte - t.host.data()));
-}
-
 // The page lists of the step's sequences, one after the other; plans then name places in this copy. A list is at most
 // a few KiB, so that copying it whole costs less than knowing what changed.
 void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {

@@ -1,0 +1,211 @@
+// Whole models on the card against the same models on the CPU: prompts, decoding in a batch, forks, captured steps.
+#include "pare/engine.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "base/rng.h"
+#include "cuda_test.h"
+#include "runtime/embedder.h"
+#include "runtime/loaded_model.h"
+
+namespace pare {
+namespace {
+
+constexpr const char* kDecoders[] = {"llama", "llama_rope_llama3", "qwen2", "qwen3", "gemma3"};
+
+std::shared_ptr<const LoadedModel> load_tiny(const std::string& name, bool on_card) {
+  ThreadPool pool(2);
+  std::shared_ptr<ops::Accelerator> card;
+  if (on_card) card = ops::accelerator_by_name("cuda").value();
+  return load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf", &pool, card).value();
+}
+
+std::vector<int32_t> random_ids(Philox& rng, int32_t n, int32_t vocab) {
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  for (int32_t& id : ids) id = static_cast<int32_t>(rng.below(static_cast<uint32_t>(vocab)));
+  return ids;
+}
+
+struct Record {
+  std::vector<std::vector<float>> rows;  // logits by position, of branch 0
+  std::vector<std::vector<int32_t>> tokens;
+};
+
+// One request alone: every logit of its prompt and answer.
+Record run_alone(const std::shared_ptr<const LoadedModel>& model, const std::vector<int32_t>& ids, int32_t answer,
+              EngineOptions options) {
+  options.threads = 2;
+  options.max_context = static_cast<int32_t>(ids.size()) + answer + 1;
+  auto engine = Engine::create(model, options);
+  EXPECT_TRUE(engine.ok()) << engine.status().to_string();
+  Record run;
+  run.rows.resize(ids.size() + answer);
+  run.tokens.resize(1);
+  Request request;
+  request.tokens = ids;
+  request.max_tokens = answer;
+  request.ignore_eos = true;
+  request.observe_prompt = true;
+  request.on_logits = [&](int32_t, int32_t position, std::span<const float> row) {
+    run.rows[position].assign(row.begin(), row.end());
+  };
+  const auto id = (*engine)->submit(std::move(request), [&](const TokenEvent& event) {
+    if (event.token >= 0) run.tokens[0].push_back(event.token);
+  });
+  EXPECT_TRUE(id.ok()) << id.status().to_string();
+  const Status status = (*engine)->run();
+  EXPECT_TRUE(status.ok()) << status.to_string();
+  return run;
+}
+
+// Root mean square of the difference over that of the reference: bf16 activations are good to 2^-9, and a few layers of
+// them add up like independent errors.
+double relative_rms(const std::vector<float>& reference, const std::vector<float>& x) {
+  double error = 0.0, size = 0.0;
+  for (size_t i = 0; i < reference.size(); ++i) {
+    const double d = double{x[i]} - reference[i];
+    error += d * d;
+    size += double{reference[i]} * reference[i];
+  }
+  return std::sqrt(error / size);
+}
+
+class CudaEngine : public cuda::CudaTest {};
+
+TEST_F(CudaEngine, LogitsMatchTheCpuAlongOneSequence) {
+  Philox rng(5);
+  for (const char* name : kDecoders) {
+    SCOPED_TRACE(name);
+    const auto on_cpu = load_tiny(name, false), on_card = load_tiny(name, true);
+    const std::vector<int32_t> ids = random_ids(rng, 150, on_cpu->model->config().vocab);
+    for (const int32_t step_rows : {512, 64}) {
+      EngineOptions options;
+      options.step_rows = step_rows;
+      options.logit_rows = step_rows;
+      const Record expected = run_alone(on_cpu, ids, 1, options), got = run_alone(on_card, ids, 1, options);
+      const double bound = 0x1p-9 * std::sqrt(8.0 * (on_cpu->model->config().n_layers + 1)) * 2.0;
+      for (size_t p = 0; p < ids.size(); ++p) {
+        ASSERT_EQ(got.rows[p].size(), expected.rows[p].size()) << "position " << p;
+        EXPECT_LE(relative_rms(expected.rows[p], got.rows[p]), bound) << "position " << p;
+      }
+    }
+  }
+}
+
+// The card's decode steps against its own prompt pass over the same tokens: different kernels, the same function.
+TEST_F(CudaEngine, DecodedRowsMatchThePromptPass) {
+  Philox rng(6);
+  for (const char* name : kDecoders) {
+    SCOPED_TRACE(name);
+    const auto model = load_tiny(name, true);
+    const std::vector<int32_t> ids = random_ids(rng, 70, model->model->config().vocab);
+    for (const bool graphs : {true, false}) {
+      EngineOptions options;
+      options.logit_rows = 512;
+      options.graphs = graphs;
+      const Record decoded = run_alone(model, ids, 40, options);
+      std::vector<int32_t> all = ids;
+      all.insert(all.end(), decoded.tokens[0].begin(), decoded.tokens[0].end());
+      const Record whole = run_alone(model, all, 1, options);
+      const double bound = 0x1p-9 * std::sqrt(8.0 * (model->model->config().n_layers + 1)) * 2.0;
+      for (size_t p = ids.size() - 1; p + 1 < all.size(); ++p) {
+        ASSERT_FALSE(decoded.rows[p].empty()) << "position " << p;
+        EXPECT_LE(relative_rms(whole.rows[p], decoded.rows[p]), bound) << "position " << p << " graphs " << graphs;
+      }
+    }
+  }
+}
+
+// A batch that grows and shrinks, with samples that fork from a shared prompt, draws the tokens that each request draws
+// alone: up to the first near tie.
+TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {
+  Philox rng(7);
+  const auto model = load_tiny("llama", true);
+  const int32_t vocab = model->model->config().vocab;
+  constexpr int kRequests = 6;
+  std::vector<std::vector<int32_t>> prompts;
+  for (int i = 0; i < kRequests; ++i) prompts.push_back(random_ids(rng, 20 + 37 * i, vocab));
+  const auto answers = [&](bool together) {
+    std::vector<std::vector<std::vector<int32_t>>> out(kRequests);
+    EngineOptions options;
+    options.threads = 2;
+    options.max_context = 512;
+    options.kv_rows = 4096;
+    options.max_sequences = together ? 16 : 3;
+    auto engine = Engine::create(model, options).value();
+    for (int i = 0; i < kRequests; ++i) {
+      Request request;
+      request.tokens = prompts[i];
+      request.max_tokens = 24;
+      request.samples = i % 2 == 0 ? 1 : 3;
+      request.ignore_eos = true;
+      request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
+      request.sampling.seed = 100 + i;
+      out[i].resize(request.samples);
+      EXPECT_TRUE(engine
+                      ->submit(std::move(request),
+                               [&, i](const TokenEvent& event) {
+                                 EXPECT_EQ(event.error, nullptr);
+                                 if (event.token >= 0) out[i][event.branch].push_back(event.token);
+                               })
+                      .ok());
+      if (!together) {
+        EXPECT_TRUE(engine->run().ok());
+      }
+    }
+    EXPECT_TRUE(engine->run().ok());
+    return out;
+  };
+  const auto alone = answers(false), together = answers(true);
+  int equal = 0, total = 0;
+  for (int i = 0; i < kRequests; ++i) {
+    for (size_t b = 0; b < alone[i].size(); ++b) {
+      ASSERT_EQ(alone[i][b].size(), 24u);
+      ASSERT_EQ(together[i][b].size(), 24u);
+      ++total;
+      equal += alone[i][b] == together[i][b];
+    }
+  }
+  // Random weights give flat logits: a batch may take other kernels and tip a near tie, seldom.
+  EXPECT_GE(equal, total - 3);
+}
+
+TEST_F(CudaEngine, EmbeddingsMatchTheCpu) {
+  Philox rng(8);
+  std::vector<std::vector<int32_t>> texts;
+  for (const int32_t n : {1, 5, 40}) texts.push_back(random_ids(rng, n, 264));
+  std::vector<std::vector<std::vector<float>>> vectors;
+  for (const bool on_card : {false, true}) {
+    auto embedder = Embedder::create(load_tiny("bert", on_card), 2);
+    ASSERT_TRUE(embedder.ok()) << embedder.status().to_string();
+    auto out = (*embedder)->embed(texts);
+    ASSERT_TRUE(out.ok()) << out.status().to_string();
+    vectors.push_back(std::move(*out));
+  }
+  for (size_t i = 0; i < texts.size(); ++i) EXPECT_LE(relative_rms(vectors[0][i], vectors[1][i]), 0.03) << i;
+}
+
+TEST_F(CudaEngine, TooMuchMemoryIsRefusedAndTheNextEngineRuns) {
+  const auto model = load_tiny("llama", true);
+  EngineOptions options;
+  options.threads = 1;
+  options.max_context = 512;
+  options.max_sequences = 4096;
+  options.step_rows = 65'536;
+  options.logit_rows = 65'536;
+  const auto before = model->accelerator->memory().bytes;
+  for (int64_t rows = int64_t{1} << 24; rows <= int64_t{1} << 36; rows <<= 4) {
+    options.kv_rows = rows;
+    const auto engine = Engine::create(model, options);
+    if (engine.ok()) continue;
+    EXPECT_NE(engine.status().code(), StatusCode::kInternal) << engine.status().to_string();
+    break;
+  }
+  EXPECT_EQ(model->accelerator->memory().bytes, before);
+  Philox rng(9);
+  EXPECT_FALSE(run_alone(model, random_ids(rng, 10, 264), 2, {}).tokens[0].empty());
+}
+
+}  // namespace
+}  // namespace pare
