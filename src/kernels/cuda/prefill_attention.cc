@@ -4,10 +4,10 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cuda/prefill_launch.h"
-#include "kernels/cuda/prefill_walk.cuh"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda {
