@@ -31,6 +31,8 @@ Status current_device(Device* out) {
   return ok_status();
 }
 
+constexpr int32_t kMaxPlainHeadDim = 256;
+// Head dimensions of the Hopper kernels; the plain one takes the others.
 bool has_kernel(int32_t d) { return d == 64 || d == 96 || d == 128 || d == 256; }
 
 // The driver's function, found at run time so that the engine needs no driver library to link or to start.
@@ -61,8 +63,9 @@ Status check_layer(const AttentionLayer& layer, const BlockPlan& plan) {
   if (layer.dtype != DType::BF16 && layer.dtype != DType::F16) {
     return unsupported("prefill attention: queries are BF16 or F16");
   }
-  if (!has_kernel(layer.head_dim)) {
-    return unsupported(fmt::format("prefill attention: head dimension {}; 64, 96, 128, 256 exist", layer.head_dim));
+  if (layer.head_dim <= 0 || layer.head_dim > kMaxPlainHeadDim || layer.head_dim % 16 != 0) {
+    return unsupported(fmt::format("prefill attention: head dimension {}, a multiple of 16 up to {} is wanted",
+                                   layer.head_dim, kMaxPlainHeadDim));
   }
   if (plan.tile_rows == 0 || plan.tile_rows > prefill::kMaxTileRows) {
     return unsupported(fmt::format("prefill attention: tiles of {} rows, limit {}", plan.tile_rows,
@@ -134,7 +137,7 @@ Status prefill_attention(const AttentionLayer& layer, const BlockPlan& plan, con
   PARE_RETURN_IF_ERROR(current_device(&device));
   const prefill::Arguments args = make_arguments(layer, plan, workspace);
   const bool bf16 = layer.dtype == DType::BF16;
-  if (options.plain || !device.hopper) {
+  if (options.plain || !device.hopper || !has_kernel(layer.head_dim)) {
     return to_status(prefill::launch_plain(args, bf16, device.processors * kPlainBlocksPerProcessor, stream),
                      "plain prefill attention");
   }

@@ -41,7 +41,7 @@ struct Shape {
 
 // What consumers must know about a stage. Twice as many as stages: K's slot is reused while V's flags are still read.
 template <int kKeys>
-struct StageInfo {
+struct alignas(16) StageInfo {
   int32_t key[kKeys];  // position of each key, kNone: no key. Written if kMask or kClear
   uint32_t flags;
 };
