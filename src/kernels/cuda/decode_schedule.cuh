@@ -6,10 +6,10 @@
 
 namespace pare::cuda::decode {
 
-template <typename T>
+template <typename T, typename S>
 class Schedule {
  public:
-  __device__ Schedule(const Params& params, const Shared& shared) : params_(params), shared_(shared) {}
+  __device__ Schedule(const Params& params, const Shared<S>& shared) : params_(params), shared_(shared) {}
 
   // The block's (item, KV head) pairs, dealt in turn, the heads of an item side by side.
   __device__ void run() {
@@ -26,17 +26,17 @@ class Schedule {
       if (first) wait_for_earlier_kernels();
       first = false;
       const int32_t together = job.is(kJobPicked) ? params_.group : n_query_rows_ * params_.group;
-      const int32_t chunks = (together + params_.max_columns - 1) / params_.max_columns;
+      const int32_t chunks = (together + S::kColumns - 1) / S::kColumns;
       const int32_t passes = job.is(kJobPicked) ? chunks * n_query_rows_ : chunks;
       for (int32_t pass = 0; pass < passes; ++pass) {
         if (job.is(kJobPicked)) {
-          const int32_t head = pass % chunks * params_.max_columns;
+          const int32_t head = pass % chunks * S::kColumns;
           job.first = pass / chunks * params_.group + head;
-          job.count = min(params_.max_columns, params_.group - head);
+          job.count = min(S::kColumns, params_.group - head);
           find_picks(job, pass / chunks);
         } else {
-          job.first = pass * params_.max_columns;
-          job.count = min(params_.max_columns, together - job.first);
+          job.first = pass * S::kColumns;
+          job.count = min(S::kColumns, together - job.first);
         }
         if (pass == passes - 1) job.flags |= kJobLastPass;
         bound(job);
@@ -79,11 +79,13 @@ class Schedule {
     job.lw = format.lw;
     job.page_bytes = format.page_bytes;
     job.flags = (zone.picked != 0 ? kJobPicked : 0u) | ((run.flags & kRunScored) != 0 ? kJobScored : 0u) |
-                ((run.flags & kRunCausal) != 0 ? kJobCausal : 0u);
+                ((run.flags & kRunCausal) != 0 ? kJobCausal : 0u) |
+                (format.lw != kNoPlane && (run.flags & kRunScored) == 0 ? kJobWeighted : 0u);
     job.k_width = format.k_width;
     job.v_width = format.v_width;
     job.chan = format.chan;
     job.page_rows = static_cast<int32_t>(zone.page_rows);
+    job.page_shift = (job.page_rows & (job.page_rows - 1)) == 0 ? 31 - __clz(job.page_rows) : -1;
     job.span = static_cast<int32_t>(zone.span);
     job.g = g;
     job.row0 = run.row0;
@@ -167,20 +169,19 @@ class Schedule {
     mbarrier_wait(shared_.job_empty(ring_.at), ring_.parity ^ 1);
     if (lane_id() == 0) shared_.job(ring_.at) = job;
     if (!job.is(kJobNone)) {
-      Column* columns = shared_.columns(params_, ring_.at);
-      const int32_t padded = padded_columns(job.count);
-      for (int32_t c = lane_id(); c < padded; c += 32) columns[c] = column(job, c);
+      Column* columns = shared_.columns(ring_.at);
+      for (int32_t c = lane_id(); c < S::kColumns; c += 32) columns[c] = column(job, c);
       __syncwarp();
       if (!job.absent() && job.reads_keys()) {
         if (job.chan < 0) {
-          copy_queries(job, columns, padded);
+          copy_queries(job, columns);
         } else {
-          scale_queries(job, columns, padded);
+          scale_queries(job, columns);
         }
       }
     }
     arrive_full(shared_.job_full(ring_.at));
-    ring_.advance(params_.jobs);
+    ring_.advance(S::kJobs);
   }
 
   __device__ Column column(const Job& job, int32_t c) const {
@@ -210,22 +211,21 @@ class Schedule {
            (static_cast<int64_t>(column.t) * params_.layer.n_heads + column.head) * params_.layer.head_dim;
   }
 
-  __device__ void copy_queries(const Job& job, const Column* columns, int32_t padded) const {
+  __device__ void copy_queries(const Job& job, const Column* columns) const {
     const uint32_t queries = shared_.address(shared_.queries(ring_.at));
     const int32_t chunks = job.k_width / 8;
-    for (int32_t at = lane_id(); at < padded * chunks; at += 32) {
+    for (int32_t at = lane_id(); at < S::kColumns * chunks; at += 32) {
       const int32_t c = at / chunks, chunk = at % chunks;
-      copy_async_16(queries + c * shared_.layout.row_bytes + chunk * 16, query_of(columns[c]) + chunk * 8,
+      copy_async_16(queries + c * S::kRowBytes + chunk * 16, query_of(columns[c]) + chunk * 8,
                     columns[c].part != nullptr);
     }
   }
 
   // Queries times their channels' factors, as the sum of two 16-bit values.
-  __device__ void scale_queries(const Job& job, const Column* columns, int32_t padded) const {
+  __device__ void scale_queries(const Job& job, const Column* columns) const {
     T* queries = shared_.template as<T>(shared_.queries(ring_.at));
-    const auto row = static_cast<int32_t>(shared_.layout.row_bytes / sizeof(T)),
-               term = static_cast<int32_t>(shared_.layout.term_bytes / sizeof(T));
-    for (int32_t at = lane_id(); at < padded * job.k_width; at += 32) {
+    constexpr int32_t row = S::kRowBytes / sizeof(T), term = S::kTermBytes / sizeof(T);
+    for (int32_t at = lane_id(); at < S::kColumns * job.k_width; at += 32) {
       const int32_t c = at / job.k_width, i = at % job.k_width;
       float value = 0.0f;
       if (columns[c].part != nullptr) {
@@ -239,7 +239,7 @@ class Schedule {
   }
 
   const Params& params_;
-  const Shared& shared_;
+  const Shared<S>& shared_;
   RingCursor ring_;
   int32_t n_query_rows_ = 0, shift_ = 0, pick0_ = 0, pick_cap_ = 0;  // of the item; shift: position to zone row
 };
