@@ -47,6 +47,10 @@ class Attend {
     }
   };
 
+  // Keeps the compiler from reading the tables of all columns at once, for which there are no registers.
+  __device__ static void one_at_a_time() {
+    if constexpr (N > 2) asm volatile("" ::: "memory");
+  }
   __device__ static void sync() { named_barrier(kAttendBarrier, kAttendThreads); }
   __device__ int column_of(int n, int e) const { return 8 * n + 2 * (lane_ % 4) + e % 2; }
   __device__ int channel_of(int i) const { return (warp_ + kAttendWarps * i) * 16 + lane_ / 4; }
@@ -269,6 +273,7 @@ class Attend {
     for (int n = 0; n < N; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
+        one_at_a_time();
         const Column& column = columns[column_of(n, e)];
         const int32_t at = number + e / 2 * 8, j = row[e / 2];
         const bool sees =
@@ -343,6 +348,7 @@ class Attend {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int c = column_of(n, e);
+        one_at_a_time();
         const MergeFactors f = merge_factors(first ? -INFINITY : old_m[c], state.m[n][e]);
 #pragma unroll
         for (int i = 0; i < C; ++i) {
@@ -368,6 +374,7 @@ class Attend {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int c = column_of(n, e);
+        one_at_a_time();
         const Column& column = columns[c];
         if (column.part == nullptr) continue;
         const float m = unit_m(turn_)[c], l = unit_l(turn_)[c];

@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1) decode_kernel(const __grid_c
   if (warp < kAttendWarps) warm_plan(params, warp);
   if (threadIdx.x == kAttendThreads) {
     for (int32_t stage = 0; stage < params.stages; ++stage) {
-      mbarrier_init(shared.keys_full(stage), kFullArrivals);
-      mbarrier_init(shared.values_full(stage), kFullArrivals);
+      mbarrier_init(shared.keys_full(stage), kFullArrivals * kLoadWarps);
+      mbarrier_init(shared.values_full(stage), kFullArrivals * kLoadWarps);
       mbarrier_init(shared.keys_empty(stage), kAttendWarps);
       mbarrier_init(shared.values_empty(stage), kAttendWarps);
     }
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) decode_kernel(const __grid_c
     Attend<T, S>(params, shared).run();
   } else if (warp < kAttendWarps + kLoadWarps) {
     wait_for_earlier_kernels();
-    Load<S>(params, shared, warp == kAttendWarps).run();
+    Load<S>(params, shared, warp - kAttendWarps).run();
     let_next_kernel_start();
   } else {
     Schedule<T, S>(params, shared).run();
@@ -97,9 +97,10 @@ template <typename T, int kMaxDim>
 Status launch_for(int64_t rows, const Params& params, const DecodeOptions& options, const DeviceLimits& limits,
                   Stream stream) {
   if (rows <= 8) return launch<T, kMaxDim, 1>(params, options, limits, stream);
-  if (rows <= 16) return launch<T, kMaxDim, 2>(params, options, limits, stream);
-  if (rows <= 32 || kMaxDim > 128) return launch<T, kMaxDim, 4>(params, options, limits, stream);
-  if constexpr (kMaxDim <= 128) return launch<T, kMaxDim, 8>(params, options, limits, stream);
+  if constexpr (kMaxDim <= 128) {
+    if (rows <= 16) return launch<T, kMaxDim, 2>(params, options, limits, stream);
+  }
+  return launch<T, kMaxDim, 4>(params, options, limits, stream);
 }
 
 // The kernel for passes of `rows` query rows.

@@ -5,16 +5,16 @@
 
 namespace pare::cuda::decode {
 
-// Loads every tile of one plane, 64 slots at a time, which is a page of most zones. The K warp also tells what a tile
-// is, and the numbers and log weights of rows.
+// Loads a half of every tile, K and V; that is a page of most zones. The first half's warp also tells what a tile is.
+// The numbers of picked rows and log weights come with K.
 template <typename S>
 class Load {
  public:
-  __device__ Load(const Params& params, const Shared<S>& shared, bool keys)
+  __device__ Load(const Params& params, const Shared<S>& shared, int32_t half)
       : params_(params),
         shared_(shared),
-        keys_(keys),
-        sources_(shared.template as<const std::byte*>(S::kSources) + (keys ? 0 : kPartRows)) {}
+        first_slot_(half * kSlots),
+        sources_(shared.template as<Source>(S::kSources) + half * kSlots) {}
 
   __device__ void run() {
     walk_jobs(shared_, [&](const Job& job, int32_t) {
@@ -23,7 +23,13 @@ class Load {
   }
 
  private:
-  static constexpr int kPartRows = kPageRows, kParts = S::kTileRows / kPartRows;
+  static constexpr int kSlots = S::kTileRows / kLoadWarps;
+  static_assert(kSlots % 32 == 0);
+  // Of a slot that holds a row: its page's start and its row there.
+  struct Source {
+    const std::byte* page;
+    int32_t in_page;
+  };
 
   // Where the walk over a job's tiles stands: at tile `first` of the numbers [lo, hi) of a span.
   struct Place {
@@ -56,85 +62,105 @@ class Load {
   }
 
   // Every unit has a tile, if an empty one.
-  __device__ void load_job(const Job& job) {
-    const int32_t width = keys_ ? job.k_width : job.v_width;
-    const uint64_t plane = keys_ ? job.k : job.v;
+  __device__ void load_job(const Job job) {
     for (int32_t unit = job.unit_begin; unit < job.unit_end; ++unit) {
       Place next{max(unit * job.unit_spans, job.span_begin), 0, 0, 0};
       const int32_t end_span = min((unit + 1) * job.unit_spans, job.span_end);
       open_span(job, next);
       bool more = seek(job, next, end_span);
       Place at = more ? next : Place{};
+      int32_t id = first_page(job, at);
       do {
         if (more) {
           next.first += S::kTileRows;
           more = seek(job, next, end_span);
         }
+        const int32_t next_id = more ? first_page(job, next) : 0;
         Tile tile{at.first, at.lo, at.hi, 0};
         if (!more) tile.flags = kTileEndsUnit | (unit + 1 == job.unit_end ? kTileEndsJob : 0);
         if (!more || next.span != at.span) tile.flags |= kTileEndsSpan;
-        load_tile(job, tile, at.span, width, plane);
+        load_tile(job, tile, at.span, id);
         at = next;
+        id = next_id;
       } while (more);
     }
   }
 
-  __device__ void load_tile(const Job& job, Tile& tile, int32_t span, int32_t width, uint64_t plane) {
-    const bool copies = !keys_ || job.reads_keys();
+  // The page of the half tile's first slot, asked for while the tile before is loaded. 0 where it is of no use.
+  __device__ int32_t first_page(const Job& job, const Place& at) const {
+    const int32_t row = at.first + first_slot_;
+    return job.is(kJobPicked) || row < at.lo || row >= at.hi ? 0 : job.pages[page_index(job, row)];
+  }
+
+  __device__ void load_tile(const Job& job, Tile& tile, int32_t span, int32_t id) {
     const int32_t end = tile.first + S::kTileRows;
-    const bool picked = job.is(kJobPicked);
-    const bool inside = tile.first >= tile.lo && end <= tile.hi;
-    if (inside && (picked ? job.all_see(job.row0, job.row_end) : job.all_see(tile.first, end)))
+    if (tile.first >= tile.lo && end <= tile.hi &&
+        (job.is(kJobPicked) ? job.all_see(job.row0, job.row_end) : job.all_see(tile.first, end))) {
       tile.flags |= kTileWhole;
-    // The addresses of 64 slots at a time when all are wanted and lie one behind the other in a page.
-    const bool simple = copies && (tile.flags & kTileWhole) != 0 && !picked && 32 % (width / 8) == 0 &&
-                        !(keys_ && job.is(kJobWeighted));
-    const std::byte* together[kParts];
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      together[part] = nullptr;
-      if (!simple) continue;
-      const int32_t row = tile.first + part * kPartRows, index = page_index(job, row),
-                    in_page = row - index * job.page_rows;
-      if (in_page + kPartRows <= job.page_rows) {
-        together[part] = page(job, index) + plane + static_cast<int64_t>(in_page) * width * 2;
-      }
     }
-    mbarrier_wait(keys_ ? shared_.keys_empty(ring_.at) : shared_.values_empty(ring_.at), ring_.parity ^ 1);
-    uint32_t to = shared_.address(keys_ ? shared_.keys(ring_.at) : shared_.values(ring_.at));
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      if (together[part] != nullptr) {
-        copy_together(to, together[part], width);
+    // All rows are wanted and lie one behind the other in a page: the common case by far.
+    const int32_t row = tile.first + first_slot_, in_page = row - page_index(job, row) * job.page_rows;
+    const bool together = (tile.flags & kTileWhole) != 0 && !job.is(kJobPicked | kJobScored | kJobWeighted) &&
+                          in_page + kSlots <= job.page_rows;
+    const std::byte* from = page(job, id);
+    const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
+
+    mbarrier_wait(shared_.keys_empty(ring_.at), ring_.parity ^ 1);
+    if (!together) find_sources(job, tile, span);
+    if (job.reads_keys()) {
+      const uint32_t to = shared_.address(shared_.keys(ring_.at)) + offset;
+      if (together) {
+        copy_together(to, from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2, job.k_width);
       } else {
-        load_scattered(job, tile, span, part * kPartRows, to, width, plane, copies);
+        copy_rows(to, job.k, job.k_width, job.pool);
       }
-      to += kPartRows * S::kRowBytes;
     }
-    if (keys_ && lane_id() == 0) shared_.tile(ring_.at) = tile;
-    arrive_full(keys_ ? shared_.keys_full(ring_.at) : shared_.values_full(ring_.at));
+    if (first_slot_ == 0 && lane_id() == 0) shared_.tile(ring_.at) = tile;
+    arrive_full(shared_.keys_full(ring_.at));
+
+    mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
+    const uint32_t to = shared_.address(shared_.values(ring_.at)) + offset;
+    if (together) {
+      copy_together(to, from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2, job.v_width);
+    } else {
+      copy_rows(to, job.v, job.v_width, job.pool);
+    }
+    arrive_full(shared_.values_full(ring_.at));
     ring_.advance(params_.stages);
   }
 
   __device__ static int32_t page_index(const Job& job, int32_t row) {
     return job.page_shift >= 0 ? row >> job.page_shift : row / job.page_rows;
   }
-  __device__ static const std::byte* page(const Job& job, int32_t index) {
-    const uint64_t id = static_cast<uint32_t>(job.pages[index]) & ~kHostPageBit;
-    return job.pool + id * job.page_bytes;
+  __device__ static const std::byte* page(const Job& job, int32_t id) {
+    return job.pool + static_cast<uint64_t>(static_cast<uint32_t>(id) & ~kHostPageBit) * job.page_bytes;
   }
 
   __device__ static void copy_together(uint32_t to, const std::byte* from, int32_t width) {
-    const int32_t chunks = width / 8, slot = lane_id() / chunks, chunk = lane_id() % chunks;  // of 16 bytes
-    to += static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16;
+    constexpr int kFullChunks = S::kSteps * 2;  // of 16 bytes in a row
+    if (width == kFullChunks * 8) {
+      to += static_cast<uint32_t>(lane_id() / kFullChunks) * S::kRowBytes +
+            static_cast<uint32_t>(lane_id() % kFullChunks) * 16;
+      from += lane_id() * 16;
+#pragma unroll
+      for (int i = 0; i < kSlots / 32 * kFullChunks; ++i) {
+        copy_async_16(to + i * (32 / kFullChunks) * S::kRowBytes, from + i * 512, true);
+      }
+      return;
+    }
+    const int32_t chunks = width / 8, slot_step = 32 / chunks, chunk_step = 32 % chunks;
+    int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
     from += lane_id() * 16;
-    const uint32_t step = static_cast<uint32_t>(32 / chunks) * S::kRowBytes;
-    const int32_t copies = kPartRows / 32 * chunks;
-#pragma unroll 8
-    for (int32_t i = 0; i < copies; ++i) {
-      copy_async_16(to, from, true);
-      to += step;
+#pragma unroll 4
+    for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
+      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16, from, true);
       from += 512;
+      slot += slot_step;
+      chunk += chunk_step;
+      if (chunk >= chunks) {
+        chunk -= chunks;
+        ++slot;
+      }
     }
   }
 
@@ -165,41 +191,39 @@ class Load {
     return row;
   }
 
-  __device__ void load_scattered(const Job& job, const Tile& tile, int32_t span, int32_t first_slot, uint32_t to,
-                                 int32_t width, uint64_t plane, bool copies) const {
-    __syncwarp();  // every lane is done with the last part's sources
-    for (int32_t slot = lane_id(); slot < kPartRows; slot += 32) {
-      const int32_t row = row_of_slot(job, tile, span, first_slot + slot);
-      const std::byte *source = nullptr, *weight = nullptr;
+  // Fills sources_, the numbers of rows, and their log weights.
+  __device__ void find_sources(const Job& job, const Tile& tile, int32_t span) const {
+    __syncwarp();  // every lane is done with the last tile's sources
+    for (int32_t slot = lane_id(); slot < kSlots; slot += 32) {
+      const int32_t row = row_of_slot(job, tile, span, first_slot_ + slot);
+      Source source{nullptr, 0};
       if (row >= 0) {
-        const int32_t index = page_index(job, row), in_page = row - index * job.page_rows;
-        const std::byte* base = page(job, index);
-        source = base + plane + static_cast<int64_t>(in_page) * width * 2;
-        weight = base + job.lw + in_page * 4;
+        const int32_t index = page_index(job, row);
+        source = {page(job, job.pages[index]), row - index * job.page_rows};
       }
       sources_[slot] = source;
-      if (!keys_) continue;
-      shared_.template as<int32_t>(shared_.rows(ring_.at))[first_slot + slot] = row;
+      shared_.template as<int32_t>(shared_.rows(ring_.at))[first_slot_ + slot] = row;
       if (job.is(kJobWeighted)) {
-        copy_async_4(shared_.address(shared_.log_weights(ring_.at)) + static_cast<uint32_t>(first_slot + slot) * 4,
-                     row >= 0 ? weight : job.pool, row >= 0);
+        copy_async_4(shared_.address(shared_.log_weights(ring_.at)) + static_cast<uint32_t>(first_slot_ + slot) * 4,
+                     row >= 0 ? source.page + job.lw + source.in_page * 4 : job.pool, row >= 0);
       }
     }
     __syncwarp();
-    if (copies) copy_rows(to, width, job.pool);
   }
 
-  // Copies the rows at sources_. An empty slot becomes zeros: its weight is zero, and zero times an old NaN would not
+  // Copies the rows of sources_. An empty slot becomes zeros: its weight is zero, and zero times an old NaN would not
   // be.
-  __device__ void copy_rows(uint32_t to, int32_t width, const std::byte* anywhere) const {
-    const int32_t chunks = width / 8;
+  __device__ void copy_rows(uint32_t to, uint64_t plane, int32_t width, const std::byte* anywhere) const {
+    const int32_t chunks = width / 8, slot_step = 32 / chunks, chunk_step = 32 % chunks;
     int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
-    const int32_t slot_step = 32 / chunks, chunk_step = 32 % chunks, copies = kPartRows / 32 * chunks;
-#pragma unroll 4
-    for (int32_t i = 0; i < copies; ++i) {
-      const std::byte* source = sources_[slot];
-      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16,
-                    source != nullptr ? source + chunk * 16 : anywhere, source != nullptr);
+#pragma unroll 2
+    for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
+      const Source source = sources_[slot];
+      const bool present = source.page != nullptr;
+      copy_async_16(
+          to + static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16,
+          present ? source.page + plane + static_cast<int64_t>(source.in_page) * width * 2 + chunk * 16 : anywhere,
+          present);
       slot += slot_step;
       chunk += chunk_step;
       if (chunk >= chunks) {
@@ -211,8 +235,8 @@ class Load {
 
   const Params& params_;
   const Shared<S>& shared_;
-  const bool keys_;
-  const std::byte** sources_;
+  const int32_t first_slot_;
+  Source* sources_;
   RingCursor ring_;
 };
 

@@ -13,7 +13,7 @@
 namespace pare::cuda::decode {
 
 inline constexpr int32_t kAttendWarps = 8;
-inline constexpr int32_t kLoadWarps = 2;  // one for K, one for V
+inline constexpr int32_t kLoadWarps = 2;  // each loads half of a tile's rows
 inline constexpr int32_t kAttendThreads = 32 * kAttendWarps;
 inline constexpr int32_t kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
 inline constexpr uint32_t kAttendBarrier = 1;
@@ -111,7 +111,7 @@ struct Shape {
   static constexpr uint32_t kJobTable = kColumnTable + kJobs * kColumns * sizeof(Column);
   static constexpr uint32_t kTileTable = kJobTable + kJobs * (sizeof(Job) + 15) / 16 * 16;
   static constexpr uint32_t kSources = kTileTable + kMaxStages * sizeof(Tile);
-  static constexpr uint32_t kBarriers = kSources + kLoadWarps * kPageRows * 8;
+  static constexpr uint32_t kBarriers = kSources + kTileRows * 16;
   static constexpr uint32_t kFlags = kBarriers + (4 * kMaxStages + 2 * kJobs) * 8;
   static constexpr uint32_t kQueries = (kFlags + 16 + 127) / 128 * 128;
   static constexpr uint32_t kStageBytes = 2 * kPlaneBytes + 2 * kTileRows * 4;  // K, V, row numbers, log weights
