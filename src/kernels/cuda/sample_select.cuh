@@ -64,39 +64,30 @@ inline constexpr int kBins = 2048;
 // A bin's mass is added up in parts of 14 bits with atomics of 32: 2^18 candidates of a block fit.
 inline constexpr int kLimbs = 3, kLimbBits = 14;
 inline constexpr int kMaxBlockCandidates = 1 << 18;
-inline constexpr int kListMax = kThreads;  // candidates that one block can put in order
-inline constexpr int kNats = 8;            // distances from the best that a survey tells apart
+inline constexpr int kHeldByThread = 2;
+inline constexpr int kListMax = kHeldByThread * kThreads;  // candidates that one block can look at
+inline constexpr int kRankedMax = 64;                      // candidates that are compared with each other
+inline constexpr int kNats = 8;                            // distances that a survey tells apart
 
-struct Survey {
-  Arrivals arrivals;
-  Mass mass[kMaxTeam];
-  unsigned long long nats[kMaxTeam][kNats];
-};
-
-// What a draw asks of the team by mail. Logits are looked at as they are and again as edited.
-enum : int { kRaw = 0, kEdited = 1 };
-struct Post {
-  Mail best[2], log_sum, decision;
-  Survey survey[2];
-  Arrivals list[2];
+struct Entry {
+  Place place;
+  Mass mass;
 };
 
 struct Space {
+  // Limbs are read by the block that adds up a bin for the team, which then puts the sum of its bins so far in their
+  // place; those are read until the barrier in gather(), and after it the memory is `pulled`.
   union {
-    // Read by the block that adds up a bin for the team, which then puts the sum of its bins so far in their place;
-    // those are read until the barrier in gather().
     unsigned limbs[kLimbs][kBins];
     Place pulled[kListMax];
-    Place exchange[2][kListMax];  // of a sort
-    Mass masses[kListMax];
+    Entry ranked[kRankedMax];
   };
-  Place list[kListMax];  // by likelihood
+  Place list[kListMax];  // by likelihood; read by the team after the barrier in gather()
   Mass totals[kMaxTeam];
   unsigned counts[kMaxTeam];
-  unsigned nats[kNats];
+  unsigned nats[kNats], nats_of[kMaxTeam][kNats];
   Mass warp_sums[kWarps];
   ReduceSpace reduce;
-  Post post;
   unsigned found, bin;
   Mass below;
   Place chosen;
@@ -132,21 +123,25 @@ __device__ __forceinline__ Mass inclusive_sum(Space& space, Mass x) {
 // How much mass must come before the place that a selection looks for.
 struct Wanted {
   enum Kind { kMass, kTopK, kShare, kDraw } kind;
-  Mass amount;  // kMass: this much; kTopK: the k; kDraw: 24 random bits
-  float share;  // kShare: of all mass
-  Mass all;     // kShare, kDraw: mass of all where others than those that are looked at have some; else 0
+  Mass amount;     // kMass: this much; kTopK: the k; kDraw: 24 random bits
+  float share;     // kShare: of all mass
+  bool tail;       // kTopK: there are candidates beyond those that are looked at
+  Mass tail_mass;  // kShare, kDraw: of those
 
-  // 0: nobody.
+  // 0: nobody, or nobody among those that have `total`.
   __device__ Mass of(Mass total) const {
-    const Mass whole = all != 0 ? all : total;
     switch (kind) {
       case kMass: break;
-      case kTopK: return amount < total ? amount : 0;
+      case kTopK: return amount < total || (tail && amount == total) ? amount : 0;
       case kShare: {  // the first sum that is not below it
-        const double wanted = ceil(static_cast<double>(share) * static_cast<double>(whole));
-        return min(max(static_cast<Mass>(wanted), Mass{1}), whole);
+        const Mass all = total + tail_mass;
+        const double wanted = ceil(static_cast<double>(share) * static_cast<double>(all));
+        return min(max(static_cast<Mass>(wanted), Mass{1}), all);
       }
-      case kDraw: return (__umul64hi(amount, whole) << 40 | amount * whole >> 24) + 1;  // above bits / 2^24 of it
+      case kDraw: {  // the first sum above bits / 2^24 of all mass
+        const Mass all = total + tail_mass;
+        return (__umul64hi(amount, all) << 40 | amount * all >> 24) + 1;
+      }
     }
     return amount;
   }
@@ -169,11 +164,9 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
     return sum;
   };
   Mass all = 0;
-#pragma unroll 1
   for (int bin = first; bin < last; ++bin) all += sum_of(team.rank * slice + bin);
   const Mass up_to_here = inclusive_sum(space, all);
   Mass sum = up_to_here - all;
-#pragma unroll 1
   for (int bin = team.rank * slice + first; bin < static_cast<int>(team.rank) * slice + last; ++bin) {
     sum += per_thread == 1 ? all : sum_of(bin);
     space.limbs[0][bin] = static_cast<unsigned>(sum);
@@ -185,7 +178,6 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
   team.sync();
 
   Mass total = 0;
-#pragma unroll 1
   for (unsigned block = 0; block < team.size; ++block) total += space.totals[block];
   const Mass target = wanted.of(total);
   if (target == 0 || target > total) return kBins;
@@ -195,7 +187,6 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
   const auto sum_at = [&](int bin) {
     return Mass{*team.at(&space.limbs[1][bin], owner)} << 32 | *team.at(&space.limbs[0][bin], owner);
   };
-#pragma unroll 1
   for (int bin = first; bin < last; ++bin) {
     const Mass before = below + (bin > 0 ? sum_at(owner * slice + bin - 1) : 0);
     if (before < target && target <= below + sum_at(owner * slice + bin)) {
@@ -276,54 +267,6 @@ __device__ __forceinline__ Stretch find_stretch(const Team& team, Space& space, 
   return s;
 }
 
-// --- one block's list, a candidate in each thread ---
-
-// Sorts, largest first. Every thread of the first n has a place, the others 0.
-__device__ __noinline__ Place sort_places(Space& space, Place x, int n) {
-  const int i = threadIdx.x;
-  int turn = 0;
-  for (int size = 2; size < 2 * n; size *= 2) {
-    for (int stride = size / 2; stride > 0; stride /= 2) {
-      Place other;
-      if (stride < 32) {
-        other = __shfl_xor_sync(kFullWarp, x, stride);
-      } else {
-        // Two in turn: a barrier lies between the last read of one and its next write.
-        space.exchange[turn][i] = x;
-        __syncthreads();
-        other = space.exchange[turn][i ^ stride];
-        turn = 1 - turn;
-      }
-      const bool first = ((i & stride) == 0) == ((i & size) == 0);
-      x = first == (x > other) ? x : other;
-    }
-  }
-  __syncthreads();
-  return x;
-}
-
-// The first thread at which the sum of masses of the threads up to it reaches what is wanted; -1 if that is nothing or
-// more than there is.
-__device__ __noinline__ int find_sum(Space& space, Mass mass, Wanted wanted) {
-  const Mass sum = inclusive_sum(space, mass);
-  if (threadIdx.x == kThreads - 1) space.below = sum;
-  __syncthreads();
-  const Mass total = space.below, target = wanted.of(total);
-  if (target == 0 || target > total) return -1;
-  if (sum >= target && sum - mass < target) space.found = threadIdx.x;
-  __syncthreads();
-  return static_cast<int>(space.found);
-}
-
-// What thread `owner` has.
-__device__ __forceinline__ Place tell_all(Space& space, Place mine, int owner) {
-  if (threadIdx.x == owner) space.chosen = mine;
-  __syncthreads();
-  const Place told = space.chosen;
-  __syncthreads();
-  return told;
-}
-
 // --- where candidates come from ---
 
 extern __shared__ float4 shared_values[];
@@ -368,6 +311,40 @@ struct Chunk {
   }
 };
 
+// A few candidates, the same ones in each block: a block works on them alone.
+struct Held {
+  float value[kHeldByThread];
+  int id[kHeldByThread];  // -1: none
+
+  template <typename Body>
+  __device__ __forceinline__ void for_each(Body body) const {
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      if (id[i] >= 0) body(value[i], id[i]);
+    }
+  }
+  template <typename Keep>
+  __device__ __forceinline__ void drop_unless(Keep keep) {
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      if (id[i] >= 0 && !keep(value[i], id[i])) id[i] = -1;
+    }
+  }
+};
+
+// The first n of space.pulled.
+__device__ __forceinline__ Held hold_pulled(const Space& space, int n) {
+  Held held;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    const int at = threadIdx.x + i * kThreads;
+    held.value[i] = at < n ? value_of(space.pulled[at]) : 0.0f;
+    held.id[i] = at < n ? id_of(space.pulled[at]) : -1;
+  }
+  __syncthreads();
+  return held;
+}
+
 // place_of(x, id) >= from, for candidates above -infinity.
 struct Floor {
   float value;
@@ -398,7 +375,7 @@ struct Order {
   }
 };
 
-// --- selection in the whole vocabulary ---
+// --- selection ---
 
 // Which candidates a selection looks at, and how.
 struct Selection {
@@ -408,32 +385,71 @@ struct Selection {
   Wanted wanted;
 };
 
-// Thread i gets the rank by likelihood, of the n sorted places in threads, of the i-th most typical one; -1 beyond n.
-__device__ __forceinline__ int rank_by_typicality(Space& space, Place mine, int n, const Order& order) {
-  const int i = threadIdx.x;
-  const Place p = i < n ? place(~__float_as_uint(order.shift(value_of(mine))), i) : 0;
-  return id_of(sort_places(space, p, n));
-}
-
-// The place by likelihood at which, in s.order, the sum of masses of the first n of space.pulled reaches `wanted`.
-__device__ __noinline__ Place find_in_list(Space& space, int n, const Selection& s, Mass wanted) {
-  Place mine = threadIdx.x < n ? space.pulled[threadIdx.x] : 0;
-  __syncthreads();
-  mine = sort_places(space, mine, n);
-  Mass mass = threadIdx.x < n ? s.weighing(value_of(mine)) : 0;
-  int rank = threadIdx.x;
-  if (s.order.typical) {
-    rank = rank_by_typicality(space, mine, n, s.order);
-    space.masses[threadIdx.x] = mass;
-    __syncthreads();
-    mass = rank >= 0 ? space.masses[rank] : 0;
+// The place at which the sum of masses of what is held reaches `wanted`: at least 1 and at most what there is.
+__device__ __noinline__ Place find_place(Space& space, const Held& held, const Selection& s, Mass wanted) {
+  const Team alone;
+  Entry mine[kHeldByThread];
+  bool in[kHeldByThread];
+  int n = 0;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    in[i] = held.id[i] >= 0 && s.floor.admits(held.value[i], held.id[i]);
+    mine[i] = {s.order.place(held.value[i], held.id[i]), s.weighing(held.value[i])};
+    n += __syncthreads_count(in[i]);
   }
-  const int at = find_sum(space, mass, Wanted{Wanted::kMass, wanted});
-  return tell_all(space, mine, static_cast<int>(tell_all(space, static_cast<Place>(rank), at)));
+  while (n > kRankedMax) {
+    const Stretch stretch = find_stretch(alone, space, [&](auto put) {
+#pragma unroll
+      for (int i = 0; i < kHeldByThread; ++i) {
+        if (in[i]) put(mine[i].place);
+      }
+    });
+    const unsigned bin = find_bin(
+        alone, space,
+        [&](auto add) {
+#pragma unroll
+          for (int i = 0; i < kHeldByThread; ++i) {
+            if (in[i]) add(stretch.bin(mine[i].place), mine[i].mass);
+          }
+        },
+        Wanted{Wanted::kMass, wanted}, &wanted);
+    n = 0;
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      in[i] = in[i] && stretch.bin(mine[i].place) == bin;
+      n += __syncthreads_count(in[i]);
+    }
+  }
+  if (threadIdx.x == 0) space.found = 0;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    if (in[i]) space.ranked[atomicAdd(&space.found, 1u)] = mine[i];
+  }
+  __syncthreads();
+  if (threadIdx.x < n) {
+    const Entry own = space.ranked[threadIdx.x];
+    Mass sum = 0;
+    for (int i = 0; i < n; ++i) {
+      if (space.ranked[i].place >= own.place) sum += space.ranked[i].mass;
+    }
+    if (sum >= wanted && sum - own.mass < wanted) space.chosen = own.place;
+  }
+  __syncthreads();
+  return space.chosen;
 }
 
-// The place by likelihood at which, in s.order, the sum of masses reaches what is wanted; 0 if that is nothing or more
-// than there is.
+// The place at which the sum of masses reaches what is wanted; 0 if that is nothing or more than there is.
+__device__ __noinline__ Place select(const Team&, Space& space, const Held& held, const Selection& s) {
+  Mass sum = 0;
+  held.for_each([&](float x, int id) {
+    if (s.floor.admits(x, id)) sum += s.weighing(x);
+  });
+  const Mass total = team_reduce<Add>(Team{}, space.reduce, sum), target = s.wanted.of(total);
+  if (target == 0 || target > total) return 0;
+  return find_place(space, held, s, target);
+}
+
 template <bool kShared>
 __device__ __noinline__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Selection& s) {
   Mass rest = 0;
@@ -481,17 +497,19 @@ __device__ __noinline__ Place select(const Team& team, Space& space, const Chunk
       });
     }
   }
-  return find_in_list(space, n, s, rest);
+  // Of those pulled, all are at or above the floor, and in the bin or part.
+  return find_place(space, hold_pulled(space, n), s, rest);
 }
 
 // --- the head ---
 
-// The most likely candidates, as many as a block can put in order, and what lies beyond.
+// The most likely candidates, as many as a block can hold, and what lies beyond.
 struct Head {
-  int count = 0;      // in the list of rank 0; 0: too many are alike
-  bool tail = false;  // there are candidates beyond, which are `nats` or more from the best
-  unsigned nats = 0;
-  Mass all_mass = 0;  // with the tail's
+  Held held;
+  int count = 0;      // of those held; 0: too many are alike
+  bool tail = false;  // there are candidates beyond
+  Mass tail_mass = 0;
+  unsigned nats = 0;  // those held are less than this far from the best
 };
 
 __device__ __forceinline__ unsigned nats_from(float best, float x) {
@@ -499,16 +517,14 @@ __device__ __forceinline__ unsigned nats_from(float best, float x) {
 }
 
 // Nearly every draw is decided by a few hundred candidates of a vocabulary. One pass over it counts them by their
-// distance from the best and adds up all masses; another one sends the head to the block of rank 0, where its thread i
-// gets the i-th most likely one in *mine.
+// distance from the best and adds up all masses; another one picks the head.
 template <bool kShared>
-__device__ __noinline__ Head take_head(const Team& team, Space& space, int which, const Chunk<kShared>& chunk,
-                                       float best, const Weighing& weighing, Place* mine) {
+__device__ __noinline__ Head take_head(const Team& team, Space& space, const Chunk<kShared>& chunk, float best,
+                                       const Weighing& weighing) {
   constexpr int kFieldMax = 255;
-  Survey& survey = space.post.survey[which];
-  Arrivals& arrivals = space.post.list[which];
+  Head head;
+  if (chunk.count > kFieldMax * kThreads) return head;  // a thread's counts have 8 bits
   if (threadIdx.x < kNats) space.nats[threadIdx.x] = 0;
-  if (threadIdx.x == 0) space.found = 0;
   __syncthreads();
   Mass mass = 0;
   unsigned long long fields = 0;
@@ -527,43 +543,37 @@ __device__ __noinline__ Head take_head(const Team& team, Space& space, int which
   if (lane < kNats) {
     atomicAdd(&space.nats[lane], static_cast<unsigned>((lane % 2 ? odd : even) >> (16 * (lane / 2))) & 0xffffu);
   }
-  mass = block_reduce<Add>(space.reduce, mass);
+  __syncthreads();
   if (threadIdx.x < team.size * kNats) {
     const unsigned to = threadIdx.x / kNats, nat = threadIdx.x % kNats;
-    post(team, to, &survey.nats[team.rank][nat], survey.arrivals, space.nats[nat]);
-    if (nat == 0) post(team, to, &survey.mass[team.rank], survey.arrivals, mass);
+    *team.at(&space.nats_of[team.rank][nat], to) = space.nats[nat];
   }
-  receive(team, survey.arrivals);
+  mass = team_reduce<Add>(team, space.reduce, mass);
 
-  Head head;
-  unsigned before = 0;  // of the head, in blocks of lower rank
-#pragma unroll 1
+  int beyond = 0;
   for (unsigned nat = 0; nat < kNats; ++nat) {
-    unsigned more = 0, more_before = 0;
-    for (unsigned block = 0; block < team.size; ++block) {
-      more += survey.nats[block][nat];
-      if (block + 1 == team.rank) more_before = more;
-    }
-    if (head.tail || head.count + more > kListMax) {
-      head.tail |= more > 0;
-    } else {
+    int more = 0;
+    for (unsigned block = 0; block < team.size; ++block) more += space.nats_of[block][nat];
+    if (beyond == 0 && head.count + more <= kListMax) {
       head.count += more;
       head.nats = nat + 1;
-      before += more_before;
+    } else {
+      beyond += more;
     }
   }
-  for (unsigned block = 0; block < team.size; ++block) head.all_mass += survey.mass[block];
-  // A thread's counts have 8 bits.
-  if (chunk.count > kFieldMax * kThreads) head.count = 0;
+  head.tail = beyond > 0;
   if (head.count == 0) return head;
-  if (team.rank == 0 && threadIdx.x == 0) expect(team, arrivals, head.count * sizeof(Place));
-  chunk.for_each([&](float x, int id) {
-    if (!(x > -INFINITY) || nats_from(best, x) >= head.nats) return;
-    post(team, 0, &space.list[before + atomicAdd(&space.found, 1u)], arrivals, place_of(x, id));
+  gather(team, space, [&](auto put) {
+    chunk.for_each([&](float x, int id) {
+      if (x > -INFINITY && nats_from(best, x) < head.nats) put(place_of(x, id));
+    });
   });
-  if (team.rank != 0) return head;
-  receive(team, arrivals);
-  *mine = sort_places(space, threadIdx.x < head.count ? space.list[threadIdx.x] : 0, head.count);
+  head.held = hold_pulled(space, head.count);
+  if (head.tail) {
+    Mass held_mass = 0;
+    head.held.for_each([&](float x, int) { held_mass += weighing(x); });
+    head.tail_mass = mass - team_reduce<Add>(Team{}, space.reduce, held_mass);
+  }
   return head;
 }
 
