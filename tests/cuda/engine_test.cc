@@ -138,12 +138,12 @@ TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {
   const int32_t vocab = model->model->config().vocab;
   constexpr int kRequests = 6;
   std::vector<std::vector<int32_t>> prompts;
-  for (int i = 0; i < kRequests; ++i) prompts.push_back(random_ids(rng, 20 + 37 * i, vocab));
+  for (int i = 0; i < kRequests; ++i) prompts.push_back(random_ids(rng, 20 + 35 * i, vocab));
   const auto answers = [&](bool together) {
     std::vector<std::vector<std::vector<int32_t>>> out(kRequests);
     EngineOptions options;
     options.threads = 2;
-    options.max_context = 512;
+    options.max_context = 256;
     options.kv_rows = 4096;
     options.max_sequences = together ? 16 : 3;
     auto engine = Engine::create(model, options).value();
@@ -194,7 +194,7 @@ TEST_F(CudaEngine, StrictRowsDependOnTheirSequenceAlone) {
     constexpr int kRequests = 33, kAnswer = 12;
     std::vector<std::vector<int32_t>> prompts;
     Philox rng(11);
-    for (int i = 0; i < kRequests; ++i) prompts.push_back(random_ids(rng, 5 + 29 * (i % 9), vocab));
+    for (int i = 0; i < kRequests; ++i) prompts.push_back(random_ids(rng, 5 + 25 * (i % 9), vocab));
     using Rows = std::map<std::pair<int, int32_t>, std::string>;  // bytes by request and position
     uint64_t preemptions = 0;
     const auto run = [&](int batch, int64_t kv_rows, bool graphs) {
@@ -203,7 +203,7 @@ TEST_F(CudaEngine, StrictRowsDependOnTheirSequenceAlone) {
       options.threads = 2;
       options.strict = true;
       options.graphs = graphs;
-      options.max_context = 512;
+      options.max_context = 256;
       options.max_sequences = batch;
       options.kv_rows = kv_rows;
       auto engine = Engine::create(model, options).value();
@@ -224,11 +224,11 @@ TEST_F(CudaEngine, StrictRowsDependOnTheirSequenceAlone) {
       preemptions = engine->stats().preemptions;
       return rows;
     };
-    const Rows alone = run(1, 512, true);
+    const Rows alone = run(1, 256, true);
     ASSERT_EQ(alone.size(), static_cast<size_t>(kRequests * kAnswer));
-    EXPECT_TRUE(run(8, 8 * 512, true) == alone) << "in a batch of 8";
-    EXPECT_TRUE(run(33, 33 * 512, true) == alone) << "in a batch of 33";
-    EXPECT_TRUE(run(33, 33 * 512, false) == alone) << "without graphs";
+    EXPECT_TRUE(run(8, 8 * 256, true) == alone) << "in a batch of 8";
+    EXPECT_TRUE(run(33, 33 * 256, true) == alone) << "in a batch of 33";
+    EXPECT_TRUE(run(33, 33 * 256, false) == alone) << "without graphs";
     EXPECT_TRUE(run(8, 640, true) == alone) << "pre-empted";
     EXPECT_GT(preemptions, 0u);
   }
@@ -253,7 +253,7 @@ TEST_F(CudaEngine, TooMuchMemoryIsRefusedAndTheNextEngineRuns) {
   const auto model = load_tiny("llama", true);
   EngineOptions options;
   options.threads = 1;
-  options.max_context = 512;
+  options.max_context = 256;
   options.max_sequences = 4096;
   options.step_rows = 65'536;
   options.logit_rows = 65'536;
