@@ -1,8 +1,10 @@
 // Row-wise CUDA kernels against the card's copying speed, measured here: many rows in GB/s, one row in microseconds of
-// a graph.
+// a graph. The sampler, too, in a graph, its logits in the card's cache as after the product that made them.
 #include <cmath>
 
+#include "base/rng.h"
 #include "kernels/cuda/row_ops.h"
+#include "kernels/cuda/sample.h"
 #include "tensor/cuda/device_memory.h"
 #include "timing.h"
 
@@ -169,6 +171,57 @@ void bench_rope_table() {
   });
 }
 
+// Logits as of a model that is sure of a few hundred ids, or flat: normal, and a draw may fall on any of them.
+void bench_sampler(int64_t vocab, bool flat) {
+  constexpr int64_t kRows = 32;
+  Philox rng(1);
+  std::vector<float> x(kRows * vocab);
+  for (float& v : x) v = 2.5f * rng.normal() + (!flat && rng.below(1000) == 0 ? 8.0f : 0.0f);
+  DeviceBuffer logits = zeros(x.size() * 4), rows_device = zeros(kRows * sizeof(SampleRow));
+  require(logits.upload(x.data(), x.size() * 4));
+  const DeviceBuffer ids = zeros(kRows * 4), logprobs = zeros(kRows * 4), top = zeros(kRows * 5 * sizeof(TopLogprob));
+  struct Kind {
+    const char* what;
+    float temperature;
+    int32_t top_k;
+    float top_p, typical_p;
+    bool logprobs;
+  };
+  for (const Kind& kind :
+       {Kind{"greedy", 0, 0, 1, 1, false}, Kind{"greedy, 5 log-probabilities", 0, 0, 1, 1, true},
+        Kind{"temperature 0.8", 0.8f, 0, 1, 1, false}, Kind{"temperature 0.8, top-p 0.95", 0.8f, 0, 0.95f, 1, false},
+        Kind{"temperature 0.8, top-k 40, top-p 0.95", 0.8f, 40, 0.95f, 1, false},
+        Kind{"temperature 0.8, typical 0.9", 0.8f, 0, 1, 0.9f, false}}) {
+    std::vector<SampleRow> rows(kRows);
+    for (int64_t r = 0; r < kRows; ++r) {
+      rows[r].logits_row = r;
+      rows[r].temperature = kind.temperature;
+      rows[r].top_k = kind.top_k;
+      rows[r].top_p = kind.top_p;
+      rows[r].typical_p = kind.typical_p;
+      rows[r].wants_logprob = kind.logprobs;
+      rows[r].n_top = kind.logprobs ? 5 : 0;
+      rows[r].position = static_cast<int32_t>(r);
+    }
+    require(rows_device.upload(rows.data(), rows.size() * sizeof(SampleRow)));
+    SampleArgs args;
+    args.rows = rows_device.as<SampleRow>();
+    args.logits = logits.as<float>();
+    args.vocab = vocab;
+    args.ids = ids.as<int32_t>();
+    args.logprobs = logprobs.as<float>();
+    args.top = top.as<TopLogprob>();
+    args.top_cap = kind.logprobs ? 5 : 0;
+    double us[2];
+    for (const int i : {0, 1}) {
+      args.n = i == 0 ? 1 : kRows;
+      us[i] = 1e6 * seconds_in_graph(stream, kGraphCalls, kRepeats, [&] { require(sample(args, stream, true)); });
+    }
+    std::printf("sample %6d %s, %-38s 1 row %6.2f us, 32 rows %7.2f us\n", static_cast<int>(vocab),
+                flat ? "flat" : "sure", kind.what, us[0], us[1]);
+  }
+}
+
 int run() {
   cudaDeviceProp device{};
   require(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
@@ -184,6 +237,9 @@ int run() {
   bench_heads(16, 8, 128, DType::BF16, true);
   bench_heads(9, 3, 64, DType::F32, false);
   bench_rope_table();
+  for (const int64_t vocab : {49152, 151936}) {
+    for (const bool flat : {false, true}) bench_sampler(vocab, flat);
+  }
   return 0;
 }
 

@@ -4,6 +4,7 @@
 #include "kernels/cuda/decode_attend.cuh"
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/decode_load.cuh"
+#include "kernels/cuda/decode_schedule.cuh"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda {
@@ -11,29 +12,34 @@ namespace {
 
 using namespace decode;
 
-constexpr int32_t kMaxStages = 8;
-
 template <typename T, int kTileRows, int kChannelTiles>
 __global__ void __launch_bounds__(kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
-  extern __shared__ __align__(128) std::byte shared[];
-  const SharedLayout layout(params.layer.head_dim, kTileRows, params.stages, params.max_columns);
-  if (threadIdx.x == 0) {
+  extern __shared__ __align__(128) std::byte memory[];
+  const Shared shared(params, kTileRows, memory);
+  const int32_t warp = static_cast<int32_t>(threadIdx.x) / 32;
+  if (warp < kAttendWarps) warm_plan(params, warp);
+  if (threadIdx.x == kAttendThreads) {
     for (int32_t stage = 0; stage < params.stages; ++stage) {
-      for (const BarrierKind kind : {kKeysFull, kValuesFull}) {
-        mbarrier_init(barrier_at(layout, shared_address(shared), kind, stage, params.stages), kFullArrivals);
-      }
-      for (const BarrierKind kind : {kKeysEmpty, kValuesEmpty}) {
-        mbarrier_init(barrier_at(layout, shared_address(shared), kind, stage, params.stages), kAttendWarps);
-      }
+      mbarrier_init(shared.keys_full(stage), kFullArrivals);
+      mbarrier_init(shared.values_full(stage), kFullArrivals);
+      mbarrier_init(shared.keys_empty(stage), kAttendWarps);
+      mbarrier_init(shared.values_empty(stage), kAttendWarps);
+    }
+    for (int32_t job = 0; job < params.jobs; ++job) {
+      mbarrier_init(shared.job_full(job), kFullArrivals);
+      mbarrier_init(shared.job_empty(job), kAttendWarps + kLoadWarps);
     }
   }
   __syncthreads();
-  const int32_t warp = static_cast<int32_t>(threadIdx.x) / 32;
   if (warp < kAttendWarps) {
-    Attend<T, kTileRows, kChannelTiles>(params, layout, shared).run();
+    wait_for_earlier_kernels();
+    Attend<T, kTileRows, kChannelTiles>(params, shared).run();
+  } else if (warp < kAttendWarps + kLoadWarps) {
+    wait_for_earlier_kernels();
+    Load<kTileRows>(params, shared, warp == kAttendWarps).run();
+    let_next_kernel_start();
   } else {
-    const int32_t loader = warp - kAttendWarps;
-    load_planes<kTileRows>(params, layout, shared, loader < kLoadWarpsPerPlane, loader % kLoadWarpsPerPlane);
+    Schedule<T>(params, shared).run();
   }
 }
 
@@ -53,14 +59,18 @@ template <typename T, int kTileRows, int kChannelTiles>
 Status launch(Params params, const DecodeOptions& options, Stream stream) {
   DeviceLimits limits;
   PARE_RETURN_IF_ERROR(device_limits(&limits));
-  const auto bytes = [&](int32_t stages) {
-    return static_cast<int32_t>(SharedLayout(params.layer.head_dim, kTileRows, stages, params.max_columns).bytes);
-  };
-  params.stages = kMaxStages;
-  while (params.stages > 1 && bytes(params.stages) > limits.shared_bytes) --params.stages;
-  if (bytes(params.stages) > limits.shared_bytes) {
+  // Deep rings of tiles keep memory busy, deep rings of jobs keep them filled across short items.
+  constexpr int32_t kRings[][2] = {{8, 4}, {6, 4}, {5, 4}, {4, 4}, {3, 4}, {3, 3}, {3, 2}, {2, 4}, {2, 2}, {1, 2}};
+  int32_t bytes = 0;
+  for (const auto& [stages, jobs] : kRings) {
+    params.stages = stages;
+    params.jobs = jobs;
+    bytes = static_cast<int32_t>(SharedLayout(params, kTileRows).bytes);
+    if (bytes <= limits.shared_bytes) break;
+  }
+  if (bytes > limits.shared_bytes) {
     return unsupported("decode attention: " + std::to_string(params.max_columns) + " query rows of head dimension " +
-                       std::to_string(params.layer.head_dim) + " need " + std::to_string(bytes(params.stages)) +
+                       std::to_string(params.layer.head_dim) + " need " + std::to_string(bytes) +
                        " bytes of shared memory, limit " + std::to_string(limits.shared_bytes));
   }
   const auto kernel = decode_kernel<T, kTileRows, kChannelTiles>;
@@ -73,7 +83,7 @@ Status launch(Params params, const DecodeOptions& options, Stream stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<uint32_t>(options.blocks > 0 ? options.blocks : limits.multiprocessors));
   config.blockDim = dim3(kBlockThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(bytes(params.stages));
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = options.overlap_launch ? 1 : 0;
@@ -115,7 +125,8 @@ Status decode_attention(const AttentionLayer& layer, const SegmentPlan& plan, co
   params.layer = layer;
   params.plan = plan;
   params.group = layer.n_heads / layer.kv.n_kv_heads;
-  params.stages = 0;
+  params.stages = params.jobs = 0;
+  params.query_terms = layer.kv.channels != nullptr ? 2 : 1;
   const int32_t query_rows = options.query_rows > 0 ? options.query_rows : std::max(1, layer.n_rows - layer.n_seqs + 1);
   params.max_columns = 8;
   while (params.max_columns < kMaxColumns && params.max_columns < query_rows * params.group) params.max_columns *= 2;

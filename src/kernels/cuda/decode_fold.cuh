@@ -36,13 +36,6 @@ struct PairState {
   }
 };
 
-// Partials of a sequence: arrivals are counted in them.
-__device__ inline int32_t partials_of(const SegmentPlan& plan, const SeqStep& seq) {
-  int32_t n = 0;
-  for (int32_t f = 0; f < seq.n_folds; ++f) n += plan.folds[seq.fold0 + f].n_parts;
-  return n;
-}
-
 // Folds all partials of a sequence for KV head g into out and lse. Called by the attending warps; partials of other
 // blocks are read past L1.
 template <typename T>

@@ -101,6 +101,10 @@ template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
+// wgmma_wait<0> in other words, which the compiler won't merge with it.
+__device__ __forceinline__ void wgmma_wait_all() {
+  asm volatile("wgmma.wait_group.sync.aligned 0; // all\n" ::: "memory");
+}
 // Keeps the compiler from moving uses of accumulators across a wait that it does not connect with them.
 template <int n>
 __device__ __forceinline__ void pin(float (&acc)[n]) {

@@ -41,7 +41,7 @@ struct Shape {
 
 // What consumers must know about a stage. Twice as many as stages: K's slot is reused while V's flags are still read.
 template <int kKeys>
-struct StageInfo {
+struct alignas(16) StageInfo {
   int32_t key[kKeys];  // position of each key, kNone: no key. Written if kMask or kClear
   uint32_t flags;
 };
@@ -417,11 +417,9 @@ class Consumer {
       info_.advance();
       flags = sh_.stages[info_.slot].flags;
       softmax(logits, flags, parity, scale);
-      hopper::wgmma_wait<0>();
-      hopper::pin(out);
+      wait_and_rescale(out, scale);
       release(&sh_.v_empty[v_.slot]);
       v_.advance();
-      rescale(out, scale);
       round_weights(logits, weights);
     }
     hopper::barrier_wait(hopper::shared_address(&sh_.v_full[v_.slot]), v_.parity);
@@ -493,11 +491,19 @@ class Consumer {
     }
   }
 
-  // Most stages late in a long sequence bring no new maximum.
-  __device__ static void rescale(float (&out)[kOutputs], const float (&scale)[2]) {
-    if (!__any_sync(kAllLanes, scale[0] != 1.0f || scale[1] != 1.0f)) return;
+  // Waits for O += P V. Most stages late in a long sequence bring no new maximum and nothing to rescale. The branch also
+  // keeps the compiler from letting the softmax wait: it must be over before the condition, which asks for the sums (they
+  // are never negative), is known.
+  __device__ void wait_and_rescale(float (&out)[kOutputs], const float (&scale)[2]) const {
+    if (__any_sync(kAllLanes, scale[0] != 1.0f || scale[1] != 1.0f || sum_[0] < 0.0f || sum_[1] < 0.0f)) {
+      hopper::wgmma_wait<0>();
+      hopper::pin(out);
 #pragma unroll
-    for (int i = 0; i < kOutputs; ++i) out[i] *= scale[i / 2 % 2];
+      for (int i = 0; i < kOutputs; ++i) out[i] *= scale[i / 2 % 2];
+    } else {
+      hopper::wgmma_wait_all();
+      hopper::pin(out);
+    }
   }
 
   __device__ static void round_weights(const float (&logits)[kLogits], uint32_t (&weights)[kLogits / 2]) {

@@ -5,30 +5,12 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/prefill_launch.h"
 
 namespace pare::cuda::prefill {
 
 inline constexpr int32_t kNone = INT32_MAX;
 inline constexpr uint32_t kAllLanes = 0xffffffffu;
-inline constexpr int32_t kMaxTileRows = 128;
-
-// A kernel's arguments, but the tensor maps.
-struct Arguments {
-  KvView kv;
-  BlockPlan plan;
-  const SeqStep* seqs;
-  const void* q;
-  void* out;
-  float* lse;
-  uint32_t* tickets;  // [2]: the next item to hand out; blocks that are done
-  int32_t kv_layer, n_heads, head_dim, qa, qb, n_rows;
-  int32_t pool;        // of the layer's pages
-  int32_t group;       // R
-  int32_t pack;        // heads of a KV head that one item takes
-  float scale_log2;    // scale * log2(e): logits to powers of two; with a cap 2 log2(e) * scale / cap
-  float cap_log2;      // softcap * log2(e); 0: none
-};
 
 // --- work items -----------------------------------------------------------------------------------------------------
 

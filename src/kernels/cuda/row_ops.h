@@ -74,7 +74,7 @@ struct HeadsArgs {
   const float *q_norm = nullptr, *k_norm = nullptr;     // [D] or null
   float eps = 0.0f;
   const float *cos = nullptr, *sin = nullptr;  // [T, rot/2]
-  int32_t rot = 0;                             // a multiple of 8, at most D; 0: no rotation
+  int32_t rot = 0;                             // a multiple of 16, at most D; 0: no rotation
   void* q_out = nullptr;                       // [T][H][D]
   DType q_type = DType::BF16;                  // BF16 or F16
   // The paged store: row t goes to zone-full row dst[t] (page * kPageRows + row), nowhere where that is -1. Formats

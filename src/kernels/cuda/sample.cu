@@ -12,37 +12,55 @@ namespace {
 
 // --- logits ---
 
-// Copies the block's part of a row into its own memory. Returns the first of its largest values, or 0 without any.
-__device__ Place load_chunk(const float* row, int64_t vocab, const Chunk& chunk) {
+// Copies the block's part of a row into its own memory. Returns the first of its largest values, or 0 without any above
+// -infinity.
+template <bool kShared>
+__device__ Place load_chunk(const float* row, int64_t vocab, const Chunk<kShared>& chunk) {
   float best = -INFINITY;
   int at = -1;
   const auto take = [&](float x, int i) {
-    chunk.values[i] = x;
     if (x > best) {  // a thread's ids ascend
       best = x;
       at = i;
     }
   };
   const float* from = row + chunk.first_id;
+  float* to = chunk.values();
   if (vocab % 4 == 0) {
-#pragma unroll 4
-    for (int i = 4 * threadIdx.x; i < chunk.count; i += 4 * kThreads) {
-      const float4 x = *reinterpret_cast<const float4*>(from + i);
-      take(x.x, i);
-      take(x.y, i + 1);
-      take(x.z, i + 2);
-      take(x.w, i + 3);
+    constexpr int kBatch = 5, kStep = 4 * kThreads;  // all loads of 160,000 ids at once
+    for (int first = 4 * threadIdx.x; first < chunk.count; first += kBatch * kStep) {
+      float4 x[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = first + j * kStep;
+        if (i < chunk.count) x[j] = *reinterpret_cast<const float4*>(from + i);
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = first + j * kStep;
+        if (i >= chunk.count) break;
+        *reinterpret_cast<float4*>(to + i) = x[j];
+        take(x[j].x, i);
+        take(x[j].y, i + 1);
+        take(x[j].z, i + 2);
+        take(x[j].w, i + 3);
+      }
     }
   } else {
-#pragma unroll 8
-    for (int i = threadIdx.x; i < chunk.count; i += kThreads) take(from[i], i);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < chunk.count; i += kThreads) {
+      const float x = from[i];
+      to[i] = x;
+      take(x, i);
+    }
   }
   __syncthreads();
   return at >= 0 ? place_of(best, chunk.first_id + at) : 0;
 }
 
 // The CPU's arithmetic, operation by operation: greedy ids are to be the same.
-__device__ void edit_chunk(const SampleRow& row, const Chunk& chunk) {
+template <bool kShared>
+__device__ void edit_chunk(const SampleRow& row, const Chunk<kShared>& chunk) {
   const auto has = [&](int id) { return id >= chunk.first_id && id < chunk.first_id + chunk.count; };
   for (int i = threadIdx.x; i < row.n_bias; i += kThreads) {
     const int id = row.bias[i].id;
@@ -51,7 +69,7 @@ __device__ void edit_chunk(const SampleRow& row, const Chunk& chunk) {
     bool first = true;
     for (int j = 0; j < i; ++j) first &= row.bias[j].id != id;
     if (!first) continue;
-    float& logit = chunk.values[id - chunk.first_id];
+    float& logit = chunk.values()[id - chunk.first_id];
     for (int j = i; j < row.n_bias; ++j) {
       if (row.bias[j].id == id) logit += row.bias[j].bias;
     }
@@ -59,7 +77,7 @@ __device__ void edit_chunk(const SampleRow& row, const Chunk& chunk) {
   __syncthreads();
   const auto penalize = [&](int id, int count) {
     if (!has(id)) return;
-    float& logit = chunk.values[id - chunk.first_id];
+    float& logit = chunk.values()[id - chunk.first_id];
     float x = logit;
     x = x > 0.0f ? __fdiv_rn(x, row.repetition) : __fmul_rn(x, row.repetition);
     if (count > 0) x = __fsub_rn(x, __fadd_rn(__fmul_rn(static_cast<float>(count), row.frequency), row.presence));
@@ -77,7 +95,8 @@ __device__ void edit_chunk(const SampleRow& row, const Chunk& chunk) {
 }
 
 // The first of the most likely, 0 where every value is NaN.
-__device__ Place find_best(const Team& team, Space& space, const Chunk& chunk) {
+template <bool kShared>
+__device__ Place find_best(const Team& team, Space& space, const Chunk<kShared>& chunk) {
   Place best = 0;
   chunk.for_each([&](float x, int id) { best = larger(best, place_of(x, id)); });
   return team_reduce(team, space.reduce, best, larger);
@@ -85,37 +104,50 @@ __device__ Place find_best(const Team& team, Space& space, const Chunk& chunk) {
 
 // --- log-probabilities ---
 
-__device__ float log_sum_exp(const Team& team, Space& space, const Chunk& chunk, float largest) {
+template <bool kShared>
+__device__ float log_sum_exp(const Team& team, Space& space, const Chunk<kShared>& chunk, float largest) {
   if (isinf(largest)) return largest;
   float sum = 0.0f;
   chunk.for_each([&](float x, int) { sum += isnan(x) ? 0.0f : expf(x - largest); });
   return largest + logf(team_reduce(team, space.reduce, sum, [](float a, float b) { return a + b; }));
 }
 
-__device__ void write_top(const Team& team, Space& space, const Chunk& chunk, float largest, float log_sum, int n_top,
-                          int top_cap, TopLogprob* top) {
-  int n = 0;
-  if (n_top > 0) {
-    const auto wanted = [&](Mass total) { return min(total, static_cast<Mass>(n_top)); };
-    const Place last = select(team, space, chunk, ByLikelihood{largest}, Weighing::count(), kFirstNumber, wanted);
-    team.sync();
-    // Without any number there is no last, and nothing to find.
-    n = gather(team, space, [&](auto put) {
-      chunk.for_each([&](float x, int id) {
-        const Place p = place_of(x, id);
-        if (last != 0 && p >= last) put(Entry{p, 1});
-      });
+// Into the block of rank 0's memory: the n most likely of `source`, of which there are n or more.
+template <typename Source>
+__device__ void write_first(const Team& team, Space& space, const Source& source, float largest, float log_sum, int n,
+                            TopLogprob* top) {
+  const Floor numbers{-INFINITY, INT_MAX};
+  const Place last = select(team, space, source, ByLikelihood{largest}, Weighing::count(), numbers,
+                            [&](Mass) { return static_cast<Mass>(n); });
+  team.sync();
+  gather(team, space, [&](auto put) {
+    source.for_each([&](float x, int id) {
+      if (place_of(x, id) >= last) put(place_of(x, id));
     });
-    if (team.rank == 0 && threadIdx.x < n) {
-      const Place own = space.pulled[threadIdx.x].place;
-      int rank = 0;
-      for (int i = 0; i < n; ++i) rank += space.pulled[i].place > own;
-      top[rank] = {id_of(own), value_of(own) - log_sum};
-    }
-    team.sync();
+  });
+  for (int i = threadIdx.x; i < n && team.rank == 0; i += kThreads) {
+    const Place own = space.pulled[i];
+    int rank = 0;
+    for (int j = 0; j < n; ++j) rank += space.pulled[j] > own;
+    top[rank] = {id_of(own), value_of(own) - log_sum};
   }
-  if (team.rank != 0) return;
-  for (int i = n + threadIdx.x; i < top_cap; i += kThreads) top[i] = {-1, 0.0f};
+  team.sync();
+}
+
+template <bool kShared>
+__device__ void write_top(const Team& team, Space& space, const Chunk<kShared>& chunk, const Head& head, float largest,
+                          float log_sum, int n_top, int top_cap, TopLogprob* top) {
+  int n = n_top;
+  if (n_top > head.count) {
+    int numbers = 0;
+    chunk.for_each([&](float x, int) { numbers += !isnan(x); });
+    n = min(n_top, team_reduce(team, space.reduce, numbers, [](int a, int b) { return a + b; }));
+    if (n > 0) write_first(team, space, chunk, largest, log_sum, n, top);
+  } else if (n_top > 0) {
+    team.sync();  // others may still be reading this block's list
+    if (team.rank == 0) write_first(Team{}, space, head.held, largest, log_sum, n, top);
+  }
+  for (int i = n + threadIdx.x; i < top_cap && team.rank == 0; i += kThreads) top[i] = {-1, 0.0f};
 }
 
 // --- the draw ---
@@ -142,10 +174,10 @@ __device__ double add_doubles(double a, double b) { return a + b; }
 
 template <typename Source>
 __device__ ByTypicality typicality_of(const Team& team, Space& space, const Source& source, const Weighing& weighing,
-                                      Place from) {
+                                      const Floor& floor) {
   double sum = 0.0, weighted = 0.0;
   source.for_each([&](float x, int id) {
-    if (place_of(x, id) < from) return;
+    if (!floor.admits(x, id)) return;
     const double e = static_cast<double>(weighing(x));
     sum += e;
     weighted += e * (static_cast<double>(x) - weighing.best);
@@ -173,14 +205,37 @@ __device__ unsigned random_bits(const SampleRow& row) {
   return c[0] >> 8;
 }
 
-// Draws from the candidates of likelihood `from` and above, `best` the largest of them, by what follows top-k.
+constexpr int kUndecided = -2;
+
+// What a draw that looks at the head alone must know of the rest. The mass is that of the first softmax it asks for.
+struct Tail {
+  bool any = false;
+  Mass mass = 0;
+  unsigned nats = 0;  // all of it is this far from the best, by nats_from
+};
+__device__ Weighing first_softmax(const SampleRow& row, float best) {
+  return Weighing::softmax(best, row.top_p < 1.0f ? 1.0f : row.temperature);
+}
+
+// Draws from `source`, `best` its largest logit. kUndecided where that depends on the order within the tail.
 template <typename Source>
-__device__ int draw(const Team& team, Space& space, const SampleRow& row, Source source, float best, Place from) {
+__device__ int draw(const Team& team, Space& space, const SampleRow& row, Source source, float best, Tail tail) {
+  Place from = kFirstCandidate;
+  if (row.top_k > 0) {
+    const Mass k = row.top_k;
+    const Place last = select(team, space, source, ByLikelihood{best}, Weighing::count(), Floor::of(from),
+                              [&](Mass total) { return k < total || (tail.any && k == total) ? k : Mass{0}; });
+    if (last == 0 && tail.any) return kUndecided;
+    if (last != 0) tail = Tail{};
+    from = larger(from, last);
+  }
   if (row.typical_p < 1.0f) {
+    if (tail.any) return kUndecided;
+    const Floor floor = Floor::of(from);
     const Weighing weighing = Weighing::softmax(best, 1.0f);
-    const ByTypicality order = typicality_of(team, space, source, weighing, from);
-    const Place last = select(team, space, source, order, weighing, from, ShareOf{row.typical_p});
-    source.drop_unless([&](float x, int id) { return place_of(x, id) >= from && order.place(x, id) >= last; });
+    const ByTypicality order = typicality_of(team, space, source, weighing, floor);
+    const Place last = select(team, space, source, order, weighing, floor, ShareOf{row.typical_p});
+    source.drop_unless([&](float x, int id) { return floor.admits(x, id) && order.place(x, id) >= last; });
     // The most likely one may be gone.
     Place first = 0;
     source.for_each([&](float x, int id) { first = larger(first, place_of(x, id)); });
@@ -188,46 +243,29 @@ __device__ int draw(const Team& team, Space& space, const SampleRow& row, Source
   }
   const ByLikelihood order{best};
   if (row.top_p < 1.0f) {
-    const Weighing weighing = Weighing::softmax(best, 1.0f);
-    from = larger(from, select(team, space, source, order, weighing, from, ShareOf{row.top_p}));
+    const Place last = select(team, space, source, order, Weighing::softmax(best, 1.0f), Floor::of(from),
+                              [&](Mass total) { return ShareOf{row.top_p}(total + tail.mass); });
+    if (last == 0) return kUndecided;
+    tail = Tail{};
+    from = larger(from, last);
   }
   if (row.min_p > 0.0f) {
     // At most the best one's own: the logarithm is not positive.
-    const float floor = __double2float_ru(log(static_cast<double>(row.min_p)) + best);
-    from = larger(from, Place{key_of(floor)} << 32);
+    const float lowest = __double2float_ru(log(static_cast<double>(row.min_p)) + best);
+    if (nats_from(best, lowest) < tail.nats) tail = Tail{};
+    from = larger(from, Place{key_of(lowest)} << 32);
   }
   const Mass bits = random_bits(row);
-  const Place drawn = select(team, space, source, order, Weighing::softmax(best, row.temperature), from,
-                             // The first sum above bits / 2^24 of the total.
-                             [&](Mass total) { return (__umul64hi(bits, total) << 40 | bits * total >> 24) + 1; });
-  return id_of(drawn);
+  const Place drawn = select(team, space, source, order, Weighing::softmax(best, row.temperature), Floor::of(from),
+                             [&](Mass total) {  // the first sum above bits / 2^24 of all
+                               total += tail.mass;
+                               return (__umul64hi(bits, total) << 40 | bits * total >> 24) + 1;
+                             });
+  return drawn == 0 ? kUndecided : id_of(drawn);
 }
 
-__device__ int draw_filtered(const Team& team, Space& space, const SampleRow& row, const Chunk& chunk, float best) {
-  Place from = kFirstCandidate;
-  if (row.top_k > 0) {
-    const Mass k = row.top_k;
-    const Place last = select(team, space, chunk, ByLikelihood{best}, Weighing::count(), from,
-                              [&](Mass total) { return k < total ? k : Mass{0}; });
-    from = larger(from, last);
-    if (last != 0 && k <= kListMax) {
-      team.sync();
-      const int n = gather(team, space, [&](auto put) {
-        chunk.for_each([&](float x, int id) {
-          const Place p = place_of(x, id);
-          if (p >= from) put(Entry{p, 1});
-        });
-      });
-      const bool holds = threadIdx.x < n;
-      const Place mine = holds ? space.pulled[threadIdx.x].place : 0;
-      return draw(Team{}, space, row, Held{value_of(mine), holds ? id_of(mine) : -1}, best, from);
-    }
-  }
-  return draw(team, space, row, chunk, best, from);
-}
-
-__global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleArgs args, int chunk_size) {
-  extern __shared__ float4 shared_values[];
+template <bool kShared>
+__global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, int chunk_size) {
   __shared__ Space space;
   if (threadIdx.x == 0) space.reduce.turn = 0;
   wait_for_inputs();
@@ -237,32 +275,49 @@ __global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleArgs args, in
   const SampleRow& row = args.rows[r];
   const float* raw = args.logits + row.logits_row * args.vocab;
   const int first_id = min(static_cast<int>(team.rank) * chunk_size, static_cast<int>(args.vocab));
-  const Chunk chunk{args.workspace ? static_cast<float*>(args.workspace) + blockIdx.x * int64_t{chunk_size}
-                                   : reinterpret_cast<float*>(shared_values),
-                    first_id, min(chunk_size, static_cast<int>(args.vocab) - first_id)};
+  const Chunk<kShared> chunk{static_cast<float*>(args.workspace) + blockIdx.x * int64_t{chunk_size}, first_id,
+                             min(chunk_size, static_cast<int>(args.vocab) - first_id)};
   Place first = team_reduce(team, space.reduce, load_chunk(raw, args.vocab, chunk), larger);
 
   const int n_top = min(row.n_top, args.top_cap);
+  const bool edited = row.n_bias > 0 || row.n_counts > 0 || row.uncounted;
+  Head head;
+  bool has_head = false;
+  if (n_top > 0 || (row.temperature != 0.0f && !edited)) {
+    const float largest = value_of(first);
+    if (first != 0 && !isinf(largest)) head = take_head(team, space, chunk, largest, first_softmax(row, largest));
+    has_head = true;
+  }
   float log_sum = 0.0f;
   if (row.wants_logprob || n_top > 0) {
     const float largest = first != 0 ? value_of(first) : -INFINITY;
     log_sum = log_sum_exp(team, space, chunk, largest);
     if (args.top_cap > 0) {
-      write_top(team, space, chunk, largest, log_sum, n_top, args.top_cap, args.top + r * args.top_cap);
+      write_top(team, space, chunk, head, largest, log_sum, n_top, args.top_cap, args.top + r * args.top_cap);
     }
-  } else if (args.top_cap > 0) {
-    write_top(team, space, chunk, 0.0f, 0.0f, 0, args.top_cap, args.top + r * args.top_cap);
+  } else if (team.rank == 0) {
+    for (int i = threadIdx.x; i < args.top_cap; i += kThreads) args.top[r * args.top_cap + i] = {-1, 0.0f};
   }
 
-  if (row.n_bias > 0 || row.n_counts > 0 || row.uncounted) {
+  if (edited) {
     edit_chunk(row, chunk);
     first = find_best(team, space, chunk);
+    has_head = false;
   }
   int id = first < kFirstCandidate ? -1 : id_of(first);
+  const float best = value_of(first);
   // Beside an infinite logit all other mass is zero.
-  if (id >= 0 && row.temperature != 0.0f && value_of(first) != INFINITY) {
-    id = draw_filtered(team, space, row, chunk, value_of(first));
+  if (id >= 0 && row.temperature != 0.0f && best != INFINITY) {
+    if (!has_head) head = take_head(team, space, chunk, best, first_softmax(row, best));
+    id = kUndecided;
+    if (head.count > 0) {
+      id = draw(Team{}, space, row, head.held, best, Tail{head.tail, head.tail_mass, head.tail ? head.nats : 0});
+    }
     team.sync();  // others may still be reading this block's list
+    if (id == kUndecided) {
+      id = draw(team, space, row, chunk, best, Tail{});
+      team.sync();
+    }
   }
   if (team.rank != 0 || threadIdx.x != 0) return;
   args.ids[r] = id;
@@ -281,12 +336,12 @@ struct Device {
 Expected<Device> find_device() {
   cudaFuncAttributes kernel{};
   int index = 0, most = 0;
-  PARE_CUDA_RETURN_IF_ERROR(cudaFuncGetAttributes(&kernel, sample_kernel));
+  PARE_CUDA_RETURN_IF_ERROR(cudaFuncGetAttributes(&kernel, sample_kernel<true>));
   PARE_CUDA_RETURN_IF_ERROR(cudaGetDevice(&index));
   PARE_CUDA_RETURN_IF_ERROR(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
   const size_t dynamic_bytes = most - kernel.sharedSizeBytes;
-  PARE_RETURN_IF_ERROR(allow_shared_memory(sample_kernel, dynamic_bytes));
-  return Device{supports_pdl(reinterpret_cast<const void*>(sample_kernel)), dynamic_bytes};
+  PARE_RETURN_IF_ERROR(allow_shared_memory(sample_kernel<true>, dynamic_bytes));
+  return Device{supports_pdl(reinterpret_cast<const void*>(sample_kernel<true>)), dynamic_bytes};
 }
 const Expected<Device>& device() {
   static const Expected<Device> known = find_device();
@@ -322,12 +377,10 @@ Status sample(const SampleArgs& args, Stream stream, bool pdl) {
   if (args.vocab > kMaxVocab || g.chunk > sampling::kMaxBlockCandidates) {
     return unsupported("CUDA: sampling from so large a vocabulary");
   }
-  SampleArgs placed = args;
-  if (g.shared) placed.workspace = nullptr;
   PARE_CHECK(g.shared || args.workspace != nullptr);
-  return launch_clusters(sampling::sample_kernel, dim3(static_cast<unsigned>(args.n * g.team)),
-                         dim3(sampling::kThreads), g.team, g.shared ? g.chunk * sizeof(float) : 0, stream, pdl, placed,
-                         g.chunk);
+  const auto kernel = g.shared ? sampling::sample_kernel<true> : sampling::sample_kernel<false>;
+  return launch_clusters(kernel, dim3(static_cast<unsigned>(args.n * g.team)), dim3(sampling::kThreads), g.team,
+                         g.shared ? g.chunk * sizeof(float) : 0, stream, pdl, args, g.chunk);
 }
 
 }  // namespace pare::cuda

@@ -3,7 +3,7 @@
 //
 // Probabilities are integers of 2^-41 of the most likely candidate's, so that their sums are exact in any order: a
 // row's result is one value, whatever else is in the batch. Where CPU and card may disagree is a cut or a draw that
-// falls within 1e-7 of the boundary between two candidates.
+// falls within 1e-6 of the boundary between two candidates.
 #pragma once
 
 #include <cstddef>
@@ -45,7 +45,7 @@ struct SampleRow {
   int32_t n_bias = 0;
   bool wants_logprob = false;
 };
-inline constexpr int32_t kSampleTopMax = 512;
+inline constexpr int32_t kSampleTopMax = 2048;
 
 struct SampleArgs {
   const SampleRow* rows = nullptr;  // [n]

@@ -2,6 +2,7 @@
 // kind. Masses are integers, so that sums do not depend on the order in which threads add. For sample.cu only.
 #pragma once
 
+#include <climits>
 #include <cstdint>
 
 #include "kernels/cuda/sample_team.cuh"
@@ -27,7 +28,6 @@ __device__ __forceinline__ Place place_of(float x, int id) { return place(key_of
 __device__ __forceinline__ int id_of(Place p) { return static_cast<int>(~static_cast<unsigned>(p)); }
 __device__ __forceinline__ float value_of(Place p) { return value_of_key(static_cast<unsigned>(p >> 32)); }
 
-inline constexpr Place kFirstNumber = Place{1} << 32;                     // -infinity and above
 inline constexpr Place kFirstCandidate = (Place{0x007fffffu} + 1) << 32;  // above -infinity
 
 // --- masses ---
@@ -46,29 +46,15 @@ struct Weighing {
     return {best, high, static_cast<float>(factor - high), false};
   }
 
-  // An error of 2^-24, of either sign: the exponent is kept in two floats.
-  __device__ Mass operator()(float x) const {
+  __device__ __forceinline__ Mass operator()(float x) const {
     if (counts) return 1;
     const float distance = x - best;
-    if (distance == 0.0f) return Mass{1} << kMassBits;
-    const float exponent = __fmul_rn(distance, high);  // not contracted: its error is taken below
+    if (distance == 0.0f) return Mass{1} << kMassBits;  // whatever the temperature
+    const float exponent = fmaf(distance, high, distance * low);
     if (!(exponent > -1.0f - kMassBits)) return 0;
-    // What x - best and its product lost.
-    const float part = distance - x, lost = (x - (distance - part)) - (best + part);
-    const float rest = fmaf(distance, high, -exponent) + fmaf(distance, low, lost * high);
-    const float whole = rintf(exponent), f = (exponent - whole) + rest;
-    float p = 1.52527338e-5f;  // 2^f = exp(f ln2), Taylor to f^7
-    p = fmaf(p, f, 1.54035304e-4f);
-    p = fmaf(p, f, 1.33335581e-3f);
-    p = fmaf(p, f, 9.61812911e-3f);
-    p = fmaf(p, f, 5.55041087e-2f);
-    p = fmaf(p, f, 2.40226507e-1f);
-    p = fmaf(p, f, 6.93147181e-1f);
-    p = fmaf(p, f, 1.0f);
-    const auto mantissa = static_cast<unsigned>(p * 0x1p24f);
-    const int shift = kMassBits - 24 + static_cast<int>(whole);
-    if (shift >= 0) return Mass{mantissa} << shift;
-    return (mantissa + (1u << (-shift - 1))) >> -shift;
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
+    return __float2ull_rn(power * static_cast<float>(Mass{1} << kMassBits));
   }
 };
 
@@ -78,8 +64,10 @@ inline constexpr int kBins = 2048;
 // A bin's mass is added up in parts of 14 bits with atomics of 32: 2^18 candidates of a block fit.
 inline constexpr int kLimbs = 3, kLimbBits = 14;
 inline constexpr int kMaxBlockCandidates = 1 << 18;
-inline constexpr int kListMax = kThreads;  // candidates that are looked at one by one
-inline constexpr int kRankedMax = 64;      // candidates that are compared with each other
+inline constexpr int kHeldByThread = 2;
+inline constexpr int kListMax = kHeldByThread * kThreads;  // candidates that one block can look at
+inline constexpr int kRankedMax = 64;                      // candidates that are compared with each other
+inline constexpr int kNats = 8;                            // distances that a survey tells apart
 
 struct Entry {
   Place place;
@@ -91,11 +79,13 @@ struct Space {
   // place; those are read until the barrier in gather(), and after it the memory is `pulled`.
   union {
     unsigned limbs[kLimbs][kBins];
-    Entry pulled[kListMax];
+    Place pulled[kListMax];
+    Entry ranked[kRankedMax];
   };
-  Entry list[kListMax];  // read by the team after the barrier in gather()
+  Place list[kListMax];  // by likelihood; read by the team after the barrier in gather()
   Mass totals[kMaxTeam];
   unsigned counts[kMaxTeam];
+  unsigned nats[kNats], nats_of[kMaxTeam][kNats];
   Mass warp_sums[kWarps];
   ReduceSpace reduce;
   unsigned found, bin;
@@ -193,16 +183,16 @@ __device__ unsigned find_bin(const Team& team, Space& space, Each each, Wanted w
 
 // --- lists of candidates ---
 
-// each(put) calls put(entry) for those of this thread's candidates that are wanted. Returns how many the team has;
-// where they are kListMax at most, space.pulled has them all, in no order. A barrier of the team must lie between two
-// calls.
+// each(put) calls put(place) for those of this thread's candidates that are wanted, with their place by likelihood.
+// Returns how many the team has; where they are kListMax at most, space.pulled has them all, in no order. A barrier of
+// the team must lie between two calls.
 template <typename Each>
 __device__ int gather(const Team& team, Space& space, Each each) {
   if (threadIdx.x == 0) space.found = 0;
   __syncthreads();
-  each([&](const Entry& entry) {
+  each([&](Place p) {
     const unsigned at = atomicAdd(&space.found, 1u);
-    if (at < kListMax) space.list[at] = entry;
+    if (at < kListMax) space.list[at] = p;
   });
   __syncthreads();
   if (threadIdx.x < team.size) *team.at(&space.counts[team.rank], threadIdx.x) = space.found;
@@ -210,10 +200,10 @@ __device__ int gather(const Team& team, Space& space, Each each) {
   unsigned count = 0;
   for (unsigned block = 0; block < team.size; ++block) count += space.counts[block];
   if (count > kListMax) return static_cast<int>(count);
-  if (threadIdx.x < count) {
-    unsigned at = threadIdx.x, owner = 0;
+  for (unsigned i = threadIdx.x; i < count; i += kThreads) {
+    unsigned at = i, owner = 0;
     while (at >= space.counts[owner]) at -= space.counts[owner++];
-    space.pulled[threadIdx.x] = *team.at(&space.list[at], owner);
+    space.pulled[i] = *team.at(&space.list[at], owner);
   }
   __syncthreads();
   return static_cast<int>(count);
@@ -244,33 +234,156 @@ __device__ Stretch find_stretch(const Team& team, Space& space, Each each) {
   return s;
 }
 
-// Every thread holds one entry or none, the same in each block of a team; the place at which the sum of masses reaches
-// `wanted`, which is at least 1 and at most what there is.
-__device__ inline Place find_place(Space& space, bool holds, const Entry& mine, Mass wanted) {
+// --- where candidates come from ---
+
+extern __shared__ float4 shared_values[];
+
+// A block's part of the vocabulary, in shared memory or, where that is too small, in the caller's workspace.
+template <bool kShared>
+struct Chunk {
+  float* workspace;
+  int first_id, count;
+
+  __device__ __forceinline__ float* values() const {
+    if constexpr (kShared) {
+      return reinterpret_cast<float*>(shared_values);
+    } else {
+      return workspace;
+    }
+  }
+  template <typename Body>
+  __device__ __forceinline__ void for_each(Body body) const {
+    constexpr int kBatch = 4;  // loaded before the first is looked at: bodies have long chains of dependent steps
+    const float* from = values();
+    for (int first = threadIdx.x; first < count; first += kBatch * kThreads) {
+      float x[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = first + j * kThreads;
+        x[j] = i < count ? from[i] : 0.0f;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = first + j * kThreads;
+        if (i < count) body(x[j], first_id + i);
+      }
+    }
+  }
+  template <typename Keep>
+  __device__ __forceinline__ void drop_unless(Keep keep) const {
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      if (!keep(values()[i], first_id + i)) values()[i] = -INFINITY;
+    }
+    __syncthreads();
+  }
+};
+
+// A few candidates, the same ones in each block: a block works on them alone.
+struct Held {
+  float value[kHeldByThread];
+  int id[kHeldByThread];  // -1: none
+
+  template <typename Body>
+  __device__ __forceinline__ void for_each(Body body) const {
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      if (id[i] >= 0) body(value[i], id[i]);
+    }
+  }
+  template <typename Keep>
+  __device__ __forceinline__ void drop_unless(Keep keep) {
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      if (id[i] >= 0 && !keep(value[i], id[i])) id[i] = -1;
+    }
+  }
+};
+
+// The first n of space.pulled.
+__device__ __forceinline__ Held hold_pulled(const Space& space, int n) {
+  Held held;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    const int at = threadIdx.x + i * kThreads;
+    held.value[i] = at < n ? value_of(space.pulled[at]) : 0.0f;
+    held.id[i] = at < n ? id_of(space.pulled[at]) : -1;
+  }
+  __syncthreads();
+  return held;
+}
+
+// place_of(x, id) >= from, for candidates above -infinity.
+struct Floor {
+  float value;
+  int id;  // the highest id that is in at `value`
+  static __device__ Floor of(Place from) {
+    // Where no id is in at a value, all are at the next.
+    return {value_of(from), static_cast<unsigned>(from) == 0 ? INT_MAX : id_of(from)};
+  }
+  __device__ __forceinline__ bool admits(float x, int at) const { return x > value || (x == value && at <= id); }
+};
+
+// Orders: place() of a candidate, and a bin for a first look that does not descend along the order.
+struct ByLikelihood {
+  float best;
+  __device__ __forceinline__ Place place(float x, int id) const { return place_of(x, id); }
+  __device__ __forceinline__ unsigned bin(float x) const {
+    return x >= best ? 0 : static_cast<unsigned>(fminf((best - x) * 64.0f, kBins - 1));
+  }
+};
+
+// --- selection ---
+
+// In `order`, the place at which the sum of masses of what is held, as far as `floor` admits it, reaches `wanted`: at
+// least 1 and at most what there is.
+template <typename Order>
+__device__ Place find_place(Space& space, const Held& held, const Order& order, const Weighing& weighing,
+                            const Floor& floor, Mass wanted) {
   const Team alone;
-  int n = __syncthreads_count(holds);
+  Entry mine[kHeldByThread];
+  bool in[kHeldByThread];
+  int n = 0;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    in[i] = held.id[i] >= 0 && floor.admits(held.value[i], held.id[i]);
+    mine[i] = {order.place(held.value[i], held.id[i]), weighing(held.value[i])};
+    n += __syncthreads_count(in[i]);
+  }
   while (n > kRankedMax) {
     const Stretch s = find_stretch(alone, space, [&](auto put) {
-      if (holds) put(mine.place);
+#pragma unroll
+      for (int i = 0; i < kHeldByThread; ++i) {
+        if (in[i]) put(mine[i].place);
+      }
     });
     const unsigned bin = find_bin(
         alone, space,
         [&](auto add) {
-          if (holds) add(s.bin(mine.place), mine.mass);
+#pragma unroll
+          for (int i = 0; i < kHeldByThread; ++i) {
+            if (in[i]) add(s.bin(mine[i].place), mine[i].mass);
+          }
         },
         [&](Mass) { return wanted; }, &wanted);
-    holds = holds && s.bin(mine.place) == bin;
-    n = __syncthreads_count(holds);
+    n = 0;
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      in[i] = in[i] && s.bin(mine[i].place) == bin;
+      n += __syncthreads_count(in[i]);
+    }
   }
   if (threadIdx.x == 0) space.found = 0;
   __syncthreads();
-  if (holds) space.pulled[atomicAdd(&space.found, 1u)] = mine;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    if (in[i]) space.ranked[atomicAdd(&space.found, 1u)] = mine[i];
+  }
   __syncthreads();
   if (threadIdx.x < n) {
-    const Entry own = space.pulled[threadIdx.x];
+    const Entry own = space.ranked[threadIdx.x];
     Mass sum = 0;
     for (int i = 0; i < n; ++i) {
-      if (space.pulled[i].place >= own.place) sum += space.pulled[i].mass;
+      if (space.ranked[i].place >= own.place) sum += space.ranked[i].mass;
     }
     if (sum >= wanted && sum - own.mass < wanted) space.chosen = own.place;
   }
@@ -278,73 +391,40 @@ __device__ inline Place find_place(Space& space, bool holds, const Entry& mine, 
   return space.chosen;
 }
 
-// --- where candidates come from ---
-
-// A block's part of the vocabulary.
-struct Chunk {
-  float* values;
-  int first_id, count;
-
-  template <typename Body>
-  __device__ __forceinline__ void for_each(Body body) const {
-    for (int i = threadIdx.x; i < count; i += kThreads) body(values[i], first_id + i);
-  }
-  template <typename Keep>
-  __device__ __forceinline__ void drop_unless(Keep keep) const {
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      if (!keep(values[i], first_id + i)) values[i] = -INFINITY;
-    }
-    __syncthreads();
-  }
-};
-
-// What a filter left of it, one candidate in a thread at most, the same in each block: a block works alone.
-struct Held {
-  float value;
-  int id;
-
-  template <typename Body>
-  __device__ __forceinline__ void for_each(Body body) const {
-    if (id >= 0) body(value, id);
-  }
-  template <typename Keep>
-  __device__ __forceinline__ void drop_unless(Keep keep) {
-    if (id >= 0 && !keep(value, id)) id = -1;
-  }
-};
-
-// Orders: place() of a candidate, and a bin for a first look that does not descend along the order.
-struct ByLikelihood {
-  float best;
-  __device__ Place place(float x, int id) const { return place_of(x, id); }
-  __device__ unsigned bin(float x) const {
-    return x >= best ? 0 : static_cast<unsigned>(fminf((best - x) * 64.0f, kBins - 1));
-  }
-};
-
-// In `order`, among the candidates of likelihood `from` and above, the place at which the sum of masses reaches
-// wanted(sum of all); 0 if that is 0 or more than there is.
+// In `order`, among the candidates that `floor` admits, the place at which the sum of masses reaches wanted(sum of
+// all); 0 if that is 0 or more than there is.
 template <typename Order, typename Wanted>
-__device__ Place select(const Team& team, Space& space, const Chunk& chunk, const Order& order,
-                        const Weighing& weighing, Place from, Wanted wanted) {
+__device__ Place select(const Team&, Space& space, const Held& held, const Order& order, const Weighing& weighing,
+                        const Floor& floor, Wanted wanted) {
+  Mass sum = 0;
+  held.for_each([&](float x, int id) {
+    if (floor.admits(x, id)) sum += weighing(x);
+  });
+  const Mass total = team_reduce(Team{}, space.reduce, sum, [](Mass a, Mass b) { return a + b; });
+  const Mass target = wanted(total);
+  if (target == 0 || target > total) return 0;
+  return find_place(space, held, order, weighing, floor, target);
+}
+
+template <bool kShared, typename Order, typename Wanted>
+__device__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Order& order,
+                        const Weighing& weighing, const Floor& floor, Wanted wanted) {
   Mass rest = 0;
   const unsigned bin = find_bin(
       team, space,
       [&](auto add) {
         chunk.for_each([&](float x, int id) {
-          if (place_of(x, id) >= from) add(order.bin(x), weighing(x));
+          if (floor.admits(x, id)) add(order.bin(x), weighing(x));
         });
       },
       wanted, &rest);
   if (bin == kBins) return 0;
   const auto in_bin = [&](auto body) {
     chunk.for_each([&](float x, int id) {
-      if (place_of(x, id) >= from && order.bin(x) == bin) body(x, id);
+      if (floor.admits(x, id) && order.bin(x) == bin) body(x, id);
     });
   };
-  int n = gather(team, space, [&](auto put) {
-    in_bin([&](float x, int id) { put(Entry{order.place(x, id), weighing(x)}); });
-  });
+  int n = gather(team, space, [&](auto put) { in_bin([&](float x, int id) { put(place_of(x, id)); }); });
   if (n > kListMax) {
     // Many alike. A bin is a stretch of the order, so from here on the place alone says who is in.
     Stretch stretch =
@@ -352,39 +432,104 @@ __device__ Place select(const Team& team, Space& space, const Chunk& chunk, cons
     while (n > kListMax) {
       const auto in_stretch = [&](auto body) {
         chunk.for_each([&](float x, int id) {
-          if (place_of(x, id) >= from && stretch.has(order.place(x, id))) body(order.place(x, id), x);
+          if (!floor.admits(x, id)) return;
+          const Place p = order.place(x, id);
+          if (stretch.has(p)) body(p, x, id);
         });
       };
       const unsigned part = find_bin(
-          team, space, [&](auto add) { in_stretch([&](Place p, float x) { add(stretch.bin(p), weighing(x)); }); },
+          team, space, [&](auto add) { in_stretch([&](Place p, float x, int) { add(stretch.bin(p), weighing(x)); }); },
           [&](Mass) { return rest; }, &rest);
       n = gather(team, space, [&](auto put) {
-        in_stretch([&](Place p, float x) {
-          if (stretch.bin(p) == part) put(Entry{p, weighing(x)});
+        in_stretch([&](Place p, float x, int id) {
+          if (stretch.bin(p) == part) put(place_of(x, id));
         });
       });
       if (n <= kListMax) break;
       stretch = find_stretch(team, space, [&](auto put) {
-        in_stretch([&](Place p, float) {
+        in_stretch([&](Place p, float, int) {
           if (stretch.bin(p) == part) put(p);
         });
       });
     }
   }
-  const bool holds = threadIdx.x < n;
-  const Entry mine = holds ? space.pulled[threadIdx.x] : Entry{};
-  return find_place(space, holds, mine, rest);
+  return find_place(space, hold_pulled(space, n), order, weighing, floor, rest);
 }
 
-template <typename Order, typename Wanted>
-__device__ Place select(const Team& team, Space& space, const Held& held, const Order& order, const Weighing& weighing,
-                        Place from, Wanted wanted) {
-  const bool holds = held.id >= 0 && place_of(held.value, held.id) >= from;
-  const Entry mine = holds ? Entry{order.place(held.value, held.id), weighing(held.value)} : Entry{};
-  const Mass total = team_reduce(team, space.reduce, mine.mass, [](Mass a, Mass b) { return a + b; });
-  const Mass target = wanted(total);
-  if (target == 0 || target > total) return 0;
-  return find_place(space, holds, mine, target);
+// --- the head ---
+
+// The most likely candidates, as many as a block can hold, and what lies beyond.
+struct Head {
+  Held held;
+  int count = 0;      // of those held; 0: too many are alike
+  bool tail = false;  // there are candidates beyond
+  Mass tail_mass = 0;
+  unsigned nats = 0;  // those held are less than this far from the best
+};
+
+__device__ __forceinline__ unsigned nats_from(float best, float x) {
+  return x >= best ? 0 : static_cast<unsigned>(fminf(best - x, kNats - 1));
+}
+
+// Nearly every draw is decided by a few hundred candidates of a vocabulary. One pass over it counts them by their
+// distance from the best and adds up all masses; another one picks the head.
+template <bool kShared>
+__device__ Head take_head(const Team& team, Space& space, const Chunk<kShared>& chunk, float best,
+                          const Weighing& weighing) {
+  constexpr int kFieldMax = 255;
+  Head head;
+  if (chunk.count > kFieldMax * kThreads) return head;  // a thread's counts have 8 bits
+  if (threadIdx.x < kNats) space.nats[threadIdx.x] = 0;
+  __syncthreads();
+  Mass mass = 0;
+  unsigned long long fields = 0;
+  chunk.for_each([&](float x, int) {
+    if (!(x > -INFINITY)) return;
+    fields += 1ull << (8 * nats_from(best, x));
+    mass += weighing(x);
+  });
+  // Sums over a warp have 16 bits.
+  unsigned long long even = fields & 0x00ff00ff00ff00ffull, odd = fields >> 8 & 0x00ff00ff00ff00ffull;
+  for (int step = 16; step > 0; step /= 2) {
+    even += __shfl_xor_sync(kFullWarp, even, step);
+    odd += __shfl_xor_sync(kFullWarp, odd, step);
+  }
+  const int lane = threadIdx.x % 32;
+  if (lane < kNats) {
+    atomicAdd(&space.nats[lane], static_cast<unsigned>((lane % 2 ? odd : even) >> (16 * (lane / 2))) & 0xffffu);
+  }
+  __syncthreads();
+  if (threadIdx.x < team.size * kNats) {
+    const unsigned to = threadIdx.x / kNats, nat = threadIdx.x % kNats;
+    *team.at(&space.nats_of[team.rank][nat], to) = space.nats[nat];
+  }
+  mass = team_reduce(team, space.reduce, mass, [](Mass a, Mass b) { return a + b; });
+
+  int beyond = 0;
+  for (unsigned nat = 0; nat < kNats; ++nat) {
+    int more = 0;
+    for (unsigned block = 0; block < team.size; ++block) more += space.nats_of[block][nat];
+    if (beyond == 0 && head.count + more <= kListMax) {
+      head.count += more;
+      head.nats = nat + 1;
+    } else {
+      beyond += more;
+    }
+  }
+  head.tail = beyond > 0;
+  if (head.count == 0) return head;
+  gather(team, space, [&](auto put) {
+    chunk.for_each([&](float x, int id) {
+      if (x > -INFINITY && nats_from(best, x) < head.nats) put(place_of(x, id));
+    });
+  });
+  head.held = hold_pulled(space, head.count);
+  if (head.tail) {
+    Mass held_mass = 0;
+    head.held.for_each([&](float x, int) { held_mass += weighing(x); });
+    head.tail_mass = mass - team_reduce(Team{}, space.reduce, held_mass, [](Mass a, Mass b) { return a + b; });
+  }
+  return head;
 }
 
 }  // namespace pare::cuda::sampling

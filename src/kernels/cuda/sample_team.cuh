@@ -6,7 +6,7 @@
 
 namespace pare::cuda::sampling {
 
-inline constexpr int kThreads = 512, kWarps = kThreads / 32, kMaxTeam = 8;
+inline constexpr int kThreads = 1024, kWarps = kThreads / 32, kMaxTeam = 8;
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 
 // The team of all blocks of the cluster, or of this block alone (what each does for itself, redundantly).
