@@ -6,6 +6,7 @@
 #include "cli/bench_report.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/kernel_report.h"
 #include "cli/machine.h"
 #include "cli/peer.h"
 #include "eval/bandwidth.h"
@@ -23,7 +24,11 @@ struct BenchOptions {
   BenchConfig config;
   int repetitions = 5;
   std::string peer, format = "md";
+  KernelsOptions kernels;
 };
+
+// What MODEL is called when no model is measured.
+constexpr std::string_view kKernels = "kernels";
 
 Status check_options(const BenchOptions& o) {
   if (o.config.prompt == 0 && o.config.generate == 0) {
@@ -59,7 +64,7 @@ Status measure_peaks(const LoadedModel& model, BenchReport* report) {
   return ok_status();
 }
 
-Status bench(BenchOptions o, bool json) {
+Status bench_model(BenchOptions o, bool json) {
   PARE_RETURN_IF_ERROR(check_options(o));
   o.config.threads = o.model.threads > 0 ? o.model.threads : usable_cpus();
   o.config.attn = o.model.attn;
@@ -111,12 +116,28 @@ Status bench(BenchOptions o, bool json) {
   PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
   report.cpu_level = cpu_level_name(level);
   PARE_RETURN_IF_ERROR(measure_peaks(*model, &report));
-  if (json || o.format == "json") {
+  if (json) {
     print_json(bench_json(report));
   } else {
     print_bench_table(report);
   }
   return ok_status();
+}
+
+Status bench(const BenchOptions& o, bool json) {
+  json = json || o.format == "json";
+  if (o.model.model != kKernels) {
+    if (!o.kernels.only.empty() || !o.kernels.peer_file.empty()) {
+      return invalid_argument("--only and --peer-json belong to `pare bench kernels`");
+    }
+    return bench_model(o, json);
+  }
+  if (!o.shape.empty() || !o.peer.empty()) {
+    return invalid_argument("bench kernels measures no model: it takes neither --shape nor --peer");
+  }
+  KernelsOptions kernels = o.kernels;
+  kernels.device = o.model.device;
+  return bench_kernels_command(kernels, json);
 }
 
 }  // namespace
@@ -148,6 +169,12 @@ void add_bench_command(Commands* commands) {
       ->type_name("PROGRAM");
   app->add_option("--format", o->format, "md: a table for a page; json: as --json")
       ->check(CLI::IsMember({"md", "json"}));
+  app->add_option("--only", o->kernels.only, "Groups whose name contains this")
+      ->type_name("TEXT")
+      ->group("bench kernels --device cuda");
+  app->add_option("--peer-json", o->kernels.peer_file, "What tools/bench_cudnn.py printed: a column of its times")
+      ->type_name("FILE")
+      ->group("bench kernels --device cuda");
   app->footer(
       "Prefill and decode are separate runs over random tokens, as in llama-bench; decode starts at --depth. Rates "
       "are\n"
@@ -157,6 +184,9 @@ void add_bench_command(Commands* commands) {
       "threads; the floor ratio is floor over time: 1 is as fast as memory allows. Peak RSS is taken before that\n"
       "measurement, whose buffer is not the model's. On a card, bandwidth and the rate of large bf16 products are the\n"
       "card's, and the prefill line has the share of that rate which products and attention reach.\n"
+      "`bench kernels` measures the CUDA kernels one by one: each beside the time that its bytes or products take at "
+      "the\n"
+      "rates measured in the same run.\n"
       "--shape measures without a file: the speed is that of the shape, the weights are random.\n"
       "TTFT, time to first token: from the submission of a request to its first token; here --prompt over the prefill\n"
       "rate. ITL, inter-token latency: mean time between the tokens after the first; here --parallel over the decode\n"
@@ -164,7 +194,8 @@ void add_bench_command(Commands* commands) {
       "  pare bench smollm2-135m-instruct\n"
       "  pare bench smollm2-135m-instruct --prompt 0 --gen 128 --depth 2048 --kv \"streaming(sink=4,recent=256)\"\n"
       "  pare bench model.gguf --parallel 8 --json\n"
-      "  pare bench --shape llama-3.1-8b --dtype q4_0 --device cuda --depth 32768 --parallel 8");
+      "  pare bench --shape llama-3.1-8b --dtype q4_0 --device cuda --depth 32768 --parallel 8\n"
+      "  pare bench kernels --device cuda --only prefill");
 }
 
 }  // namespace pare::cli
