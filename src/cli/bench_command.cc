@@ -169,7 +169,7 @@ void add_bench_command(Commands* commands) {
       ->type_name("PROGRAM");
   app->add_option("--format", o->format, "md: a table for a page; json: as --json")
       ->check(CLI::IsMember({"md", "json"}));
-  app->add_option("--only", o->kernels.only, "Groups whose name contains this")
+  app->add_option("--only", o->kernels.only, "Lines whose \"group: name\" contains this")
       ->type_name("TEXT")
       ->group("bench kernels --device cuda");
   app->add_option("--peer-json", o->kernels.peer_file, "What tools/bench_cudnn.py printed: a column of its times")

@@ -82,7 +82,8 @@ Status bench_kernels_command(const KernelsOptions& o, bool json) {
   progress.finish();
   if (report.lines.empty()) {
     return invalid_argument(fmt::format(
-        "--only '{}' is in none of: prefill attention, decode attention, small linear, row ops, sampler", o.only));
+        "--only '{}' is in no line (groups: prefill attention, decode attention, small linear, row ops, sampler)",
+        o.only));
   }
   if (!peer.empty()) {
     if (Status status = read_peer_kernels(peer, &report); !status.ok()) return at_path(status, o.peer_file);

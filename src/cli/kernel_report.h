@@ -9,7 +9,7 @@ namespace pare::cli {
 
 struct KernelsOptions {
   std::string device = "cpu";
-  std::string only;       // groups whose name contains this
+  std::string only;       // lines whose "group: name" contains this
   std::string peer_file;  // what tools/bench_cudnn.py printed; empty: none
 };
 

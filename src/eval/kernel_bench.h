@@ -32,7 +32,7 @@ struct KernelReport {
 
 struct KernelBenchOptions {
   Device device;
-  std::string only;  // groups whose name contains this
+  std::string only;  // lines whose "group: name" contains this
   // Hears of every line before it is measured; false ends the run (kCancelled).
   std::function<bool(std::string_view name)> next;
 };

@@ -27,6 +27,9 @@ T* on_device(T* host, const AlignedBuffer& block, const DeviceBuffer& copy) {
 }
 
 Status measure(KernelRun& run, int sequences, int context, int32_t multiprocessors) {
+  const std::string name =
+      fmt::format("{} x {}, {}/{} heads of {}", sequences, tokens_text(context), kHeads, kKvHeads, kHeadDim);
+  if (!run.wants(kGroup, name)) return ok_status();
   const int pages = context / kPageRows;
   const size_t plane = size_t{kPageRows} * kHeadDim * sizeof(uint16_t);
   const size_t layer_bytes = 2 * plane * kKvHeads * pages * sequences;
@@ -98,8 +101,6 @@ Status measure(KernelRun& run, int sequences, int context, int32_t multiprocesso
   layer.q = q.data();
   layer.out = out.data();
   const double kv_bytes = 2.0 * kHeadDim * sizeof(uint16_t) * kKvHeads * context * sequences;
-  const std::string name =
-      fmt::format("{} x {}, {}/{} heads of {}", sequences, tokens_text(context), kHeads, kKvHeads, kHeadDim);
   return run.measure_in_graph(kGroup, name, {.read_bytes = kv_bytes}, std::max(layers, 4), [&] {
     layer.kv_layer = (layer.kv_layer + 1) % layers;
     layer.host_formats = formats.data() + static_cast<size_t>(layer.kv_layer) * kKvHeads;
@@ -110,7 +111,6 @@ Status measure(KernelRun& run, int sequences, int context, int32_t multiprocesso
 }  // namespace
 
 Status bench_decode_attention(KernelRun& run, int32_t multiprocessors) {
-  if (!run.wants(kGroup)) return ok_status();
   for (const auto& [sequences, context] : {std::pair{8, 32768}, {8, 131072}, {1, 32768}, {1, 131072}}) {
     PARE_RETURN_IF_ERROR(measure(run, sequences, context, multiprocessors));
   }

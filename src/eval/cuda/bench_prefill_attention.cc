@@ -88,7 +88,10 @@ HostPlan sinks_and_window(int rows) {
   return plan;
 }
 
-Status measure(KernelRun& run, const char* what, const HostPlan& host, int rows, int d) {
+Status measure(KernelRun& run, const char* what, HostPlan (*make_plan)(int rows), int rows, int d) {
+  const std::string name = fmt::format("{}, {}/{} heads of {}, {}", what, kHeads, kKvHeads, d, tokens_text(rows));
+  if (!run.wants(kGroup, name)) return ok_status();
+  const HostPlan host = make_plan(rows);
   const int pages = rows / kPageRows;
   const size_t plane = size_t{kPageRows} * d, page = 2 * plane * kKvHeads, row = size_t{kHeads} * d;
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer pool, random_bf16(static_cast<int64_t>(pages * page)));
@@ -146,7 +149,6 @@ Status measure(KernelRun& run, const char* what, const HostPlan& host, int rows,
   // Cards before Hopper have no maps and run the plain kernel.
   const auto map = make_kv_tensor_map(pool.data(), pool.size(), d, DType::BF16);
   if (!map.ok() && map.status().code() != StatusCode::kUnsupported) return map.status();
-  const std::string name = fmt::format("{}, {}/{} heads of {}, {}", what, kHeads, kKvHeads, d, tokens_text(rows));
   return run.measure(kGroup, name, {.flop = 4.0 * d * host.pairs}, [&] {
     return prefill_attention(layer, plan, map.ok() ? &*map : nullptr, workspace.data(), {.plain = !map.ok()},
                              run.stream());
@@ -156,12 +158,11 @@ Status measure(KernelRun& run, const char* what, const HostPlan& host, int rows,
 }  // namespace
 
 Status bench_prefill_attention(KernelRun& run) {
-  if (!run.wants(kGroup)) return ok_status();
   for (const int d : {128, 64}) {
     for (const int rows : {8192, 32768, 65536, 131072}) {
-      PARE_RETURN_IF_ERROR(measure(run, "dense", dense(rows), rows, d));
-      PARE_RETURN_IF_ERROR(measure(run, "half of the blocks", half_of_blocks(rows), rows, d));
-      PARE_RETURN_IF_ERROR(measure(run, "sinks and window", sinks_and_window(rows), rows, d));
+      PARE_RETURN_IF_ERROR(measure(run, "dense", dense, rows, d));
+      PARE_RETURN_IF_ERROR(measure(run, "half of the blocks", half_of_blocks, rows, d));
+      PARE_RETURN_IF_ERROR(measure(run, "sinks and window", sinks_and_window, rows, d));
     }
   }
   return ok_status();

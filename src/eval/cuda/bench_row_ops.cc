@@ -11,8 +11,12 @@ namespace pare::cuda {
 namespace {
 
 constexpr int64_t kRows = 8192;
+constexpr const char *kRowOps = "row ops", *kSampler = "sampler";
 
-Status bench_norms(KernelRun& run, int64_t dim) {
+// With `adds`, the residual takes the rows of a product first.
+Status bench_norm(KernelRun& run, int64_t dim, bool adds) {
+  const std::string name = fmt::format("{}rms_norm, {}, {}", adds ? "x += bf16 and " : "", dim, tokens_text(kRows));
+  if (!run.wants(kRowOps, name)) return ok_status();
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer x, zeros(kRows * dim * sizeof(float)));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer delta, random_bf16(kRows * dim));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer out, zeros(kRows * dim * sizeof(uint16_t)));
@@ -24,17 +28,18 @@ Status bench_norms(KernelRun& run, int64_t dim) {
   args.eps = 1e-5f;
   args.rows = kRows;
   args.dim = dim;
-  const auto norm = [&] { return rms_norm(args, run.stream(), false); };
-  const double items = static_cast<double>(kRows * dim);
-  PARE_RETURN_IF_ERROR(run.measure("row ops", fmt::format("rms_norm, {}, {}", dim, tokens_text(kRows)),
-                                   {.moved_bytes = (4 + 2) * items}, norm));
-  args.delta = delta.data();
-  args.delta_type = DType::BF16;
-  return run.measure("row ops", fmt::format("x += bf16 and rms_norm, {}, {}", dim, tokens_text(kRows)),
-                     {.moved_bytes = (4 + 2 + 4 + 2) * items}, norm);
+  if (adds) {
+    args.delta = delta.data();
+    args.delta_type = DType::BF16;
+  }
+  const double item_bytes = adds ? 4 + 2 + 4 + 2 : 4 + 2;
+  return run.measure(kRowOps, name, {.moved_bytes = item_bytes * static_cast<double>(kRows * dim)},
+                     [&] { return rms_norm(args, run.stream(), false); });
 }
 
 Status bench_glu(KernelRun& run, int64_t dim) {
+  const std::string name = fmt::format("glu of bf16, {}, {}", dim, tokens_text(kRows));
+  if (!run.wants(kRowOps, name)) return ok_status();
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer x, random_bf16(2 * kRows * dim));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer out, zeros(kRows * dim * sizeof(uint16_t)));
   GluArgs args;
@@ -45,13 +50,15 @@ Status bench_glu(KernelRun& run, int64_t dim) {
   args.out = out.data();
   args.rows = kRows;
   args.dim = dim;
-  return run.measure("row ops", fmt::format("glu of bf16, {}, {}", dim, tokens_text(kRows)),
-                     {.moved_bytes = 3.0 * 2 * static_cast<double>(kRows * dim)},
+  return run.measure(kRowOps, name, {.moved_bytes = 3.0 * 2 * static_cast<double>(kRows * dim)},
                      [&] { return glu(args, run.stream(), false); });
 }
 
 // Rotation, optional norms and the store of keys and values.
 Status bench_heads(KernelRun& run, int32_t n_heads, int32_t n_kv_heads, int32_t dim, bool norms) {
+  const std::string name = fmt::format("RoPE{} and store, {}/{} heads of {}, {}", norms ? ", norms" : "", n_heads,
+                                       n_kv_heads, dim, tokens_text(kRows));
+  if (!run.wants(kRowOps, name)) return ok_status();
   const int64_t columns = int64_t{n_heads + 2 * n_kv_heads} * dim;
   const int64_t plane = int64_t{kPageRows} * dim * 2, page = 2 * n_kv_heads * plane;
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer qkv, random_bf16(kRows * columns));
@@ -89,16 +96,15 @@ Status bench_heads(KernelRun& run, int32_t n_heads, int32_t n_kv_heads, int32_t 
   args.n_kv_heads = n_kv_heads;
   args.head_dim = dim;
   const double bytes = static_cast<double>(kRows) * (4.0 * static_cast<double>(columns) + 4.0 * dim);
-  const std::string name = fmt::format("RoPE{} and store, {}/{} heads of {}, {}", norms ? ", norms" : "", n_heads,
-                                       n_kv_heads, dim, tokens_text(kRows));
-  return run.measure("row ops", name, {.moved_bytes = bytes}, [&] { return heads(args, run.stream(), false); });
+  return run.measure(kRowOps, name, {.moved_bytes = bytes}, [&] { return heads(args, run.stream(), false); });
 }
 
 }  // namespace
 
 Status bench_row_ops(KernelRun& run) {
-  if (!run.wants("row ops")) return ok_status();
-  for (const int64_t dim : {1536, 4096}) PARE_RETURN_IF_ERROR(bench_norms(run, dim));
+  for (const int64_t dim : {1536, 4096}) {
+    for (const bool adds : {false, true}) PARE_RETURN_IF_ERROR(bench_norm(run, dim, adds));
+  }
   for (const int64_t dim : {8960, 14336}) PARE_RETURN_IF_ERROR(bench_glu(run, dim));
   PARE_RETURN_IF_ERROR(bench_heads(run, 32, 8, 128, false));
   PARE_RETURN_IF_ERROR(bench_heads(run, 32, 8, 128, true));
@@ -106,7 +112,6 @@ Status bench_row_ops(KernelRun& run) {
 }
 
 Status bench_sampler(KernelRun& run) {
-  if (!run.wants("sampler")) return ok_status();
   constexpr int64_t kVocab = 151'936;
   const std::pair<const char*, SampleRow> kinds[] = {
       {"greedy", {}},
@@ -114,6 +119,8 @@ Status bench_sampler(KernelRun& run) {
       {"top-p 0.95", {.temperature = 0.8f, .top_p = 0.95f}}};
   for (const auto& [what, kind] : kinds) {
     for (const int64_t n : {1, 8, 64}) {
+      const std::string name = fmt::format("{}, {} x {}", what, n, kVocab);
+      if (!run.wants(kSampler, name)) continue;
       const size_t bytes = static_cast<size_t>(n * kVocab) * sizeof(float);
       const int64_t copies = std::max<int64_t>(1, static_cast<int64_t>(kRotatedBytes / bytes));
       // Two bf16 numbers are one fp32 number, whose upper half decides.
@@ -134,8 +141,7 @@ Status bench_sampler(KernelRun& run) {
       args.ids = ids.as<int32_t>();
       args.workspace = workspace.data();
       int64_t next = 0;
-      const std::string name = fmt::format("{}, {} x {}", what, n, kVocab);
-      PARE_RETURN_IF_ERROR(run.measure_in_graph("sampler", name, {.read_bytes = static_cast<double>(bytes)},
+      PARE_RETURN_IF_ERROR(run.measure_in_graph(kSampler, name, {.read_bytes = static_cast<double>(bytes)},
                                                 static_cast<int>(std::clamp<int64_t>(copies, 16, 256)), [&] {
                                                   args.logits = reinterpret_cast<const float*>(
                                                       logits.data() + static_cast<size_t>(next++ % copies) * bytes);

@@ -37,6 +37,14 @@ Expected<DeviceBuffer> random_weights(DType dtype, Shape s, int64_t copies) {
 }
 
 Status measure(KernelRun& run, DType dtype, Shape s) {
+  const auto name = [&](int64_t t) {
+    return fmt::format("{}, {} x {}, {}", dtype_name(dtype), s.n, s.k, tokens_text(t));
+  };
+  std::vector<int64_t> wanted;
+  for (const int64_t t : {1, 8, 32}) {
+    if (run.wants(kGroup, name(t))) wanted.push_back(t);
+  }
+  if (wanted.empty()) return ok_status();
   const size_t bytes = device_weight_bytes(dtype, s.n, s.k);
   const int64_t copies = std::clamp<int64_t>(static_cast<int64_t>(kRotatedBytes / bytes), 1, 512);
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer weights, random_weights(dtype, s, copies));
@@ -44,14 +52,13 @@ Status measure(KernelRun& run, DType dtype, Shape s) {
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer y, zeros(static_cast<size_t>(kMaxSmallTokens * s.n) * sizeof(float)));
   DeviceWeight w{dtype, s.n, s.k, weights.data()};
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer workspace, zeros(small_linear_workspace_bytes({&w, 1}, kMaxSmallTokens)));
-  for (const int64_t t : {1, 8, 32}) {
+  for (const int64_t t : wanted) {
     int64_t next = 0;
     KernelWork work;
     work.read_bytes = static_cast<double>(bytes);
     work.flop = 2.0 * static_cast<double>(t * s.n * s.k);
-    const std::string name = fmt::format("{}, {} x {}, {}", dtype_name(dtype), s.n, s.k, tokens_text(t));
     PARE_RETURN_IF_ERROR(
-        run.measure_in_graph(kGroup, name, work, static_cast<int>(std::max<int64_t>(copies, kMinCalls)), [&] {
+        run.measure_in_graph(kGroup, name(t), work, static_cast<int>(std::max<int64_t>(copies, kMinCalls)), [&] {
           SmallLinearInput in;
           in.t = t;
           in.k = in.ld = s.k;
@@ -67,7 +74,6 @@ Status measure(KernelRun& run, DType dtype, Shape s) {
 }  // namespace
 
 Status bench_small_linear(KernelRun& run) {
-  if (!run.wants(kGroup)) return ok_status();
   for (const DType dtype : {DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::Q8_0, DType::BF16}) {
     for (const Shape s : {Shape{4096, 14336}, Shape{14336, 4096}, Shape{1536, 8960}, Shape{151936, 1536}}) {
       PARE_RETURN_IF_ERROR(measure(run, dtype, s));

@@ -22,7 +22,9 @@ Expected<KernelRun> KernelRun::create(const KernelBenchOptions& options, KernelR
   return run;
 }
 
-bool KernelRun::wants(std::string_view group) const { return group.find(options_.only) != group.npos; }
+bool KernelRun::wants(std::string_view group, std::string_view name) const {
+  return fmt::format("{}: {}", group, name).find(options_.only) != std::string::npos;
+}
 
 Status KernelRun::announce(const std::string& group, const std::string& name) const {
   if (options_.next && !options_.next(fmt::format("{}: {}", group, name))) return cancelled("interrupted");

@@ -30,7 +30,8 @@ class KernelRun {
   static Expected<KernelRun> create(const KernelBenchOptions& options, KernelReport* report);
 
   Stream stream() const { return watch_.stream(); }
-  bool wants(std::string_view group) const;
+  // Whether the line is to be measured; asked before its operands are made.
+  bool wants(std::string_view group, std::string_view name) const;
 
   // One call between two events, after the caches were filled with something else.
   Status measure(std::string group, std::string name, const KernelWork& work, const Stopwatch::Call& call);
