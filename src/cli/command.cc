@@ -31,6 +31,8 @@ void ModelOptions::add_to(CLI::App* app, bool with_context) {
       ->required();
   add_threads_option(app, &threads);
   add_device_option(app, &device);
+  app->add_flag("--strict", strict,
+                "On a card: the same bits whatever else runs, at some cost in speed; a CPU always is");
   app->add_option("--attn", attn, "Which keys a prompt attends: dense, streaming(sink=4,window=256)")
       ->type_name("SPEC")
       ->group("Policies (`pare inspect policies` explains them)");

@@ -41,6 +41,7 @@ struct ModelOptions {
   std::string model;
   int threads = 0;
   std::string device = "cpu";
+  bool strict = false;
   std::string attn = "dense", kv = "dense";
   int context = 0;
   // --context only where a command has no meaning of its own for it.

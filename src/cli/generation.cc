@@ -49,6 +49,7 @@ Expected<std::unique_ptr<Engine>> make_engine(std::shared_ptr<const LoadedModel>
                                               const Request& request) {
   EngineOptions o;
   o.threads = options.threads;
+  o.strict = options.strict;
   o.attn = options.attn;
   o.kv = options.kv;
   o.max_context = options.context > 0 ? options.context : model->model->config().context_max;

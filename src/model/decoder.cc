@@ -118,7 +118,7 @@ size_t Decoder::workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t lo
   };
   const int64_t residual = rows * c.dim * 4, angles = 2 * rows * c.head_dim * 4;
   const int64_t attention =
-      input(rows, c.dim) + static_cast<int64_t>(ops::activation_bytes(ctx, rows * (hd + 2 * kd))) + input(rows, hd) +
+      input(rows, c.dim) + rows * (hd + 2 * kd) * 4 + input(rows, hd) +
       static_cast<int64_t>(ops::attend_workspace_bytes(ctx, rows, tile_rows, c.n_heads, c.n_kv_heads, c.head_dim));
   const bool float_down =
       std::any_of(layers_.begin(), layers_.end(), [](const DecoderLayer& l) { return !quantized({&l.down}); });
@@ -182,9 +182,9 @@ void Decoder::attention(ExecContext& ctx, int32_t l, const StepInputs& in, const
 
   ops::LinearInput normed = ops::make_linear_input(ctx, rows, config_.dim, quantized({&layer.q, &layer.k, &layer.v}));
   ops::rms_norm(ctx, x, layer.attn_norm, config_.norm_eps, normed);
-  Tensor q = ops::make_activations(ctx, {rows, config_.n_heads, d});
-  Tensor k = ops::make_activations(ctx, {rows, config_.n_kv_heads, d});
-  Tensor v = ops::make_activations(ctx, {rows, config_.n_kv_heads, d});
+  Tensor q = ops::make_f32(ctx, {rows, config_.n_heads, d});
+  Tensor k = ops::make_f32(ctx, {rows, config_.n_kv_heads, d});
+  Tensor v = ops::make_f32(ctx, {rows, config_.n_kv_heads, d});
   const std::array<ops::LinearOutput, 3> projections{
       {{&layer.q, layer.q_bias, &q, false}, {&layer.k, layer.k_bias, &k, false}, {&layer.v, layer.v_bias, &v, false}}};
   ops::linear(ctx, normed, projections);

@@ -111,10 +111,10 @@ Status Encoder::read_weights(const ModelFile& file, const WeightPlace& place) {
 size_t Encoder::workspace_bytes(const ExecContext& ctx, int64_t rows, int64_t, int32_t tile_rows) const {
   const int64_t e = config_.dim, f = config_.ffn_dim;
   const auto input = [&](int64_t k) { return static_cast<int64_t>(ops::linear_input_bytes(ctx, rows, k, true)); };
-  const int64_t attention = static_cast<int64_t>(ops::activation_bytes(ctx, rows * 3 * e)) + input(e) +
+  const int64_t attention = rows * 3 * e * 4 + input(e) +
                             static_cast<int64_t>(ops::attend_workspace_bytes(ctx, rows, tile_rows, config_.n_heads,
                                                                              config_.n_heads, config_.head_dim));
-  return static_cast<size_t>(2 * input(e) + 3 * rows * e * 4 + std::max(attention, input(f)) + 2048);
+  return static_cast<size_t>(2 * input(e) + 3 * rows * e * 4 + std::max(attention, input(f) + rows * f * 4) + 2048);
 }
 
 void Encoder::forward(ExecContext& ctx, const StepInputs& in, Tensor* out) const {
@@ -137,9 +137,9 @@ void Encoder::forward(ExecContext& ctx, const StepInputs& in, Tensor* out) const
   for (int32_t l = 0; l < config_.n_layers; ++l) {
     const EncoderLayer& layer = layers_[l];
     const size_t mark = ctx.arena.mark();
-    Tensor q = ops::make_activations(ctx, {rows, config_.n_heads, config_.head_dim});
-    Tensor k = ops::make_activations(ctx, {rows, config_.n_heads, config_.head_dim});
-    Tensor v = ops::make_activations(ctx, {rows, config_.n_heads, config_.head_dim});
+    Tensor q = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
+    Tensor k = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
+    Tensor v = ops::make_f32(ctx, {rows, config_.n_heads, config_.head_dim});
     ops::LinearInput heads = ops::make_linear_input(ctx, rows, e, quantized(layer.o));
     const std::array<ops::LinearOutput, 3> projections{{{&layer.q, layer.q_bias, &q, false},
                                                         {&layer.k, layer.k_bias, &k, false},

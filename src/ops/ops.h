@@ -34,11 +34,8 @@ struct LinearInput {
 // values are left out where the quantized form is there; only glu_linear fills such an input.
 LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values = true);
 Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape);
-// Values between two ops: fp32 on the CPU, 16 bits where products read those.
-Tensor make_activations(ExecContext& ctx, std::initializer_list<int64_t> shape);
-// Arena bytes of make_linear_input and make_activations.
+// Arena bytes of make_linear_input.
 size_t linear_input_bytes(const ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values = true);
-size_t activation_bytes(const ExecContext& ctx, int64_t items);
 
 // A dense weight as ops see it: [n, k], packed.
 using Weight = PackedWeight;

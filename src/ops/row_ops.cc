@@ -40,24 +40,17 @@ Tensor make_f32(ExecContext& ctx, std::initializer_list<int64_t> shape) {
   return Tensor(block.data(), DType::F32, shape, ctx.device);
 }
 
-Tensor make_activations(ExecContext& ctx, std::initializer_list<int64_t> shape) {
-  return ctx.device_ops ? ctx.device_ops->make_activations(ctx.arena, shape) : make_f32(ctx, shape);
-}
-
-size_t activation_bytes(const ExecContext& ctx, int64_t items) {
-  return static_cast<size_t>(items) * (ctx.device_ops ? 2 : sizeof(float));
-}
-
 size_t linear_input_bytes(const ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values) {
-  const size_t values = activation_bytes(ctx, t * k);
-  if (ctx.device_ops || !quantized) return values;
+  if (ctx.device_ops) return static_cast<size_t>(t * k) * sizeof(uint16_t);
+  const size_t values = static_cast<size_t>(t * k) * sizeof(float);
+  if (!quantized) return values;
   return (with_values ? values : 0) + act_rows_bytes(t, k);
 }
 
 LinearInput make_linear_input(ExecContext& ctx, int64_t t, int64_t k, bool quantized, bool with_values) {
   if (ctx.device_ops) {
     LinearInput in;
-    in.values = make_activations(ctx, {t, k});
+    in.values = ctx.device_ops->make_activations(ctx.arena, {t, k});
     in.rows.t = t;
     in.rows.k = k;
     return in;

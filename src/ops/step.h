@@ -21,6 +21,7 @@ struct StepMemory {
   int64_t max_sequences = 0, max_context = 0;
   std::array<size_t, kMaxClasses> pool_bytes = {};  // of the store, by pool
   bool graphs = true;                               // accelerators: replay decode steps of equal shape
+  bool strict = false;                              // accelerators: EngineOptions::strict
 };
 Status allocate_step_memory(ExecContext& ctx, const StepMemory& memory, const KvView& kv);
 

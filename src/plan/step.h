@@ -40,8 +40,9 @@ struct LayerPlan {
 };
 
 struct StepPlans {
-  int32_t n_seqs = 0, n_rows = 0;  // T
-  int32_t n_prefill_rows = 0, n_decode_rows = 0;
+  int32_t n_seqs = 0, n_rows = 0;                     // T
+  int32_t n_prefill_rows = 0, n_decode_rows = 0;      // decode rows come first
+  int32_t n_logit_rows = 0, n_decode_logit_rows = 0;  // rows whose logits are wanted; those of decode rows first
   int32_t n_classes = 0, n_blocks = 0, n_layers = 0;
   ClassStep classes[kMaxClasses];
   const BlockPlan* blocks = nullptr;  // [n_blocks]; one per distinct (class, selector term)

@@ -146,6 +146,7 @@ Status EngineMemory::make_arena(const Model& model) {
   memory.max_sequences = o.max_sequences;
   memory.max_context = o.max_context;
   memory.graphs = o.graphs;
+  memory.strict = o.strict;
   memory.pool_bytes = store_->pool_bytes();
   return ops::allocate_step_memory(*context_, memory, store_->view());
 }

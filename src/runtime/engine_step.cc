@@ -50,6 +50,10 @@ Status Engine::Impl::run_step() {
   PARE_RETURN_IF_ERROR(memory->build_plans(step_seqs, &plans));
   StepInputs inputs;
   inputs.plans = &plans;
+  for (const ScheduledRows& s : step_rows) {
+    plans.n_logit_rows += s.n_logit_rows;
+    if (s.decode) plans.n_decode_logit_rows += s.n_logit_rows;
+  }
   Tensor known, slots;
   fill_inputs(&inputs, &known, &slots);
   ops::SampleBatch draws = plan_draws();
@@ -97,13 +101,11 @@ void Engine::Impl::gather_rows(Clock::time_point now) {
 void Engine::Impl::fill_inputs(StepInputs* inputs, Tensor* known, Tensor* slot_rows) {
   ExecContext& ctx = memory->context();
   const int64_t rows = static_cast<int64_t>(step_tokens.size());
-  int64_t wanted = 0;
-  for (const ScheduledRows& s : step_rows) wanted += s.n_logit_rows;
   const auto take = [&](int64_t n) { return Tensor(ctx.tables.take<int32_t>(n).data(), DType::I32, {n}, ctx.device); };
   *known = take(rows);
   *slot_rows = take(rows);
   inputs->positions = take(rows);
-  inputs->logit_rows = take(wanted);
+  inputs->logit_rows = take(inputs->plans->n_logit_rows);
   std::copy(step_tokens.begin(), step_tokens.end(), known->as<int32_t>());
   auto* slots = slot_rows->as<int32_t>();
   auto* positions = inputs->positions.as<int32_t>();

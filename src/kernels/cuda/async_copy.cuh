@@ -55,6 +55,10 @@ __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Orders this thread's earlier accesses, and those that it has seen through block barriers, before its later ones for
+// the whole device.
+__device__ inline void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 // Under programmatic dependent launch: waits until the kernels before this one in the stream are complete and their
 // writes visible. Otherwise, and before sm_90, nothing.
 __device__ inline void wait_for_earlier_kernels() {

@@ -5,149 +5,225 @@
 
 namespace pare::cuda::decode {
 
-// The zone row in each lane's slot, -1 where the slot is empty. Called by whole warps.
-__device__ inline int32_t row_of_slot(const Job& job, const Tile& tile, int32_t slot) {
-  if (!job.is(kJobPicked)) {
-    const int32_t row = tile.first + slot;
-    return row >= tile.lo && row < tile.hi && job.any_sees(row) ? row : -1;
-  }
-  int32_t row = -1, index = tile.first + slot;
-  for (int32_t begin = tile.lo; begin < tile.hi; begin += 32) {
-    Range pick{0, 0};
-    if (begin + lane_id() < tile.hi) pick = job.picks[begin + lane_id()];
-    int32_t end = pick.hi - pick.lo;  // where the pick's rows end among those of these 32 picks
-    for (int32_t step = 1; step < 32; step *= 2) {
-      const int32_t before = __shfl_up_sync(~0u, end, step);
-      if (lane_id() >= step) end += before;
-    }
-    const int32_t rows = __shfl_sync(~0u, end, 31);
-    int32_t at = 0;  // the first pick that ends beyond index
-    for (int32_t step = 16; step > 0; step /= 2) {
-      if (__shfl_sync(~0u, end, at + step - 1) <= index) at += step;
-    }
-    const int32_t pick_hi = __shfl_sync(~0u, pick.hi, at), pick_end = __shfl_sync(~0u, end, at);
-    if (index >= 0 && index < rows) row = pick_hi - (pick_end - index);
-    index -= rows;
-  }
-  return row;
-}
-
-// Loads every tile of one plane, 64 rows at a time, which is a page of most zones. K comes with picked rows' numbers
-// and with log weights.
-template <int kTileRows>
+// Loads a half of every tile, K and V; that is a page of most zones. The first half's warp also tells what a tile is.
+// The numbers of picked rows and log weights come with K.
+template <typename S>
 class Load {
  public:
-  __device__ Load(const Params& params, const Shared& shared, bool keys)
+  __device__ Load(const Params& params, const Shared<S>& shared, int32_t half)
       : params_(params),
         shared_(shared),
-        keys_(keys),
-        sources_(shared.as<const std::byte*>(shared.layout.sources) + (keys ? 0 : kPartRows)) {}
+        first_slot_(half * kSlots),
+        sources_(shared.template as<Source>(S::kSources) + half * kSlots) {}
 
   __device__ void run() {
-    walk_jobs(params_, shared_, [&](const Job& job, int32_t) {
-      if (job.absent()) return;
-      const int32_t begin = max(job.unit_begin * job.unit_spans, job.span_begin);
-      const int32_t end = min(job.unit_end * job.unit_spans, job.span_end);
-      for (int32_t span = begin; span < end; ++span) {
-        walk_span<kTileRows>(job, span, [&](const Tile& tile) { load_tile(job, tile); });
-      }
+    walk_jobs(shared_, [&](const Job& job, int32_t) {
+      if (!job.absent()) load_job(job);
     });
   }
 
  private:
-  static constexpr int kPartRows = 64, kParts = kTileRows / kPartRows;
+  static constexpr int kSlots = S::kTileRows / kLoadWarps;
+  static_assert(kSlots % 32 == 0);
+  // Of a slot that holds a row: its page's start and its row there.
+  struct Source {
+    const std::byte* page;
+    int32_t in_page;
+  };
 
-  __device__ void load_tile(const Job& job, const Tile& tile) {
-    const int32_t width = keys_ ? job.k_width : job.v_width;
-    const bool copies = !keys_ || job.reads_keys();
-    const std::byte* together[kParts];
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      together[part] = copies ? contiguous_rows(job, tile, part * kPartRows, width) : nullptr;
+  // Where the walk over a job's tiles stands: at tile `first` of the numbers [lo, hi) of a span.
+  struct Place {
+    int32_t span, first, lo, hi;
+  };
+
+  __device__ void open_span(const Job& job, Place& at) const {
+    if (job.is(kJobPicked)) {
+      const int32_t begin = at.span * job.span, end = min(begin + job.span, job.n_picks);
+      int32_t rows = 0;
+      for (int32_t p = begin + lane_id(); p < end; p += 32) rows += job.picks[p].hi - job.picks[p].lo;
+      at.lo = at.first = 0;
+      at.hi = __reduce_add_sync(~0u, rows);
+    } else {
+      at.lo = max(at.span * job.span, job.row0);
+      at.hi = min((at.span + 1) * job.span, job.row_end);
+      at.first = at.lo / S::kTileRows * S::kTileRows;
     }
-    mbarrier_wait(keys_ ? shared_.keys_empty(ring_.at) : shared_.values_empty(ring_.at), ring_.parity ^ 1);
-    uint32_t to = shared_.address((keys_ ? shared_.layout.keys : shared_.layout.values) +
-                                  static_cast<uint32_t>(ring_.at) * shared_.layout.plane_bytes);
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      if (together[part] != nullptr) {
-        copy_contiguous(to, together[part], width);
-      } else {
-        load_scattered(job, tile, part * kPartRows, to, width, copies);
+  }
+
+  // Moves to the first tile not before `at` of which some column attends a row; false: there is none up to end_span.
+  __device__ bool seek(const Job& job, Place& at, int32_t end_span) const {
+    while (true) {
+      for (; at.first < at.hi; at.first += S::kTileRows) {
+        if (job.is(kJobPicked) || job.any_sees(max(at.first, at.lo), min(at.first + S::kTileRows, at.hi))) return true;
       }
-      to += kPartRows * shared_.layout.row_bytes;
+      if (++at.span >= end_span) return false;
+      open_span(job, at);
     }
-    arrive_full(keys_ ? shared_.keys_full(ring_.at) : shared_.values_full(ring_.at));
+  }
+
+  // Every unit has a tile, if an empty one.
+  __device__ void load_job(const Job job) {
+    for (int32_t unit = job.unit_begin; unit < job.unit_end; ++unit) {
+      Place next{max(unit * job.unit_spans, job.span_begin), 0, 0, 0};
+      const int32_t end_span = min((unit + 1) * job.unit_spans, job.span_end);
+      open_span(job, next);
+      bool more = seek(job, next, end_span);
+      Place at = more ? next : Place{};
+      int32_t id = first_page(job, at);
+      do {
+        if (more) {
+          next.first += S::kTileRows;
+          more = seek(job, next, end_span);
+        }
+        const int32_t next_id = more ? first_page(job, next) : 0;
+        Tile tile{at.first, at.lo, at.hi, 0};
+        if (!more) tile.flags = kTileEndsUnit | (unit + 1 == job.unit_end ? kTileEndsJob : 0);
+        if (!more || next.span != at.span) tile.flags |= kTileEndsSpan;
+        load_tile(job, tile, at.span, id);
+        at = next;
+        id = next_id;
+      } while (more);
+    }
+  }
+
+  // The page of the half tile's first slot, asked for while the tile before is loaded. 0 where it is of no use.
+  __device__ int32_t first_page(const Job& job, const Place& at) const {
+    const int32_t row = at.first + first_slot_;
+    return job.is(kJobPicked) || row < at.lo || row >= at.hi ? 0 : job.pages[page_index(job, row)];
+  }
+
+  __device__ void load_tile(const Job& job, Tile& tile, int32_t span, int32_t id) {
+    const int32_t end = tile.first + S::kTileRows;
+    if (tile.first >= tile.lo && end <= tile.hi &&
+        (job.is(kJobPicked) ? job.all_see(job.row0, job.row_end) : job.all_see(tile.first, end))) {
+      tile.flags |= kTileWhole;
+    }
+    // All rows are wanted and lie one behind the other in a page: the common case by far.
+    const int32_t row = tile.first + first_slot_, in_page = row - page_index(job, row) * job.page_rows;
+    const bool together = (tile.flags & kTileWhole) != 0 && !job.is(kJobPicked | kJobScored | kJobWeighted) &&
+                          in_page + kSlots <= job.page_rows;
+    const std::byte* from = page(job, id);
+    const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
+
+    mbarrier_wait(shared_.keys_empty(ring_.at), ring_.parity ^ 1);
+    if (!together) find_sources(job, tile, span);
+    if (job.reads_keys()) {
+      const uint32_t to = shared_.address(shared_.keys(ring_.at)) + offset;
+      if (together) {
+        copy_together(to, from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2, job.k_width);
+      } else {
+        copy_rows(to, job.k, job.k_width, job.pool);
+      }
+    }
+    if (first_slot_ == 0 && lane_id() == 0) shared_.tile(ring_.at) = tile;
+    arrive_full(shared_.keys_full(ring_.at));
+
+    mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
+    const uint32_t to = shared_.address(shared_.values(ring_.at)) + offset;
+    if (together) {
+      copy_together(to, from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2, job.v_width);
+    } else {
+      copy_rows(to, job.v, job.v_width, job.pool);
+    }
+    arrive_full(shared_.values_full(ring_.at));
     ring_.advance(params_.stages);
   }
 
-  __device__ const std::byte* page(const Job& job, int32_t index) const {
-    const uint64_t id = static_cast<uint32_t>(job.pages[index]) & ~kHostPageBit;
-    return job.pool + id * job.page_bytes;
+  __device__ static int32_t page_index(const Job& job, int32_t row) {
+    return job.page_shift >= 0 ? row >> job.page_shift : row / job.page_rows;
   }
-  __device__ uint64_t plane(const Job& job) const { return keys_ ? job.k : job.v; }
-
-  // The address of the part's rows when all are wanted and lie one behind the other in a page, and nothing else is to
-  // be done: the common case by far. Else null.
-  __device__ const std::byte* contiguous_rows(const Job& job, const Tile& tile, int32_t first_slot,
-                                              int32_t width) const {
-    const int32_t row = tile.first + first_slot, end = row + kPartRows;
-    if (job.is(kJobPicked | kJobScored) || (keys_ && job.lw != kNoPlane) || 32 % (width / 8) != 0) return nullptr;
-    if (row < tile.lo || end > tile.hi || !job.all_see(row, end)) return nullptr;
-    const int32_t index = row / job.page_rows, in_page = row - index * job.page_rows;
-    if (in_page + kPartRows > job.page_rows) return nullptr;
-    return page(job, index) + plane(job) + static_cast<int64_t>(in_page) * width * 2;
+  __device__ static const std::byte* page(const Job& job, int32_t id) {
+    return job.pool + static_cast<uint64_t>(static_cast<uint32_t>(id) & ~kHostPageBit) * job.page_bytes;
   }
 
-  __device__ void copy_contiguous(uint32_t to, const std::byte* from, int32_t width) const {
-    const int32_t chunks = width / 8, slot = lane_id() / chunks, chunk = lane_id() % chunks;  // of 16 bytes
-    to += static_cast<uint32_t>(slot) * shared_.layout.row_bytes + static_cast<uint32_t>(chunk) * 16;
+  __device__ static void copy_together(uint32_t to, const std::byte* from, int32_t width) {
+    constexpr int kFullChunks = S::kSteps * 2;  // of 16 bytes in a row
+    if (width == kFullChunks * 8) {
+      to += static_cast<uint32_t>(lane_id() / kFullChunks) * S::kRowBytes +
+            static_cast<uint32_t>(lane_id() % kFullChunks) * 16;
+      from += lane_id() * 16;
+#pragma unroll
+      for (int i = 0; i < kSlots / 32 * kFullChunks; ++i) {
+        copy_async_16(to + i * (32 / kFullChunks) * S::kRowBytes, from + i * 512, true);
+      }
+      return;
+    }
+    const int32_t chunks = width / 8, slot_step = 32 / chunks, chunk_step = 32 % chunks;
+    int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
     from += lane_id() * 16;
-    const uint32_t step = static_cast<uint32_t>(32 / chunks) * shared_.layout.row_bytes;
-    const int32_t copies = kPartRows / 32 * chunks;
-#pragma unroll 8
-    for (int32_t i = 0; i < copies; ++i) {
-      copy_async_16(to, from, true);
-      to += step;
+#pragma unroll 4
+    for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
+      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16, from, true);
       from += 512;
+      slot += slot_step;
+      chunk += chunk_step;
+      if (chunk >= chunks) {
+        chunk -= chunks;
+        ++slot;
+      }
     }
   }
 
-  __device__ void load_scattered(const Job& job, const Tile& tile, int32_t first_slot, uint32_t to, int32_t width,
-                                 bool copies) const {
-    __syncwarp();  // every lane is done with the last part's sources
-    for (int32_t slot = lane_id(); slot < kPartRows; slot += 32) {
-      const int32_t row = row_of_slot(job, tile, first_slot + slot);
-      const std::byte *source = nullptr, *weight = nullptr;
+  // The zone row of each lane's slot, -1 where the slot is empty.
+  __device__ int32_t row_of_slot(const Job& job, const Tile& tile, int32_t span, int32_t slot) const {
+    int32_t number = tile.first + slot;
+    if (number < tile.lo || number >= tile.hi) number = -1;
+    if (!job.is(kJobPicked)) return number >= 0 && job.any_sees(number) ? number : -1;
+    int32_t row = -1;
+    const int32_t end_pick = min((span + 1) * job.span, job.n_picks);
+    for (int32_t begin = span * job.span; begin < end_pick; begin += 32) {
+      Range pick{0, 0};
+      if (begin + lane_id() < end_pick) pick = job.picks[begin + lane_id()];
+      int32_t end = pick.hi - pick.lo;  // where the pick's rows end among those of these 32 picks
+      for (int32_t step = 1; step < 32; step *= 2) {
+        const int32_t before = __shfl_up_sync(~0u, end, step);
+        if (lane_id() >= step) end += before;
+      }
+      const int32_t rows = __shfl_sync(~0u, end, 31);
+      int32_t at = 0;  // the first pick that ends beyond the number
+      for (int32_t step = 16; step > 0; step /= 2) {
+        if (__shfl_sync(~0u, end, at + step - 1) <= number) at += step;
+      }
+      const int32_t pick_hi = __shfl_sync(~0u, pick.hi, at), pick_end = __shfl_sync(~0u, end, at);
+      if (number >= 0 && number < rows) row = pick_hi - (pick_end - number);
+      number -= rows;
+    }
+    return row;
+  }
+
+  // Fills sources_, the numbers of rows, and their log weights.
+  __device__ void find_sources(const Job& job, const Tile& tile, int32_t span) const {
+    __syncwarp();  // every lane is done with the last tile's sources
+    for (int32_t slot = lane_id(); slot < kSlots; slot += 32) {
+      const int32_t row = row_of_slot(job, tile, span, first_slot_ + slot);
+      Source source{nullptr, 0};
       if (row >= 0) {
-        const int32_t index = row / job.page_rows, in_page = row - index * job.page_rows;
-        const std::byte* base = page(job, index);
-        source = base + plane(job) + static_cast<int64_t>(in_page) * width * 2;
-        weight = base + job.lw + in_page * 4;
+        const int32_t index = page_index(job, row);
+        source = {page(job, job.pages[index]), row - index * job.page_rows};
       }
       sources_[slot] = source;
-      if (!keys_) continue;
-      const auto at = static_cast<uint32_t>(ring_.at * kTileRows + first_slot + slot);
-      shared_.template as<int32_t>(shared_.layout.rows)[at] = row;
-      if (job.lw != kNoPlane && !job.is(kJobScored)) {
-        copy_async_4(shared_.address(shared_.layout.log_weights) + at * 4, row >= 0 ? weight : job.pool, row >= 0);
+      shared_.template as<int32_t>(shared_.rows(ring_.at))[first_slot_ + slot] = row;
+      if (job.is(kJobWeighted)) {
+        copy_async_4(shared_.address(shared_.log_weights(ring_.at)) + static_cast<uint32_t>(first_slot_ + slot) * 4,
+                     row >= 0 ? source.page + job.lw + source.in_page * 4 : job.pool, row >= 0);
       }
     }
     __syncwarp();
-    if (copies) copy_rows(to, width, job.pool);
   }
 
-  // Copies the rows at sources_. An empty slot becomes zeros: its weight is zero, and zero times an old NaN would not
+  // Copies the rows of sources_. An empty slot becomes zeros: its weight is zero, and zero times an old NaN would not
   // be.
-  __device__ void copy_rows(uint32_t to, int32_t width, const std::byte* anywhere) const {
-    const int32_t chunks = width / 8;
+  __device__ void copy_rows(uint32_t to, uint64_t plane, int32_t width, const std::byte* anywhere) const {
+    const int32_t chunks = width / 8, slot_step = 32 / chunks, chunk_step = 32 % chunks;
     int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
-    const int32_t slot_step = 32 / chunks, chunk_step = 32 % chunks, copies = kPartRows / 32 * chunks;
-#pragma unroll 4
-    for (int32_t i = 0; i < copies; ++i) {
-      const std::byte* source = sources_[slot];
-      copy_async_16(to + static_cast<uint32_t>(slot) * shared_.layout.row_bytes + static_cast<uint32_t>(chunk) * 16,
-                    source != nullptr ? source + chunk * 16 : anywhere, source != nullptr);
+#pragma unroll 2
+    for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
+      const Source source = sources_[slot];
+      const bool present = source.page != nullptr;
+      copy_async_16(
+          to + static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16,
+          present ? source.page + plane + static_cast<int64_t>(source.in_page) * width * 2 + chunk * 16 : anywhere,
+          present);
       slot += slot_step;
       chunk += chunk_step;
       if (chunk >= chunks) {
@@ -158,9 +234,9 @@ class Load {
   }
 
   const Params& params_;
-  const Shared& shared_;
-  const bool keys_;
-  const std::byte** sources_;
+  const Shared<S>& shared_;
+  const int32_t first_slot_;
+  Source* sources_;
   RingCursor ring_;
 };
 

@@ -6,37 +6,39 @@
 
 namespace pare::cuda::decode {
 
-template <typename T>
+template <typename T, typename S>
 class Schedule {
  public:
-  __device__ Schedule(const Params& params, const Shared& shared) : params_(params), shared_(shared) {}
+  __device__ Schedule(const Params& params, const Shared<S>& shared) : params_(params), shared_(shared) {}
 
   // The block's (item, KV head) pairs, dealt in turn, the heads of an item side by side.
   __device__ void run() {
     const SegmentPlan& plan = params_.plan;
     const int32_t kv_heads = params_.layer.kv.n_kv_heads, n_runs = *plan.n_runs;
     const int64_t n_tasks = n_runs == 0 ? 0 : static_cast<int64_t>(plan.item_prefix[n_runs]) * kv_heads;
-    int32_t run = 0;
+    int32_t run = 0, open = -1;
     bool first = true;
     for (int64_t at = blockIdx.x; at < n_tasks; at += gridDim.x) {
       const auto item = static_cast<int32_t>(at / kv_heads);
       run = find_run(item, run, n_runs);
-      Job job = resolve(run, item, static_cast<int32_t>(at % kv_heads));
+      if (run != open) open_run(run);
+      open = run;
+      Job job = resolve(item, static_cast<int32_t>(at % kv_heads));
       // Plans are older than the kernel before this one; rows, queries and picks need not be.
       if (first) wait_for_earlier_kernels();
       first = false;
       const int32_t together = job.is(kJobPicked) ? params_.group : n_query_rows_ * params_.group;
-      const int32_t chunks = (together + params_.max_columns - 1) / params_.max_columns;
+      const int32_t chunks = (together + S::kColumns - 1) / S::kColumns;
       const int32_t passes = job.is(kJobPicked) ? chunks * n_query_rows_ : chunks;
       for (int32_t pass = 0; pass < passes; ++pass) {
         if (job.is(kJobPicked)) {
-          const int32_t head = pass % chunks * params_.max_columns;
+          const int32_t head = pass % chunks * S::kColumns;
           job.first = pass / chunks * params_.group + head;
-          job.count = min(params_.max_columns, params_.group - head);
+          job.count = min(S::kColumns, params_.group - head);
           find_picks(job, pass / chunks);
         } else {
-          job.first = pass * params_.max_columns;
-          job.count = min(params_.max_columns, together - job.first);
+          job.first = pass * S::kColumns;
+          job.count = min(S::kColumns, together - job.first);
         }
         if (pass == passes - 1) job.flags |= kJobLastPass;
         bound(job);
@@ -61,81 +63,88 @@ class Schedule {
     }
   }
 
-  __device__ Job resolve(int32_t run_index, int32_t item, int32_t g) {
+  // What all items of a run have in common.
+  __device__ void open_run(int32_t run_index) {
     const AttentionLayer& layer = params_.layer;
     const SegmentPlan& plan = params_.plan;
-    const Run run = plan.runs[run_index];
-    const int32_t item0 = plan.item_prefix[run_index];
-    const Zone zone = layer.kv.zones[run.zone];
+    run_ = plan.runs[run_index];
+    item0_ = plan.item_prefix[run_index];
+    const Zone zone = layer.kv.zones[run_.zone];
+    const bool picked = zone.picked != 0, windowed = (run_.flags & kRunWindow) != 0;
+    Job& job = base_;
+    job.pages = layer.kv.page_ids + run_.page0 + static_cast<int64_t>(layer.kv_layer) * zone.layer_pitch;
+    job.flags = (picked ? kJobPicked : 0u) | ((run_.flags & kRunScored) != 0 ? kJobScored : 0u) |
+                ((run_.flags & kRunCausal) != 0 ? kJobCausal : 0u);
+    job.page_rows = static_cast<int32_t>(zone.page_rows);
+    job.page_shift = (job.page_rows & (job.page_rows - 1)) == 0 ? 31 - __clz(job.page_rows) : -1;
+    job.span = static_cast<int32_t>(zone.span);
+    job.row0 = run_.row0;
+    job.row_end = run_.row0 + run_.rows;
+    job.sink = windowed ? run_.sink : 0;
+    job.window = windowed ? plan.window : INT32_MAX;
+    job.span_begin = picked ? 0 : job.row0 / job.span;
+    job.span_end = ((picked ? run_.pick_cap : job.row_end) + job.span - 1) / job.span;
+    job.unit_spans = run_.item_spans == 1 ? 1 : kOctetSpans;
+    job.unit0 = job.span_begin / job.unit_spans;
+    job.member0 = run_.member0;
+    job.n_members = run_.n_members;
+    member_ = plan.members[run_.member0];
+    seq_ = layer.seqs[member_.seq];
+    n_query_rows_ = seq_.n_q;
+    if (job.n_members == 1) {
+      job.seq = member_.seq;
+      job.n_parts = partials_of(plan, seq_);
+    } else {
+      for (int32_t m = 1; m < job.n_members; ++m) n_query_rows_ += layer.seqs[plan.members[job.member0 + m].seq].n_q;
+    }
+    shift_ = run_.pos0 < 0 ? 0 : run_.row0 - run_.pos0;
+  }
+
+  __device__ Job resolve(int32_t item, int32_t g) const {
+    const AttentionLayer& layer = params_.layer;
+    Job job = base_;
     const RowFormat format =
         layer.kv
-            .formats[(static_cast<int64_t>(run.zone) * layer.kv.n_kv_layers + layer.kv_layer) * layer.kv.n_kv_heads +
+            .formats[(static_cast<int64_t>(run_.zone) * layer.kv.n_kv_layers + layer.kv_layer) * layer.kv.n_kv_heads +
                      g];
-    Job job{};
+    job.g = g;
     job.pool = layer.kv.pools[format.pool];
-    job.pages = layer.kv.page_ids + run.page0 + static_cast<int64_t>(layer.kv_layer) * zone.layer_pitch;
     job.k = format.k;
     job.v = format.v;
     job.lw = format.lw;
     job.page_bytes = format.page_bytes;
-    job.flags = (zone.picked != 0 ? kJobPicked : 0u) | ((run.flags & kRunScored) != 0 ? kJobScored : 0u) |
-                ((run.flags & kRunCausal) != 0 ? kJobCausal : 0u);
     job.k_width = format.k_width;
     job.v_width = format.v_width;
     job.chan = format.chan;
-    job.page_rows = static_cast<int32_t>(zone.page_rows);
-    job.span = static_cast<int32_t>(zone.span);
-    job.g = g;
-    job.row0 = run.row0;
-    job.row_end = run.row0 + run.rows;
-    const bool windowed = (run.flags & kRunWindow) != 0;
-    job.sink = windowed ? run.sink : 0;
-    job.window = windowed ? plan.window : INT32_MAX;
-    if (zone.picked != 0) {
-      job.span_end = (run.pick_cap + job.span - 1) / job.span;
-    } else {
-      job.span_begin = job.row0 / job.span;
-      job.span_end = (job.row_end + job.span - 1) / job.span;
-    }
-    job.unit_spans = run.item_spans == 1 ? 1 : kOctetSpans;
-    const int32_t per_item = run.item_spans == 1 ? 1 : run.item_spans / kOctetSpans;
-    job.unit0 = job.span_begin / job.unit_spans;
+    if (format.lw != kNoPlane && !job.is(kJobScored)) job.flags |= kJobWeighted;
+    const int32_t per_item = run_.item_spans == 1 ? 1 : run_.item_spans / kOctetSpans;
     const int32_t last = (job.span_end + job.unit_spans - 1) / job.unit_spans;
-    const int32_t begin = (job.unit0 / per_item + (item - item0)) * per_item;
+    const int32_t begin = (job.unit0 / per_item + (item - item0_)) * per_item;
     job.unit_begin = max(begin, job.unit0);
     job.unit_end = min(begin + per_item, last);
-    job.member0 = run.member0;
-    job.n_members = run.n_members;
-    n_query_rows_ = 0;
-    for (int32_t m = 0; m < job.n_members; ++m) n_query_rows_ += layer.seqs[plan.members[job.member0 + m].seq].n_q;
-    if (job.n_members == 1) {
-      job.seq = plan.members[job.member0].seq;
-      job.n_parts = partials_of(plan, layer.seqs[job.seq]);
-    }
-    shift_ = run.pos0 < 0 ? 0 : run.row0 - run.pos0;
-    pick0_ = run.pick0;
-    pick_cap_ = run.pick_cap;
     return job;
   }
 
   // Query row `index` of the item, over all members in order.
   struct QueryRow {
-    int32_t seq = 0, part0 = 0, i = 0;  // i: among the sequence's rows
+    SeqStep seq;
+    int32_t part0 = 0, i = 0;  // i: among the sequence's rows
   };
   __device__ QueryRow locate_row(const Job& job, int32_t index) const {
-    for (int32_t m = 0; m < job.n_members; ++m) {
+    QueryRow row{seq_, member_.part0, index};
+    for (int32_t m = 1; row.i >= row.seq.n_q && m < job.n_members; ++m) {
       const Member member = params_.plan.members[job.member0 + m];
-      const int32_t n_q = params_.layer.seqs[member.seq].n_q;
-      if (index < n_q) return {member.seq, member.part0, index};
-      index -= n_q;
+      row.i -= row.seq.n_q;
+      row.seq = params_.layer.seqs[member.seq];
+      row.part0 = member.part0;
     }
-    return {};
+    return row;
   }
 
   __device__ void find_picks(Job& job, int32_t query_row) const {
     const QueryRow row = locate_row(job, query_row);
-    const int32_t t = params_.layer.seqs[row.seq].q_row + row.i;
-    const int64_t list = pick0_ + (static_cast<int64_t>(t) * params_.layer.kv.n_kv_heads + job.g) * pick_cap_;
+    const int32_t t = row.seq.q_row + row.i;
+    const int64_t list = run_.pick0 + (static_cast<int64_t>(t) * params_.layer.kv.n_kv_heads + job.g) * run_.pick_cap;
     job.picks = params_.plan.picks + list;
     job.n_picks = params_.plan.pick_n[list];
   }
@@ -147,7 +156,7 @@ class Schedule {
     job.max_limit = 0;
     job.max_pos = INT32_MIN;
     for (int32_t m = 0, base = 0; m < job.n_members && base <= row_last; ++m) {
-      const SeqStep& seq = params_.layer.seqs[params_.plan.members[job.member0 + m].seq];
+      const SeqStep seq = m == 0 ? seq_ : params_.layer.seqs[params_.plan.members[job.member0 + m].seq];
       const int32_t begin = max(row_begin - base, 0), last = min(row_last - base, seq.n_q - 1);
       base += seq.n_q;
       if (begin > last) continue;
@@ -167,20 +176,19 @@ class Schedule {
     mbarrier_wait(shared_.job_empty(ring_.at), ring_.parity ^ 1);
     if (lane_id() == 0) shared_.job(ring_.at) = job;
     if (!job.is(kJobNone)) {
-      Column* columns = shared_.columns(params_, ring_.at);
-      const int32_t padded = padded_columns(job.count);
-      for (int32_t c = lane_id(); c < padded; c += 32) columns[c] = column(job, c);
+      Column* columns = shared_.columns(ring_.at);
+      for (int32_t c = lane_id(); c < S::kColumns; c += 32) columns[c] = column(job, c);
       __syncwarp();
       if (!job.absent() && job.reads_keys()) {
         if (job.chan < 0) {
-          copy_queries(job, columns, padded);
+          copy_queries(job, columns);
         } else {
-          scale_queries(job, columns, padded);
+          scale_queries(job, columns);
         }
       }
     }
     arrive_full(shared_.job_full(ring_.at));
-    ring_.advance(params_.jobs);
+    ring_.advance(S::kJobs);
   }
 
   __device__ Column column(const Job& job, int32_t c) const {
@@ -189,7 +197,7 @@ class Schedule {
     const AttentionLayer& layer = params_.layer;
     const int32_t index = job.first + c, r = index % params_.group;
     const QueryRow row = locate_row(job, index / params_.group);
-    const SeqStep& seq = layer.seqs[row.seq];
+    const SeqStep& seq = row.seq;
     const int64_t head_floats = layer.head_dim + 2;
     column.t = seq.q_row + row.i;
     column.head = job.g * layer.qa + r * layer.qb;
@@ -210,22 +218,21 @@ class Schedule {
            (static_cast<int64_t>(column.t) * params_.layer.n_heads + column.head) * params_.layer.head_dim;
   }
 
-  __device__ void copy_queries(const Job& job, const Column* columns, int32_t padded) const {
+  __device__ void copy_queries(const Job& job, const Column* columns) const {
     const uint32_t queries = shared_.address(shared_.queries(ring_.at));
     const int32_t chunks = job.k_width / 8;
-    for (int32_t at = lane_id(); at < padded * chunks; at += 32) {
+    for (int32_t at = lane_id(); at < S::kColumns * chunks; at += 32) {
       const int32_t c = at / chunks, chunk = at % chunks;
-      copy_async_16(queries + c * shared_.layout.row_bytes + chunk * 16, query_of(columns[c]) + chunk * 8,
+      copy_async_16(queries + c * S::kRowBytes + chunk * 16, query_of(columns[c]) + chunk * 8,
                     columns[c].part != nullptr);
     }
   }
 
   // Queries times their channels' factors, as the sum of two 16-bit values.
-  __device__ void scale_queries(const Job& job, const Column* columns, int32_t padded) const {
+  __device__ void scale_queries(const Job& job, const Column* columns) const {
     T* queries = shared_.template as<T>(shared_.queries(ring_.at));
-    const auto row = static_cast<int32_t>(shared_.layout.row_bytes / sizeof(T)),
-               term = static_cast<int32_t>(shared_.layout.term_bytes / sizeof(T));
-    for (int32_t at = lane_id(); at < padded * job.k_width; at += 32) {
+    constexpr int32_t row = S::kRowBytes / sizeof(T), term = S::kTermBytes / sizeof(T);
+    for (int32_t at = lane_id(); at < S::kColumns * job.k_width; at += 32) {
       const int32_t c = at / job.k_width, i = at % job.k_width;
       float value = 0.0f;
       if (columns[c].part != nullptr) {
@@ -239,9 +246,14 @@ class Schedule {
   }
 
   const Params& params_;
-  const Shared& shared_;
+  const Shared<S>& shared_;
   RingCursor ring_;
-  int32_t n_query_rows_ = 0, shift_ = 0, pick0_ = 0, pick_cap_ = 0;  // of the item; shift: position to zone row
+  // Of the current run. shift: position to zone row.
+  Run run_;
+  Job base_{};
+  Member member_{};  // the first one, and its sequence
+  SeqStep seq_;
+  int32_t item0_ = 0, n_query_rows_ = 0, shift_ = 0;
 };
 
 // Asks for the first lines of what the planning warp is about to read one after another, all at once, so that it finds

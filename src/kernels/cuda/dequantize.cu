@@ -10,8 +10,7 @@ namespace pare::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kTaskGroups = 4;  // 128 columns a task: two lines of each row of bf16
-constexpr int kTaskColumns = kTaskGroups * kGroupColumns;
+constexpr int kTaskColumns = 128;         // two lines of each row of bf16
 constexpr int kPitch = kTaskColumns + 8;  // rows of the same column in different banks
 
 // Values of one group as a lane holds them (fragments.cuh): [K step][register][lower, upper half].
@@ -20,52 +19,41 @@ struct GroupValues {
 };
 
 template <DType kType>
-__device__ __forceinline__ GroupValues load_values(const std::byte* record, int group, int lane) {
+__device__ __forceinline__ GroupValues group_values(const UnitQuants<kType>& q, const UnitScales& scales, int group) {
   constexpr DeviceFormat f = *device_format(kType);
   GroupValues out;
-  if constexpr (f.plain == 4) {
+  if constexpr (f.plain != 0) {
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
-      const auto* at = reinterpret_cast<const float4*>(record) + 2 * (64 * group + 32 * step + lane);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float4 four = at[i];
-        out.v[step][2 * i][0] = four.x;
-        out.v[step][2 * i][1] = four.y;
-        out.v[step][2 * i + 1][0] = four.z;
-        out.v[step][2 * i + 1][1] = four.w;
-      }
-    }
-    return out;
-  } else if constexpr (f.plain == 2) {
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-      const uint4 four = reinterpret_cast<const uint4*>(record)[64 * group + 32 * step + lane];
-      const uint32_t words[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
       for (int reg = 0; reg < 4; ++reg) {
-        const float2 two = kType == DType::BF16 ? unpack_bf16x2(words[reg]) : unpack_half2(words[reg]);
-        out.v[step][reg][0] = two.x;
-        out.v[step][reg][1] = two.y;
+        if constexpr (f.plain == 4) {
+          out.v[step][reg][0] = __uint_as_float(q.words[8 * step + 2 * reg]);
+          out.v[step][reg][1] = __uint_as_float(q.words[8 * step + 2 * reg + 1]);
+        } else {
+          const uint32_t word = q.words[4 * step + reg];
+          const float2 two = kType == DType::BF16 ? unpack_bf16x2(word) : unpack_half2(word);
+          out.v[step][reg][0] = two.x;
+          out.v[step][reg][1] = two.y;
+        }
       }
     }
-    return out;
   } else {
-    const Fragment<kType> q = load_fragment<kType>(record, group, lane);
-    const GroupScales s = load_group_scales<kType>(record, load_record_base<kType>(record, lane), group, lane);
+    const Fragment<kType> quants = make_fragment<kType>(q, group);
+    const GroupScales s = group_scales<kType>(scales, group);
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
 #pragma unroll
       for (int reg = 0; reg < 4; ++reg) {
-        const float2 two = unpack_bf16x2(q.a[step][0][reg]);
+        const float2 two = unpack_bf16x2(quants.a[step][0][reg]);
         const float d = s.d[step][reg % 2], m = s.m[step][reg % 2];
         // Not fused: the source's own arithmetic rounds the product first.
         out.v[step][reg][0] = has_minimum(f.scales) ? __fadd_rn(__fmul_rn(d, two.x), m) : d * two.x;
         out.v[step][reg][1] = has_minimum(f.scales) ? __fadd_rn(__fmul_rn(d, two.y), m) : d * two.y;
       }
     }
-    return out;
   }
+  return out;
 }
 
 struct Shape {
@@ -84,20 +72,26 @@ __global__ void __launch_bounds__(32 * kWarps) dequantize_kernel(Shape w, __nv_b
   const int64_t task = int64_t{blockIdx.x} * kWarps + warp;
   const int tile = static_cast<int>(task / w.tasks), first = static_cast<int>(task % w.tasks) * kTaskColumns;
   if (tile * kTileRows >= w.n) return;
-  const int groups = (w.k + kGroupColumns - 1) / kGroupColumns;
+  const std::byte* tile_data = w.data + tile * w.tile_bytes;
 #pragma unroll
-  for (int i = 0; i < kTaskGroups; ++i) {
-    const int group = first / kGroupColumns + i;
-    if (group >= groups) break;
-    const std::byte* record = w.data + tile * w.tile_bytes + int64_t{group / f.groups} * record_bytes(f);
-    const GroupValues values = load_values<kType>(record, group % f.groups, lane);
+  for (int i = 0; i < kTaskColumns; i += unit_columns(f)) {
+    if (first + i >= w.k) break;
+    const int unit = (first + i) / unit_columns(f);
+    const std::byte* record = tile_data + int64_t{unit / f.units} * record_bytes(f);
+    const auto quants = load_unit<kType>(record + unit % f.units * unit_quant_bytes(f), lane);
+    const UnitScales scales = load_unit_scales<kType>(record + header_offset(f), unit % f.units, lane);
 #pragma unroll
-    for (int step = 0; step < 2; ++step) {
+    for (int group = 0; group < unit_groups(f); ++group) {
+      const GroupValues values = group_values<kType>(quants, scales, group);
 #pragma unroll
-      for (int reg = 0; reg < 4; ++reg) {
-        const int row = lane / 4 + reg % 2 * 8, column = i * kGroupColumns + step * 16 + reg / 2 * 8 + lane % 4 * 2;
-        *reinterpret_cast<uint32_t*>(&staged[warp][row][column]) =
-            pack_bf16x2(values.v[step][reg][0], values.v[step][reg][1]);
+      for (int step = 0; step < 2; ++step) {
+#pragma unroll
+        for (int reg = 0; reg < 4; ++reg) {
+          const int row = lane / 4 + reg % 2 * 8;
+          const int column = i + group * kGroupColumns + step * 16 + reg / 2 * 8 + lane % 4 * 2;
+          *reinterpret_cast<uint32_t*>(&staged[warp][row][column]) =
+              pack_bf16x2(values.v[step][reg][0], values.v[step][reg][1]);
+        }
       }
     }
   }
@@ -124,18 +118,23 @@ __global__ void __launch_bounds__(32 * kWarps) embed_kernel(Shape w, const int32
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int id = ids[blockIdx.x], tile = id / kTileRows, row = id % kTileRows;
   float* to = out + int64_t{blockIdx.x} * w.k;
-  for (int group = warp; group * kGroupColumns < w.k; group += kWarps) {
-    const std::byte* record = w.data + tile * w.tile_bytes + int64_t{group / f.groups} * record_bytes(f);
-    const GroupValues values = load_values<kType>(record, group % f.groups, lane);
+  for (int unit = warp; unit * unit_columns(f) < w.k; unit += kWarps) {
+    const std::byte* record = w.data + tile * w.tile_bytes + int64_t{unit / f.units} * record_bytes(f);
+    const auto quants = load_unit<kType>(record + unit % f.units * unit_quant_bytes(f), lane);
+    const UnitScales scales = load_unit_scales<kType>(record + header_offset(f), unit % f.units, lane);
     if (lane / 4 != row % 8) continue;
 #pragma unroll
-    for (int step = 0; step < 2; ++step) {
+    for (int group = 0; group < unit_groups(f); ++group) {
+      const GroupValues values = group_values<kType>(quants, scales, group);
 #pragma unroll
-      for (int reg = 0; reg < 4; ++reg) {
-        if (reg % 2 != row / 8) continue;
-        const int column = group * kGroupColumns + step * 16 + reg / 2 * 8 + lane % 4 * 2;
-        if (column < w.k) to[column] = scale * values.v[step][reg][0];
-        if (column + 1 < w.k) to[column + 1] = scale * values.v[step][reg][1];
+      for (int step = 0; step < 2; ++step) {
+#pragma unroll
+        for (int reg = 0; reg < 4; ++reg) {
+          if (reg % 2 != row / 8) continue;
+          const int column = unit * unit_columns(f) + group * kGroupColumns + step * 16 + reg / 2 * 8 + lane % 4 * 2;
+          if (column < w.k) to[column] = scale * values.v[step][reg][0];
+          if (column + 1 < w.k) to[column + 1] = scale * values.v[step][reg][1];
+        }
       }
     }
   }

@@ -24,79 +24,78 @@ void or_bits(uint8_t* at, size_t bytes, uint64_t bits) {
   std::memcpy(at, &word, bytes);
 }
 
-// One quant of group `group` into the zeroed planes of a record. Bits lie so that a shift and a mask give both halves
-// of a register at once (fragments.cuh).
-void put_quant(const DeviceFormat& f, int group, int row, int column, uint8_t u, uint8_t* record) {
-  const int step = column / 16;
+// One quant of a unit into its zeroed planes. Bits lie so that a shift and a mask give both halves of a register at
+// once (fragments.cuh).
+void put_quant(const DeviceFormat& f, int row, int column, uint8_t u, uint8_t* unit) {
+  const int group = column / kGroupColumns, step = column / 16 % 2;
   const Place p = place_of(row, column % 16);
-  const int at = 32 * group + p.lane;
   if (f.bytes) {
     // Two registers share a word: bytes are lower halves of both, then upper halves of both.
-    record[16 * at + 8 * step + p.reg / 2 * 4 + p.half * 2 + p.reg % 2] = u;
+    unit[16 * (32 * group + p.lane) + 8 * step + p.reg / 2 * 4 + p.half * 2 + p.reg % 2] = u;
     return;
   }
   uint64_t rest = u;
   if (f.nibbles) {
-    or_bits(record + 8 * at + 4 * step, 4, (rest & 15) << (16 * p.half + 4 * p.reg));
+    or_bits(unit + 16 * p.lane + 8 * group + 4 * step, 4, (rest & 15) << (16 * p.half + 4 * p.reg));
     rest >>= 4;
   }
   if (f.pairs) {
-    or_bits(record + pairs_offset(f) + 4 * at, 4, (rest & 3) << (16 * p.half + 8 * step + 2 * p.reg));
+    or_bits(unit + pairs_offset(f) + 8 * p.lane + 4 * group, 4, (rest & 3) << (16 * p.half + 8 * step + 2 * p.reg));
     rest >>= 2;
   }
-  if (f.bit) or_bits(record + bit_offset(f) + 2 * at, 2, (rest & 1) << (8 * p.half + 4 * step + p.reg));
+  if (f.bit) {
+    or_bits(unit + bit_offset(f) + 4 * p.lane + 2 * group, 2, (rest & 1) << (8 * p.half + 4 * step + p.reg));
+  }
 }
 
-void put_scales(const DeviceFormat& f, const SourceBlock& s, int first_group, int row, uint8_t* record) {
-  const int pair = row % 8, upper = row / 8;
+// The scales of group `from` of a source block as group `group` of a record.
+void put_group_scales(const DeviceFormat& f, const SourceBlock& s, int from, int group, int row, uint8_t* header) {
+  const int pair = row % 8, upper = row / 8, bytes = unit_scale_bytes(f.scales), within = group % 2;
   const auto put_half = [](uint8_t* at, uint16_t half) { std::memcpy(at, &half, 2); };
-  uint8_t* base = record + base_offset(f) + pair * (has_minimum(f.scales) ? 8 : 4) + 2 * upper;
-  if (has_sub_scales(f.scales)) {
-    put_half(base, s.d);
-    if (has_minimum(f.scales)) put_half(base + 4, s.m);
-  }
-  for (int g = 0; g < f.groups; ++g) {
-    const int bytes = group_scale_bytes(f.scales), from = first_group + g;
-    uint8_t* at = record + scales_offset(f) + g * bytes + pair * (bytes / 8);
-    switch (f.scales) {
-      case DeviceScales::kNone: break;
-      case DeviceScales::kHalf: put_half(at + 2 * upper, s.d); break;
-      case DeviceScales::kHalfMin:
-        put_half(at + 2 * upper, s.d);
-        put_half(at + 4 + 2 * upper, s.m);
-        break;
-      case DeviceScales::kSub: at[upper] = s.sub[from]; break;
-      case DeviceScales::kSubMin:
-        at[upper] = s.sub[from];
-        at[2 + upper] = s.sub_min[from];
-        break;
-      case DeviceScales::kSubHalves:
-      case DeviceScales::kSubMinHalves:
-        at[upper] = s.sub[2 * from];
-        at[2 + upper] = s.sub[2 * from + 1];
-        break;
-    }
+  uint8_t* at = header + (group / 2 * 8 + pair) * bytes;
+  switch (f.scales) {
+    case DeviceScales::kNone: break;
+    case DeviceScales::kHalf: put_half(at + 4 * within + 2 * upper, s.d); break;
+    case DeviceScales::kHalfMin:
+      put_half(at + 4 * within + 2 * upper, s.d);
+      put_half(at + 8 + 4 * within + 2 * upper, s.m);
+      break;
+    case DeviceScales::kSub: at[2 * within + upper] = s.sub[from]; break;
+    case DeviceScales::kSubMin:
+      at[4 * within + upper] = s.sub[from];
+      at[4 * within + 2 + upper] = s.sub_min[from];
+      break;
+    case DeviceScales::kSubHalves:
+    case DeviceScales::kSubMinHalves:
+      at[4 * within + upper] = s.sub[2 * from];
+      at[4 * within + 2 + upper] = s.sub[2 * from + 1];
+      break;
   }
 }
 
-// Rows beyond N keep zero bits: their zero scales make zeros of whatever their quants mean.
+// Rows beyond N and columns beyond K keep zero bits: their zero scales make zeros of whatever their quants mean.
 void pack_block_tile(DType dtype, const DeviceFormat& f, const uint8_t* rows, int64_t n_rows, int64_t k,
                      uint8_t* tile) {
   const DTypeInfo info = dtype_info(dtype);
   const int64_t source_blocks = k / info.block_items;
-  const int records_each = info.block_items / record_columns(f);
+  const int groups_each = info.block_items / kGroupColumns, record_groups = record_columns(f) / kGroupColumns;
   SourceBlock s;
-  for (int64_t r = 0; r < n_rows; ++r) {
-    for (int64_t b = 0; b < source_blocks; ++b) {
+  for (int64_t b = 0; b < source_blocks; ++b) {
+    uint8_t* record = tile + b * groups_each / record_groups * record_bytes(f);
+    const int first_group = static_cast<int>(b * groups_each % record_groups);
+    uint8_t* header = record + header_offset(f);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      const int row = static_cast<int>(r);
       read_source_block(dtype, rows + (r * source_blocks + b) * info.block_bytes, &s);
-      for (int part = 0; part < records_each; ++part) {
-        uint8_t* record = tile + (b * records_each + part) * record_bytes(f);
-        const int first_group = part * f.groups;
-        put_scales(f, s, first_group, static_cast<int>(r), record);
-        for (int i = 0; i < record_columns(f); ++i) {
-          put_quant(f, i / kGroupColumns, static_cast<int>(r), i % kGroupColumns, s.u[first_group * kGroupColumns + i],
-                    record);
-        }
+      if (has_base(f.scales)) {
+        uint8_t* base = header + base_offset(f) + row % 8 * base_bytes(f.scales) + row / 8 * 2;
+        std::memcpy(base, &s.d, 2);
+        if (has_minimum(f.scales)) std::memcpy(base + 4, &s.m, 2);
+      }
+      for (int g = 0; g < groups_each; ++g) put_group_scales(f, s, g, first_group + g, row, header);
+      for (int i = 0; i < info.block_items; ++i) {
+        const int column = first_group * kGroupColumns + i;
+        put_quant(f, row, column % unit_columns(f), s.u[i], record + column / unit_columns(f) * unit_quant_bytes(f));
       }
     }
   }

@@ -28,7 +28,7 @@ template <int kTokenTiles>
 __device__ void norm_rows(const Args& args, int first, float* warp_sums, __nv_bfloat16* rows) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k = static_cast<int>(args.x.k);
   const int tokens = static_cast<int>(args.x.t), warps = norm_warps(k), threads = 32 * warps;
-  for (int task = warp; task < tokens * warps; task += kWarps) {
+  for (int task = warp; task < tokens * warps; task += static_cast<int>(blockDim.x / 32)) {
     const int t = task / warps, thread = task % warps * 32 + lane;
     const float* row = args.x.residual + t * args.x.ld;
     float squares = 0.0f;
@@ -53,7 +53,7 @@ __device__ void norm_rows(const Args& args, int first, float* warp_sums, __nv_bf
       inverse = 1.0f / sqrtf(sum / static_cast<float>(k) + args.x.eps);
     }
     const float* row = args.x.residual + t * args.x.ld;
-    for (int c = 4 * threadIdx.x; c < args.columns; c += 4 * kThreads) {
+    for (int c = 4 * threadIdx.x; c < args.columns; c += static_cast<int>(4 * blockDim.x)) {
       uint2 out{};
       if (t < tokens && first + c < k) {
         const float4 v = *reinterpret_cast<const float4*>(row + first + c);

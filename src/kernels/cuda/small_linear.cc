@@ -1,3 +1,5 @@
+#include "kernels/cuda/small_linear.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -5,7 +7,6 @@
 
 #include "base/check.h"
 #include "base/checked.h"
-#include "kernels/cuda/small_linear.h"
 #include "kernels/cuda/small_linear_args.h"
 #include "tensor/cuda/status.h"
 
@@ -13,7 +14,6 @@ namespace pare::cuda {
 namespace {
 
 using small::Args;
-using small::kWarps;
 using small::Plan;
 
 // Pairs whose slices are counted; the counts lie in front of the workspace, in the same place for every launch, so that
@@ -24,66 +24,64 @@ constexpr int kPlannedProcessors = 132;
 
 struct Card {
   int processors = 0;
-  int64_t block_shared_bytes = 0;
+  int64_t shared_bytes = 0, block_shared_bytes = 0;  // of a multiprocessor; of a block
 };
 const Card& card() {
   // One kind of card in a process.
   static const Card found = [] {
     Card c;
-    int device = 0, processors = 0, bytes = 0;
+    int device = 0, processors = 0, bytes = 0, all_bytes = 0;
     if (cudaGetDevice(&device) == cudaSuccess) {
       cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+      cudaDeviceGetAttribute(&all_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
     }
     c.processors = std::max(1, processors);
+    c.shared_bytes = std::max(48 * 1024, all_bytes);
     c.block_shared_bytes = std::max(48 * 1024, bytes);
     return c;
   }();
   return found;
 }
 
-int slice_blocks(int64_t pairs, int processors, const Plan& plan) {
-  const int64_t wanted = ceil_div<int64_t>(pairs, kWarps / plan.k_warps);
-  return static_cast<int>(std::clamp<int64_t>(processors / plan.slices, 1, wanted));
-}
-
-// How long a multiprocessor is busy, in the time that a warp of eight takes for a pair's 64 columns.
+// Seconds, roughly, of all pairs under a plan, for whichever plan is least.
 double cost_of(const DeviceFormat& f, int64_t pairs, int64_t records, const Plan& plan) {
-  const int64_t blocks = slice_blocks(pairs, kPlannedProcessors, plan);
-  const int64_t rounds = ceil_div(pairs, blocks * (kWarps / plan.k_warps));
-  const int64_t stages =
-      ceil_div(ceil_div<int64_t>(records, plan.slices * plan.k_warps), int64_t{small::stage_records(f)});
-  const double part = static_cast<double>(stages * small::stage_records(f) * f.groups) / 2;
-  const double adding = plan.k_warps > 1 ? 0.5 : 0.25, starting = 0.25 * plan.k_warps;
-  // Sums of slices go through the second-level cache, and the last block to come waits for it.
-  const double slices = plan.slices > 1 ? 2.5 + 0.15 * plan.slices : 0.0;
-  return static_cast<double>(rounds) * (part + adding) + starting + slices;
+  constexpr int kCardWarps = 16 * kPlannedProcessors;
+  const int64_t groups = kCardWarps / 8 / plan.slices * (8 / plan.k_warps);  // that hold a pair each
+  const int64_t rounds = ceil_div(pairs, std::max<int64_t>(groups, 1));
+  const int64_t part = ceil_div<int64_t>(records, int64_t{plan.slices} * plan.k_warps) * f.units;
+  // A unit takes its latency, or its share of the memory's time when all warps want it.
+  const double busy = std::min(1.0, static_cast<double>(pairs * plan.slices * plan.k_warps) / kCardWarps);
+  const double unit = std::max(0.25e-6, busy * kCardWarps * 2 * small::stage_tile_bytes(f) / 3.0e12);
+  const double adding = plan.k_warps > 1 ? 0.2e-6 : 0.05e-6;
+  // Sums of slices go through the second-level cache, and the last block to come waits for them.
+  const double slices = plan.slices > 1 ? 2.0e-6 + 0.05e-6 * plan.slices : 0.0;
+  const double staging = 0.15e-9 * static_cast<double>(small::slice_columns(f, records, plan));
+  return static_cast<double>(rounds) * (static_cast<double>(part) * unit + adding) + slices + staging;
 }
 
+// Every choice must suit 32 tokens: the plan is the same for all.
 Plan plan_of(const DeviceFormat& f, int64_t pairs, int64_t records) {
-  Plan best;
+  constexpr int kMaxSlices = 64;
+  Plan best{0, 0};
   double best_cost = std::numeric_limits<double>::infinity();
-  const int max_slices = pairs <= kMaxCountedPairs ? 64 : 1;
-  const auto fits = [&](const Plan& p) { return small::shared_bytes(f, records, p, 4) <= card().block_shared_bytes; };
-  for (Plan p; p.slices <= max_slices; ++p.slices) {
-    for (p.k_warps = 1; p.k_warps <= kWarps; p.k_warps *= 2) {
-      if (int64_t{p.slices} * p.k_warps > records || !fits(p)) continue;
+  for (Plan p; p.slices <= (pairs <= kMaxCountedPairs ? kMaxSlices : 1); ++p.slices) {
+    for (p.k_warps = 1; p.k_warps <= small::kMaxKWarps; p.k_warps *= 2) {
+      if (int64_t{p.slices} * p.k_warps > records) break;
+      if (small::shared_bytes(f, records, p, 4) > card().block_shared_bytes) break;
       const double cost = cost_of(f, pairs, records, p);
       if (cost >= best_cost) continue;
       best = p;
       best_cost = cost;
     }
   }
-  best.slice_blocks =
-      best_cost < std::numeric_limits<double>::infinity() ? slice_blocks(pairs, card().processors, best) : 0;
   return best;
 }
 
 int64_t pairs_of(int64_t n) { return ceil_div<int64_t>(tiles_of(n), 2); }
 
 int64_t partial_bytes(const Plan& plan, int64_t pairs, int64_t t) {
-  const int64_t token_tiles = t <= 8 ? 1 : t <= 16 ? 2 : 4;
-  return plan.slices > 1 ? pairs * plan.slices * 8 * token_tiles * 32 * 4 : 0;
+  return plan.slices > 1 ? pairs * plan.slices * 2 * small::token_tiles_of(t) * 32 * int64_t{sizeof(float4)} : 0;
 }
 
 Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
@@ -117,13 +115,18 @@ Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::b
   args->records = static_cast<int32_t>(records);
   args->tile_bytes = tile_bytes(*f, x.k);
   args->plan = plan_of(*f, pairs, records);
-  if (args->plan.slice_blocks == 0) {
+  if (args->plan.slices == 0) {
     return unsupported(
         fmt::format("CUDA: {} columns of {} do not fit a block's shared memory", x.k, dtype_name(dtype)));
   }
   args->columns = static_cast<int32_t>(small::slice_columns(*f, records, args->plan));
+  const int token_tiles = small::token_tiles_of(x.t);
+  const int64_t room = card().shared_bytes / (small::shared_bytes(*f, records, args->plan, token_tiles) + 1024);
+  const int64_t blocks = card().processors * std::clamp<int64_t>(room, 1, token_tiles <= 2 ? 2 : 1);
+  const int64_t wanted = ceil_div<int64_t>(pairs, small::warps_of(args->plan, token_tiles) / args->plan.k_warps);
+  args->slice_blocks = static_cast<int32_t>(std::clamp<int64_t>(blocks / args->plan.slices, 1, wanted));
   args->arrived = reinterpret_cast<uint32_t*>(workspace);
-  args->partials = reinterpret_cast<float*>(workspace + kCountBytes);
+  args->partials = reinterpret_cast<float4*>(workspace + kCountBytes);
   return ok_status();
 }
 

@@ -2,6 +2,8 @@
 // dispatches, and the files that hold the kernels of some types each.
 #pragma once
 
+#include <vector_types.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -10,40 +12,55 @@
 
 namespace pare::cuda::small {
 
-inline constexpr int kWarps = 8, kThreads = 32 * kWarps;
+// Tiles of eight tokens, the N of mma.m16n8k16, that a kernel is made for: 1, 2 or 4.
+constexpr int token_tiles_of(int64_t t) { return t <= 8 ? 1 : t <= 16 ? 2 : 4; }
+inline constexpr int kMaxKWarps = 8;
 
 // A warp's unit of work is a pair of row tiles: two neighbours of one weight, or the same tile of gate and up. A block
-// holds kWarps / k_warps pairs at a time, each by k_warps warps that divide the block's slice of K; slices are
-// divided among blocks. So K has slices * k_warps parts, which are whole records: part p is records
+// holds warps / k_warps pairs at a time, each by k_warps warps that divide the block's slice of K; slices are divided
+// among blocks. So K has slices * k_warps parts, which are whole records: part p is records
 // [p * records / parts, (p + 1) * records / parts).
 struct Plan {
   int slices = 1, k_warps = 1;
-  int slice_blocks = 1;  // blocks that share a slice: pairs go around among them. No bit depends on it
 };
+
+// Warps of a block: two blocks on a multiprocessor, or one where the activations of more tokens need the room. More
+// than 12 warps would leave too few registers for four token tiles.
+constexpr int most_warps(int token_tiles) { return token_tiles <= 2 ? 8 : 12; }
+constexpr int warps_of(const Plan& plan, int token_tiles) {
+  return most_warps(token_tiles) / plan.k_warps * plan.k_warps;
+}
 
 // Activations of the block's slice in shared memory: [8 * token tiles][columns + kPadColumns]. The padding puts the
 // rows of one column into different banks.
 inline constexpr int kPadColumns = 8;
 
-// Records that a warp fetches at once, and how many such stages are in flight: about 10 KiB a warp, so that 8 warps
-// cover the memory's latency and two blocks fit on a multiprocessor.
-constexpr int stage_records(const DeviceFormat& f) { return f.groups > 1 || f.plain != 0 ? 1 : f.bytes ? 2 : 4; }
-constexpr int stage_bytes(const DeviceFormat& f) { return 2 * stage_records(f) * record_bytes(f); }
+// A stage of a warp's ring is a unit of both tiles. Records of several units have their headers in two places of their
+// own, which alternate; a header comes with its record's first unit.
+constexpr int stage_tile_bytes(const DeviceFormat& f) { return f.units > 1 ? unit_quant_bytes(f) : record_bytes(f); }
+constexpr int ring_header_bytes(const DeviceFormat& f) { return f.units > 1 ? header_bytes(f) : 0; }
+// So many that 16 warps of a multiprocessor keep enough bytes under way for the memory's latency, and no more than
+// the units of a record: then two headers are enough.
 constexpr int stage_count(const DeviceFormat& f) {
-  return 10240 / stage_bytes(f) < 2 ? 2 : 10240 / stage_bytes(f) > 4 ? 4 : 10240 / stage_bytes(f);
+  const int count = 6144 / (2 * stage_tile_bytes(f));
+  return count < 2 ? 2 : count > 4 ? 4 : count;
+}
+constexpr int ring_bytes(const DeviceFormat& f) {
+  return 2 * (stage_count(f) * stage_tile_bytes(f) + 2 * ring_header_bytes(f));
 }
 constexpr int sum_columns(const DeviceFormat& f) { return has_halves(f.scales) ? 16 : 32; }
 
-// Columns of the widest slice, and room for a last stage that reaches beyond it.
+// Columns of the widest slice.
 constexpr int64_t slice_columns(const DeviceFormat& f, int64_t records, const Plan& plan) {
-  const int64_t most = (records + plan.slices - 1) / plan.slices + (records % plan.slices != 0 ? 1 : 0);
-  return ((most < records ? most : records) + stage_records(f) - 1) * record_columns(f);
+  return ((records + plan.slices - 1) / plan.slices) * record_columns(f);
 }
-constexpr int64_t reduce_bytes(int token_tiles) { return int64_t{kWarps} * 8 * token_tiles * 32 * 4; }
+// Where a block's warps meet to add: 1 KiB each.
+inline constexpr int kReduceBytes = 2 * 32 * 16;
 constexpr int64_t shared_bytes(const DeviceFormat& f, int64_t records, const Plan& plan, int token_tiles) {
-  const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, records, plan);
+  const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, records, plan),
+                warps = warps_of(plan, token_tiles);
   return tokens * (columns + kPadColumns) * 2 + (has_minimum(f.scales) ? tokens * (columns / sum_columns(f)) * 4 : 0) +
-         int64_t{kWarps} * stage_count(f) * stage_bytes(f) + reduce_bytes(token_tiles);
+         warps * (ring_bytes(f) + kReduceBytes);
 }
 
 struct Args {
@@ -63,8 +80,10 @@ struct Args {
   int32_t pairs, records, columns;  // columns: slice_columns
   int64_t tile_bytes;
   Plan plan;
-  // With several slices: [pairs][slices][8 * token tiles][32] sums, and how many of a pair's slices have come.
-  float* partials;
+  int32_t slice_blocks;  // blocks that share a slice: pairs go around among them
+  // With several slices: [pairs][slices][token tiles][2 tiles][32 lanes] of four sums, and how many of a pair's slices
+  // have come.
+  float4* partials;
   uint32_t* arrived;
 };
 

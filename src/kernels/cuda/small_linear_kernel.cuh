@@ -18,9 +18,12 @@ namespace pare::cuda::small {
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
-__device__ __forceinline__ void copy_async(uint32_t to, const std::byte* from, bool present) {
-  // Zeros where there is nothing to copy: a zero scale or weight adds nothing.
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present ? 16 : 0));
+__device__ __forceinline__ void copy_async(uint32_t to, const std::byte* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from));
+}
+// The first `bytes` of 16, zeros behind them.
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
@@ -67,30 +70,27 @@ struct Walk {
 template <DType kType>
 class Fetcher {
  public:
-  __device__ Fetcher(const Args& args, const Walk& walk, std::byte* ring, int lane)
-      : args_(args), walk_(walk), ring_(shared_address(ring)), lane_(lane), pair_(walk.first_pair) {
+  __device__ Fetcher(const Args& args, const Walk& walk, uint32_t ring, int lane)
+      : args_(args), walk_(walk), ring_(ring), lane_(lane), pair_(walk.first_pair) {
     begin_pair();
   }
 
   // Fetches the next stage into `slot`; an empty group of copies after the last.
   __device__ __forceinline__ void fetch(int slot) {
-    constexpr DeviceFormat f = *device_format(kType);
-    constexpr int kRecord = record_bytes(f), kTileStage = stage_records(f) * kRecord, kPieces = 2 * kTileStage / 16;
-    if (pair_ < args_.pairs) {
-      const int valid = min(stage_records(f), walk_.record_end - record_) * kRecord;
-      const int64_t offset = int64_t{record_} * kRecord;
-      const uint32_t to = ring_ + slot * (2 * kTileStage);
-#pragma unroll
-      for (int first = 0; first < kPieces; first += 32) {
-        const int at = (first + lane_) * 16;
-        if (first + 32 <= kPieces || at < 2 * kTileStage) {
-          const int half = at >= kTileStage ? 1 : 0, within = at - half * kTileStage;
-          const bool present = within < valid;
-          copy_async(to + at, (half == 0 ? tiles_.tile[0] : tiles_.tile[1]) + offset + (present ? within : 0), present);
-        }
+    if (left_ > 0) {
+      if (kFormat.units > 1 && left_ % kFormat.units == 0) {
+        copy_both<header_bytes(kFormat)>(ring_ + kHeaders + header_ * (2 * ring_header_bytes(kFormat)),
+                                         header_offset(kFormat));
+        header_ ^= 1;
       }
-      record_ += stage_records(f);
-      if (record_ >= walk_.record_end) {
+      copy_both<kTileStage>(ring_ + slot * (2 * kTileStage), 0);
+      --left_;
+      // Over the header to the next record.
+      const bool record_ends = kFormat.units > 1 && left_ % kFormat.units == 0;
+      const int step = kTileStage + (record_ends ? header_bytes(kFormat) : 0);
+      from_[0] += step;
+      from_[1] += step;
+      if (left_ == 0) {
         pair_ += walk_.pair_step;
         begin_pair();
       }
@@ -99,71 +99,84 @@ class Fetcher {
   }
 
  private:
+  static constexpr DeviceFormat kFormat = *device_format(kType);
+  static constexpr int kTileStage = stage_tile_bytes(kFormat);
+  static constexpr int kHeaders = 2 * stage_count(kFormat) * kTileStage;
+
+  // kBytes from `offset` on of the first tile, then of the second, 16 bytes a lane at a time.
+  template <int kBytes>
+  __device__ __forceinline__ void copy_both(uint32_t to, int offset) {
+#pragma unroll
+    for (int first = 0; first < 2 * kBytes; first += 512) {
+      const int at = first + 16 * lane_;
+      const std::byte* from = first + 512 <= kBytes ? from_[0]
+                              : first >= kBytes     ? from_[1] - kBytes
+                              : at < kBytes         ? from_[0]
+                                                    : from_[1] - kBytes;
+      if (first + 512 <= 2 * kBytes || at < 2 * kBytes) copy_async(to + at, from + offset + first);
+    }
+  }
   __device__ __forceinline__ void begin_pair() {
-    record_ = walk_.record_begin;
-    if (pair_ < args_.pairs) tiles_ = find_tiles(args_, pair_);
+    left_ = 0;
+    if (pair_ >= args_.pairs) return;
+    left_ = (walk_.record_end - walk_.record_begin) * kFormat.units;
+    const TilePair pair = find_tiles(args_, pair_);
+    const int64_t offset = int64_t{walk_.record_begin} * record_bytes(kFormat) + 16 * lane_;
+    from_[0] = pair.tile[0] + offset;
+    from_[1] = pair.tile[1] + offset;
   }
 
   const Args& args_;
   const Walk walk_;
   const uint32_t ring_;
   const int lane_;
-  int pair_, record_ = 0;
-  TilePair tiles_{};
+  int pair_, header_ = 0;
+  int left_;                       // units of this pair's part
+  const std::byte* from_[2] = {};  // this lane's next bytes of each tile
 };
 
-// acc += weights of one stage times activations. `x` is where this lane's row of load_matrices begins for the stage's
-// first column, `sums` where its two tokens' sums of the first group lie.
+// acc += a unit of both tiles times activations. `unit` is its number in the record. `x` is where this lane's row of
+// load_matrices begins for the unit's first column, `sums` where its two tokens' sums of the first group lie.
 template <DType kType, int kTokenTiles>
-__device__ __forceinline__ void multiply_stage(const std::byte* stage, uint32_t x, uint32_t x_tile_bytes,
-                                               const float* sums, int lane, float (&acc)[2][kTokenTiles][4]) {
+__device__ __forceinline__ void multiply_unit(const std::byte* stage, const std::byte* header, int unit, uint32_t x,
+                                              uint32_t x_tile_bytes, const float* sums, int lane,
+                                              float (&acc)[2][kTokenTiles][4]) {
   constexpr DeviceFormat f = *device_format(kType);
-  constexpr int kRecord = record_bytes(f), kTileStage = stage_records(f) * kRecord;
-  constexpr int kSums = kGroupColumns / sum_columns(f);
+  constexpr int kSums = kGroupColumns / sum_columns(f);  // of a group
+  constexpr int kHeaderStep = f.units > 1 ? header_bytes(f) : stage_tile_bytes(f);
+  const UnitQuants<kType> quants[2] = {load_unit<kType>(stage, lane),
+                                       load_unit<kType>(stage + stage_tile_bytes(f), lane)};
+  const UnitScales scales[2] = {load_unit_scales<kType>(header, unit, lane),
+                                load_unit_scales<kType>(header + kHeaderStep, unit, lane)};
 #pragma unroll
-  for (int r = 0; r < stage_records(f); ++r) {
-    const std::byte* record = stage + r * kRecord;
-    const RecordBase base[2] = {load_record_base<kType>(record, lane),
-                                load_record_base<kType>(record + kTileStage, lane)};
-#pragma unroll(f.groups > 2 ? 2 : 1)
-    for (int g = 0; g < f.groups; ++g) {
-      uint32_t b[kTokenTiles][4];
+  for (int g = 0; g < unit_groups(f); ++g) {
+    uint32_t b[kTokenTiles][4];
+#pragma unroll
+    for (int n = 0; n < kTokenTiles; ++n) load_matrices(x + n * x_tile_bytes + g * (kGroupColumns * 2), b[n]);
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const Fragment<kType> w = make_fragment<kType>(quants[m], g);
+      const GroupScales s = group_scales<kType>(scales[m], g);
 #pragma unroll
       for (int n = 0; n < kTokenTiles; ++n) {
-        load_matrices(x + n * x_tile_bytes + (r * f.groups + g) * (kGroupColumns * 2), b[n]);
-      }
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        const std::byte* half = record + m * kTileStage;
-        const Fragment<kType> w = load_fragment<kType>(half, g, lane);
         if constexpr (f.scales == DeviceScales::kNone) {
 #pragma unroll
-          for (int n = 0; n < kTokenTiles; ++n) {
-#pragma unroll
-            for (int i = 0; i < 2 * kTerms<kType>; ++i) {
-              const int step = i / kTerms<kType>;
-              multiply(w.a[step][i % kTerms<kType>], b[n][2 * step], b[n][2 * step + 1], acc[m][n]);
-            }
+          for (int i = 0; i < 2 * kTerms<kType>; ++i) {
+            const int step = i / kTerms<kType>;
+            multiply(w.a[step][i % kTerms<kType>], b[n][2 * step], b[n][2 * step + 1], acc[m][n]);
           }
         } else {
-          const GroupScales s = load_group_scales<kType>(half, base[m], g, lane);
+          float dot[2][4] = {};
+          multiply(w.a[0][0], b[n][0], b[n][1], dot[0]);
+          multiply(w.a[1][0], b[n][2], b[n][3], dot[has_halves(f.scales) ? 1 : 0]);
 #pragma unroll
-          for (int n = 0; n < kTokenTiles; ++n) {
-            float dot[2][4] = {};
-            multiply(w.a[0][0], b[n][0], b[n][1], dot[0]);
-            multiply(w.a[1][0], b[n][2], b[n][3], dot[has_halves(f.scales) ? 1 : 0]);
+          for (int h = 0; h < kSums; ++h) {
 #pragma unroll
-            for (int h = 0; h < (has_halves(f.scales) ? 2 : 1); ++h) {
+            for (int i = 0; i < 4; ++i) acc[m][n][i] = fmaf(s.d[h][i / 2], dot[h][i], acc[m][n][i]);
+            if constexpr (has_minimum(f.scales)) {
+              const float2 sum = *reinterpret_cast<const float2*>(sums + ((g * kSums + h) * kTokenTiles + n) * 8);
 #pragma unroll
-              for (int i = 0; i < 4; ++i) acc[m][n][i] = fmaf(s.d[h][i / 2], dot[h][i], acc[m][n][i]);
-              if constexpr (has_minimum(f.scales)) {
-                const int group = (r * f.groups + g) * kSums + h;
-                const float2 sum = *reinterpret_cast<const float2*>(sums + group * (8 * kTokenTiles) + 8 * n);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                  acc[m][n][i] = fmaf(s.m[h][i / 2], i % 2 == 0 ? sum.x : sum.y, acc[m][n][i]);
-                }
-              }
+              for (int i = 0; i < 4; ++i) acc[m][n][i] = fmaf(s.m[h][i / 2], i % 2 == 0 ? sum.x : sum.y, acc[m][n][i]);
             }
           }
         }
@@ -172,24 +185,20 @@ __device__ __forceinline__ void multiply_stage(const std::byte* stage, uint32_t 
   }
 }
 
-// Columns [first, first + args.columns) of the input as bf16, zero beyond the rows and beyond K.
+// Columns [first, first + args.columns) of the input as bf16, zero beyond the rows and beyond K. Asynchronous, as one
+// group of copies.
 template <int kTokenTiles>
-__device__ void stage_rows(const Args& args, int first, __nv_bfloat16* rows) {
-  const int pitch = args.columns + kPadColumns, k = static_cast<int>(args.x.k);
-  for (int t = threadIdx.x / 32; t < 8 * kTokenTiles; t += kWarps) {
-    const uint16_t* from = args.x.x + t * args.x.ld;
-#pragma unroll 8
+__device__ __forceinline__ void stage_rows(const Args& args, int first, uint32_t rows) {
+  const int pitch = args.columns + kPadColumns, k = static_cast<int>(args.x.k), tokens = static_cast<int>(args.x.t);
+  for (int t = threadIdx.x / 32; t < 8 * kTokenTiles; t += static_cast<int>(blockDim.x / 32)) {
+    const uint16_t* from = args.x.x + (t < tokens ? t * args.x.ld : 0) + first;
+#pragma unroll 4
     for (int c = threadIdx.x % 32 * 8; c < args.columns; c += 32 * 8) {
-      const int left = t < args.x.t ? k - (first + c) : 0;
-      uint4 v{};
-      if (left > 0) v = *reinterpret_cast<const uint4*>(from + first + c);
-      if (left > 0 && left < 8) {
-        uint32_t* words = &v.x;
-        for (int i = 0; i < 4; ++i) words[i] &= (2 * i < left ? 0xffffu : 0u) | (2 * i + 1 < left ? 0xffff0000u : 0u);
-      }
-      *reinterpret_cast<uint4*>(rows + t * pitch + c) = v;
+      const int left = t < tokens ? min(8, max(0, k - (first + c))) : 0;
+      copy_async(rows + 2 * (t * pitch + c), from + (left > 0 ? c : 0), 2 * left);
     }
   }
+  commit_copies();
 }
 
 // sums[group][token] of the staged rows, groups of kColumns.
@@ -197,7 +206,7 @@ template <int kTokenTiles, int kColumns>
 __device__ void sum_groups(const Args& args, const __nv_bfloat16* rows, float* sums) {
   constexpr int kTokens = 8 * kTokenTiles;
   const int pitch = args.columns + kPadColumns, items = args.columns / kColumns * kTokens;
-  for (int i = threadIdx.x; i < items; i += kThreads) {
+  for (int i = threadIdx.x; i < items; i += static_cast<int>(blockDim.x)) {
     const auto* at = reinterpret_cast<const uint4*>(rows + i % kTokens * pitch + i / kTokens * kColumns);
     float sum = 0.0f;
 #pragma unroll
@@ -222,112 +231,176 @@ struct WarpGroup {
   }
 };
 
-// Adds the parts of a pair in ascending order and writes what the last of them completes. A value is (tile of the pair,
-// token tile, accumulator register) of a lane.
-template <int kTokenTiles>
-__device__ __forceinline__ void finish_pair(const Args& args, int pair, int slice, const WarpGroup& group, int k_warp,
-                                            int lane, const float (&acc)[2][kTokenTiles][4], float* reduce,
-                                            uint32_t* last_flag) {
-  constexpr int kValues = 8 * kTokenTiles;
-  float* own = reduce + k_warp * kValues * 32 + lane;
+__device__ __forceinline__ void add(const float4& x, float4* sum) {
+  sum->x += x.x;
+  sum->y += x.y;
+  sum->z += x.z;
+  sum->w += x.w;
+}
+
+static __device__ __noinline__ float activate_apart(Activation activation, float x) { return activate(activation, x); }
+
+// Writes finished sums of both tiles for token tile n: what an accumulator of mma.m16n8k16 holds.
+__device__ __forceinline__ void emit(const Args& args, int pair, int n, int lane, const float4 (&sums)[2]) {
+  const int o = args.glu ? 0 : output_of(args, pair);
+  const int rows = args.outputs[o].n, tokens = static_cast<int>(args.x.t);
+  const int64_t ld = args.outputs[o].ld_y;
+  const float* bias = args.outputs[o].bias;
+  void* to = args.outputs[o].y;
+  const bool bf16 = args.outputs[o].bf16, accumulate = args.outputs[o].accumulate;
+  const int first_row = (args.glu ? pair : 2 * (pair - args.outputs[o].first_pair)) * kTileRows + lane / 4;
 #pragma unroll
-  for (int v = 0; v < kValues; ++v) own[v * 32] = acc[v / (4 * kTokenTiles)][v / 4 % kTokenTiles][v % 4];
-  group.sync();
-
-  const auto block_sum = [&](int v) {
-    float sum = reduce[v * 32 + lane];
-    for (int w = 1; w < group.k_warps; ++w) sum += reduce[(w * kValues + v) * 32 + lane];
-    return sum;
-  };
-  const int slices = args.plan.slices;
-  float* parts = args.partials + int64_t{pair} * slices * kValues * 32 + lane;
-  if (slices > 1) {
-    for (int v = k_warp; v < kValues; v += group.k_warps) parts[(slice * kValues + v) * 32] = block_sum(v);
-    __threadfence();
-    group.sync();
-    if (k_warp == 0 && lane == 0) {
-      const bool last = atomicAdd(args.arrived + pair, 1) == static_cast<uint32_t>(slices - 1);
-      if (last) args.arrived[pair] = 0;
-      *last_flag = last;
-    }
-    group.sync();
-    const bool last = *last_flag;
-    if (!last) return;
-    __threadfence();
-  }
-  const auto total = [&](int v) {
-    if (slices == 1) return block_sum(v);
-    float sum = __ldcg(parts + v * 32);
-    for (int s = 1; s < slices; ++s) sum += __ldcg(parts + (s * kValues + v) * 32);
-    return sum;
-  };
-
-  const int g = lane / 4, c = lane % 4;
-  if (args.glu) {
-    const Args::Output& out = args.outputs[0];
-    for (int v = k_warp; v < kValues / 2; v += group.k_warps) {
-      const int row = pair * kTileRows + g + v % 4 / 2 * 8, token = v / 4 * 8 + 2 * c + v % 2;
-      const float gate = total(v), up = total(v + kValues / 2);
-      if (row >= out.n || token >= args.x.t) continue;
-      static_cast<__nv_bfloat16*>(out.y)[token * out.ld_y + row] =
-          __float2bfloat16_rn(activate(args.activation, gate) * up);
-    }
-  } else {
-    const Args::Output& out = args.outputs[output_of(args, pair)];
-    for (int v = k_warp; v < kValues; v += group.k_warps) {
-      const int tile = 2 * (pair - out.first_pair) + v / (kValues / 2);
-      const int row = tile * kTileRows + g + v % 4 / 2 * 8, token = v / 4 % kTokenTiles * 8 + 2 * c + v % 2;
-      if (row >= out.n || token >= args.x.t) continue;
-      float y = total(v);
-      if (out.bias != nullptr) y += out.bias[row];
-      const int64_t at = token * out.ld_y + row;
-      if (out.bf16) {
-        static_cast<__nv_bfloat16*>(out.y)[at] = __float2bfloat16_rn(y);
+  for (int m = 0; m < 2; ++m) {
+    if (args.glu && m == 1) break;
+    const float values[4] = {sums[m].x, sums[m].y, sums[m].z, sums[m].w};
+    const float ups[4] = {sums[1].x, sums[1].y, sums[1].z, sums[1].w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = first_row + m * kTileRows + i / 2 * 8, token = 8 * n + lane % 4 * 2 + i % 2;
+      if (row >= rows || token >= tokens) continue;
+      float y = values[i];
+      if (args.glu) y = activate_apart(args.activation, y) * ups[i];
+      if (bias != nullptr) y += bias[row];
+      const int64_t at = token * ld + row;
+      if (bf16) {
+        static_cast<__nv_bfloat16*>(to)[at] = __float2bfloat16_rn(y);
       } else {
-        float* to = static_cast<float*>(out.y) + at;
-        *to = out.accumulate ? *to + y : y;
+        float* sum = static_cast<float*>(to) + at;
+        *sum = accumulate ? *sum + y : y;
       }
     }
   }
 }
 
+// The thread's number, as something that the compiler cannot know: what is computed from it stays where it is used and
+// takes no registers from the loop over K.
+__device__ __forceinline__ int thread_here() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
+// Adds the parts of a pair in ascending order, warps of a slice first, and writes what the last of them completes.
+// `all_reduce` has kReduceBytes for each warp, `last_flags` a word.
+template <int kTokenTiles>
+__device__ __forceinline__ void finish_pair(const Args& args, int pair, int slice,
+                                            const float (&acc)[2][kTokenTiles][4], float4* all_reduce,
+                                            volatile uint32_t* last_flags) {
+  const int thread = thread_here(), lane = thread % 32, slices = args.plan.slices;
+  const int first_warp = thread / 32 / args.plan.k_warps * args.plan.k_warps, k_warp = thread / 32 - first_warp;
+  const WarpGroup group = {args.plan.k_warps, 1 + first_warp};
+  float4* reduce = all_reduce + first_warp * 64;
+  volatile uint32_t* last_flag = last_flags + first_warp;
+  // [slices][token tiles][2 tiles][32 lanes]
+  float4* parts = args.partials + int64_t{pair} * slices * (2 * kTokenTiles * 32) + lane;
+  // One body for all token tiles: what follows is long, and runs once for many units.
+#pragma unroll 1
+  for (int n = 0; n < kTokenTiles; ++n) {
+    float4 sums[2];
+#pragma unroll
+    for (int i = 0; i < kTokenTiles; ++i) {
+      if (i != n) continue;
+#pragma unroll
+      for (int m = 0; m < 2; ++m) sums[m] = make_float4(acc[m][i][0], acc[m][i][1], acc[m][i][2], acc[m][i][3]);
+    }
+    if (group.k_warps > 1) {
+      float4* own = reduce + k_warp * 64 + lane;
+      own[0] = sums[0];
+      own[32] = sums[1];
+      group.sync();
+      if (k_warp == n % group.k_warps) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          sums[m] = reduce[32 * m + lane];
+          for (int w = 1; w < group.k_warps; ++w) add(reduce[w * 64 + 32 * m + lane], &sums[m]);
+        }
+      }
+      group.sync();  // the next token tile writes the same places
+      if (k_warp != n % group.k_warps) continue;
+    }
+    if (slices > 1) {
+#pragma unroll
+      for (int m = 0; m < 2; ++m) parts[((slice * kTokenTiles + n) * 2 + m) * 32] = sums[m];
+    } else {
+      emit(args, pair, n, lane, sums);
+    }
+  }
+  if (slices == 1) return;
+
+  __threadfence();
+  group.sync();
+  if (k_warp == 0 && lane == 0) {
+    const bool last = atomicAdd(args.arrived + pair, 1) == static_cast<uint32_t>(slices - 1);
+    if (last) args.arrived[pair] = 0;
+    *last_flag = last;
+  }
+  group.sync();
+  if (*last_flag == 0) return;
+  __threadfence();
+#pragma unroll 1
+  for (int n = k_warp; n < kTokenTiles; n += group.k_warps) {
+    float4 sums[2] = {};
+    for (int first = 0; first < slices; first += 4) {
+      // Loads of several slices under way before the first is needed.
+      float4 some[4][2];
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          if (first + s < slices) some[s][m] = __ldcg(parts + (((first + s) * kTokenTiles + n) * 2 + m) * 32);
+        }
+      }
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          if (first + s < slices) add(some[s][m], &sums[m]);
+        }
+      }
+    }
+    emit(args, pair, n, lane, sums);
+  }
+}
+
 template <DType kType, int kTokenTiles>
-__global__ void __launch_bounds__(kThreads, kTokenTiles <= 2 ? 2 : 1)
+__global__ void __launch_bounds__(32 * most_warps(kTokenTiles), kTokenTiles <= 2 ? 2 : 1)
     small_linear_kernel(const __grid_constant__ Args args) {
   constexpr DeviceFormat f = *device_format(kType);
-  constexpr int kStageColumns = stage_records(f) * record_columns(f), kStages = stage_count(f);
-  constexpr int kTokens = 8 * kTokenTiles;
+  constexpr int kTokens = 8 * kTokenTiles, kStages = stage_count(f);
+  constexpr int kStageBytes = 2 * stage_tile_bytes(f), kHeaderBytes = 2 * ring_header_bytes(f);
   extern __shared__ uint4 shared[];
-  __shared__ uint32_t last_flags[kWarps];
+  __shared__ uint32_t last_flags[most_warps(kTokenTiles)];
   start_dependents();
 
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k_warps = args.plan.k_warps;
+  const int warps = blockDim.x / 32;
   const int pitch = args.columns + kPadColumns;
   auto* rows = reinterpret_cast<__nv_bfloat16*>(shared);
   auto* sums = reinterpret_cast<float*>(rows + kTokens * pitch);
-  auto* ring = reinterpret_cast<std::byte*>(sums) +
-               (has_minimum(f.scales) ? args.columns / sum_columns(f) * kTokens * sizeof(float) : 0);
-  auto* reduce = reinterpret_cast<float*>(ring + kWarps * kStages * stage_bytes(f));
+  auto* rings = reinterpret_cast<std::byte*>(sums) +
+                (has_minimum(f.scales) ? args.columns / sum_columns(f) * kTokens * sizeof(float) : 0);
+  auto* reduce = reinterpret_cast<float4*>(rings + warps * ring_bytes(f));
+  const std::byte* ring = rings + warp * ring_bytes(f);
 
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k_warps = args.plan.k_warps;
-  const int row_warps = kWarps / k_warps, row_warp = warp / k_warps, k_warp = warp % k_warps;
-  const int slice = blockIdx.x / args.plan.slice_blocks, block = blockIdx.x % args.plan.slice_blocks;
+  const int row_warps = warps / k_warps, row_warp = warp / k_warps, k_warp = warp % k_warps;
+  const int slice = blockIdx.x / args.slice_blocks, block = blockIdx.x % args.slice_blocks;
   const int parts = args.plan.slices * k_warps, part = slice * k_warps + k_warp;
   const auto part_begin = [&](int p) { return static_cast<int>(int64_t{p} * args.records / parts); };
   const int slice_begin = part_begin(slice * k_warps);
-  const Walk walk = {block * row_warps + row_warp, args.plan.slice_blocks * row_warps, part_begin(part),
+  const Walk walk = {block * row_warps + row_warp, args.slice_blocks * row_warps, part_begin(part),
                      part_begin(part + 1)};
-  ring += warp * kStages * stage_bytes(f);
 
   // Weights are nobody's output: they come while the launch before is still running.
-  Fetcher<kType> fetcher(args, walk, ring, lane);
+  Fetcher<kType> fetcher(args, walk, shared_address(ring), lane);
 #pragma unroll
   for (int s = 0; s < kStages; ++s) fetcher.fetch(s);
 
   wait_for_inputs();
   if (args.x.x != nullptr) {
-    stage_rows<kTokenTiles>(args, slice_begin * record_columns(f), rows);
+    stage_rows<kTokenTiles>(args, slice_begin * record_columns(f), shared_address(rows));
+    wait_copies<0>();
   } else {
-    norm_rows<kTokenTiles>(args, slice_begin * record_columns(f), reduce, rows);
+    norm_rows<kTokenTiles>(args, slice_begin * record_columns(f), reinterpret_cast<float*>(reduce), rows);
   }
   __syncthreads();
   if constexpr (has_minimum(f.scales)) {
@@ -335,28 +408,37 @@ __global__ void __launch_bounds__(kThreads, kTokenTiles <= 2 ? 2 : 1)
     __syncthreads();
   }
 
-  const WarpGroup group = {k_warps, 1 + row_warp};
-  float* group_reduce = reduce + row_warp * k_warps * (8 * kTokenTiles * 32);
   const int first_column = (walk.record_begin - slice_begin) * record_columns(f);
+  const int units = (walk.record_end - walk.record_begin) * f.units;
   // load_matrices: lanes 8j to 8j + 7 name the rows of columns 8j to 8j + 7.
-  const uint32_t x = shared_address(rows + lane % 8 * pitch + lane / 8 * 8 + first_column);
-  const float* lane_sums = sums + first_column / sum_columns(f) * kTokens + lane % 4 * 2;
-  int slot = 0;
+  const uint32_t first_x = shared_address(rows + lane % 8 * pitch + lane / 8 * 8 + first_column);
+  const float* first_sums = sums + first_column / sum_columns(f) * kTokens + lane % 4 * 2;
+  int slot = 0, next_header = 0;
+  const std::byte* header = nullptr;
   for (int pair = walk.first_pair; pair < args.pairs; pair += walk.pair_step) {
     float acc[2][kTokenTiles][4] = {};
-    int column = 0;
-    for (int record = walk.record_begin; record < walk.record_end; record += stage_records(f)) {
+    uint32_t x = first_x;
+    const float* unit_sums = first_sums;
+    for (int unit = 0; unit < units; ++unit) {
       wait_copies<kStages - 1>();
       __syncwarp();
-      multiply_stage<kType, kTokenTiles>(ring + slot * stage_bytes(f), x + column * 2, 16 * pitch,
-                                         lane_sums + column / sum_columns(f) * kTokens, lane, acc);
+      const std::byte* stage = ring + slot * kStageBytes;
+      if constexpr (f.units > 1) {
+        if (unit % f.units == 0) {
+          header = ring + kStages * kStageBytes + next_header * kHeaderBytes;
+          next_header ^= 1;
+        }
+      } else {
+        header = stage + header_offset(f);
+      }
+      multiply_unit<kType, kTokenTiles>(stage, header, unit % f.units, x, 16 * pitch, unit_sums, lane, acc);
       __syncwarp();
       fetcher.fetch(slot);
       slot = slot + 1 == kStages ? 0 : slot + 1;
-      column += kStageColumns;
+      x += 2 * unit_columns(f);
+      unit_sums += unit_columns(f) / sum_columns(f) * kTokens;
     }
-    finish_pair<kTokenTiles>(args, pair, slice, group, k_warp, lane, acc, group_reduce, last_flags + row_warp);
-    group.sync();  // the next pair writes the same places
+    finish_pair<kTokenTiles>(args, pair, slice, acc, reduce, last_flags);
   }
 }
 
@@ -365,15 +447,18 @@ Status launch_tiles(const Args& args, Stream stream, bool pdl) {
   const int64_t bytes = shared_bytes(*device_format(kType), args.records, args.plan, kTokenTiles);
   const auto kernel = small_linear_kernel<kType, kTokenTiles>;
   PARE_RETURN_IF_ERROR(allow_shared_memory(kernel, static_cast<size_t>(bytes)));
-  const dim3 grid(static_cast<unsigned>(args.plan.slices * args.plan.slice_blocks));
-  return launch(kernel, grid, dim3(kThreads), static_cast<size_t>(bytes), stream, pdl, args);
+  const dim3 grid(static_cast<unsigned>(args.plan.slices * args.slice_blocks));
+  return launch(kernel, grid, dim3(32 * warps_of(args.plan, kTokenTiles)), static_cast<size_t>(bytes), stream, pdl,
+                args);
 }
 
 template <DType kType>
 Status launch_small(const Args& args, Stream stream, bool pdl) {
-  if (args.x.t <= 8) return launch_tiles<kType, 1>(args, stream, pdl);
-  if (args.x.t <= 16) return launch_tiles<kType, 2>(args, stream, pdl);
-  return launch_tiles<kType, 4>(args, stream, pdl);
+  switch (token_tiles_of(args.x.t)) {
+    case 1: return launch_tiles<kType, 1>(args, stream, pdl);
+    case 2: return launch_tiles<kType, 2>(args, stream, pdl);
+    default: return launch_tiles<kType, 4>(args, stream, pdl);
+  }
 }
 
 }  // namespace pare::cuda::small

@@ -36,7 +36,7 @@ void CudaOps::embed(const Weight& table, const Tensor& ids, float factor, Tensor
 }
 
 void CudaOps::rms_norm(const Tensor& x, const float* weight, float eps, LinearInput& out) {
-  if (x.rows() <= kMaxPendingNormRows && x.row_items() % kRowAlign == 0) {
+  if (x.rows() <= kMaxPendingNormRows && packed_rows(x.rows()) == x.rows() && x.row_items() % kRowAlign == 0) {
     out.norm = {x.as<float>(), weight, eps};
     return;
   }
@@ -63,16 +63,24 @@ cuda::SmallLinearInput CudaOps::small_input(const LinearInput& x, int64_t t0, in
   return in;
 }
 
-void CudaOps::linear(const LinearInput& x, std::span<const LinearOutput> outputs) {
-  if (x.rows.t <= kMaxPackedRows) return small_linear(x, outputs);
-  for (const LinearOutput& o : outputs) large_linear(x, o);
+int64_t CudaOps::packed_rows(int64_t t) const {
+  if (!memory_.strict) return t <= kMaxPackedRows ? t : 0;
+  // After the last attention only the rows whose logits are wanted go on.
+  return t == rows_.all ? rows_.decode : logit_rows_.decode;
 }
 
-void CudaOps::small_linear(const LinearInput& x, std::span<const LinearOutput> outputs) {
+void CudaOps::linear(const LinearInput& x, std::span<const LinearOutput> outputs) {
+  const int64_t packed = packed_rows(x.rows.t);
+  if (packed > 0) packed_linear(x, packed, outputs);
+  if (packed == x.rows.t) return;
+  for (const LinearOutput& o : outputs) dense_linear(x, packed, o);
+}
+
+void CudaOps::packed_linear(const LinearInput& x, int64_t rows, std::span<const LinearOutput> outputs) {
   std::array<cuda::SmallLinearOutput, cuda::kMaxSmallOutputs> out;
   PARE_CHECK(outputs.size() <= out.size());
-  for (int64_t t0 = 0; t0 < x.rows.t; t0 += cuda::kMaxSmallTokens) {
-    const int64_t t1 = std::min(x.rows.t, t0 + cuda::kMaxSmallTokens);
+  for (int64_t t0 = 0; t0 < rows; t0 += cuda::kMaxSmallTokens) {
+    const int64_t t1 = std::min(rows, t0 + cuda::kMaxSmallTokens);
     for (size_t i = 0; i < outputs.size(); ++i) {
       const LinearOutput& o = outputs[i];
       const bool bf16 = o.y->dtype == DType::BF16;
@@ -88,25 +96,25 @@ void CudaOps::small_linear(const LinearInput& x, std::span<const LinearOutput> o
   }
 }
 
-void CudaOps::large_linear(const LinearInput& x, const LinearOutput& output) {
+void CudaOps::dense_linear(const LinearInput& x, int64_t first_row, const LinearOutput& output) {
   const Weight& w = *output.weight;
   const int64_t ld = round_up(w.k, kRowAlign);
   // Slices of whole tiles that fit the scratch.
   const int64_t rows_fit = static_cast<int64_t>(scratch_.size() / (ld * sizeof(uint16_t))) / kRowTile * kRowTile;
   const int64_t tile_bytes = static_cast<int64_t>(cuda::device_weight_bytes(w.dtype, kRowTile, w.k));
-  const bool bf16 = output.y->dtype == DType::BF16;
+  const size_t item = output.y->dtype == DType::BF16 ? 2 : 4;
   for (int64_t n0 = 0; n0 < w.n; n0 += rows_fit) {
     const int64_t n = std::min(rows_fit, w.n - n0);
     const cuda::DeviceWeight slice{w.dtype, n, w.k, w.data + n0 / kRowTile * tile_bytes};
     check(cuda::dequantize(slice, scratch_.as<uint16_t>(), ld, stream_, true));
-    check(gemm_->run({.t = x.rows.t,
+    check(gemm_->run({.t = x.rows.t - first_row,
                       .n = n,
                       .k = w.k,
-                      .x = x.values.data,
+                      .x = x.values.as<uint16_t>() + first_row * x.rows.k,
                       .w = scratch_.data(),
                       .ld_x = x.rows.k,
                       .ld_w = ld,
-                      .y = static_cast<std::byte*>(output.y->data) + n0 * (bf16 ? 2 : 4),
+                      .y = static_cast<std::byte*>(output.y->data) + (first_row * w.n + n0) * item,
                       .ld_y = w.n,
                       .y_type = output.y->dtype,
                       .bias = output.bias ? output.bias + n0 : nullptr,
@@ -123,21 +131,30 @@ size_t CudaOps::glu_workspace_bytes(int64_t rows, int64_t n) const {
 void CudaOps::glu_linear(Arena& arena, const LinearInput& x, const Weight& gate, const Weight& up, Activation act,
                          LinearInput& out) {
   const int64_t rows = x.rows.t;
-  if (rows <= cuda::kMaxSmallTokens && gate.dtype == up.dtype) {
-    return check(cuda::small_glu(small_input(x, 0, rows), device_weight(gate), device_weight(up), act,
-                                 out.values.as<uint16_t>(), gate.n, linear_workspace_.data(), stream_, true));
+  // Both products and the activation in one launch, where one kernel takes both weights.
+  const int64_t fused = gate.dtype == up.dtype ? packed_rows(rows) : 0;
+  for (int64_t t0 = 0; t0 < fused; t0 += cuda::kMaxSmallTokens) {
+    const int64_t t1 = std::min(fused, t0 + cuda::kMaxSmallTokens);
+    check(cuda::small_glu(small_input(x, t0, t1), device_weight(gate), device_weight(up), act,
+                          out.values.as<uint16_t>() + t0 * gate.n, gate.n, linear_workspace_.data(), stream_, true));
   }
+  if (fused == rows) return;
   const size_t mark = arena.mark();
   Tensor g = make_activations(arena, {rows, gate.n}), u = make_activations(arena, {rows, up.n});
   const std::array<LinearOutput, 2> products{{{&gate, nullptr, &g, false}, {&up, nullptr, &u, false}}};
-  linear(x, products);
+  if (fused == 0) {
+    linear(x, products);
+  } else {
+    for (const LinearOutput& product : products) dense_linear(x, fused, product);
+  }
+  const int64_t first = fused * gate.n;
   check(cuda::glu({.activation = act,
-                   .gate = g.data,
-                   .up = u.data,
+                   .gate = g.as<uint16_t>() + first,
+                   .up = u.as<uint16_t>() + first,
                    .type = DType::BF16,
                    .pitch = gate.n,
-                   .out = out.values.data,
-                   .rows = rows,
+                   .out = out.values.as<uint16_t>() + first,
+                   .rows = rows - fused,
                    .dim = gate.n},
                   stream_, true));
   arena.release(mark);
@@ -146,12 +163,14 @@ void CudaOps::glu_linear(Arena& arena, const LinearInput& x, const Weight& gate,
 void CudaOps::linear_activate(Arena& arena, const LinearInput& x, const Weight& w, const float* bias, Activation act,
                               LinearInput& out) {
   const size_t mark = arena.mark();
-  Tensor y = make_activations(arena, {x.rows.t, w.n});
+  const auto products = arena.take<float>(static_cast<size_t>(x.rows.t * w.n));
+  PARE_CHECK(x.rows.t == 0 || !products.empty());
+  Tensor y(products.data(), DType::F32, {x.rows.t, w.n}, device());
   const LinearOutput product{&w, bias, &y, false};
   linear(x, std::span(&product, 1));
   check(cuda::glu({.activation = act,
                    .gate = y.data,
-                   .type = DType::BF16,
+                   .type = DType::F32,
                    .pitch = w.n,
                    .out = out.values.data,
                    .rows = x.rows.t,

@@ -88,9 +88,10 @@ class CudaOps : public DeviceOps {
   }
   void upload_page_lists(StepPlans& plans, Arena& tables);
 
-  void small_linear(const LinearInput& x, std::span<const LinearOutput> outputs);
-  void large_linear(const LinearInput& x, const LinearOutput& output);
-  const void* normed_rows(const LinearInput& x);
+  // Of `t` rows, how many of the first go through the packed kernels; the others through 16-bit copies of the weights.
+  int64_t packed_rows(int64_t t) const;
+  void packed_linear(const LinearInput& x, int64_t rows, std::span<const LinearOutput> outputs);
+  void dense_linear(const LinearInput& x, int64_t first_row, const LinearOutput& output);
   cuda::SmallLinearInput small_input(const LinearInput& x, int64_t t0, int64_t t1) const;
 
   std::shared_ptr<CudaDevice> device_;
@@ -104,6 +105,10 @@ class CudaOps : public DeviceOps {
   bool capturing_ = false;
   std::vector<uint64_t> key_;  // of the step at hand
   StepMemory memory_;
+  // Rows of the step at hand, and those of its logits: all, and the decode rows among them, which come first.
+  struct Rows {
+    int64_t all = 0, decode = 0;
+  } rows_, logit_rows_;
 
   KvView host_kv_, kv_;  // formats and zones on the host; everything on the card
   cuda::DeviceBuffer formats_, zones_;

@@ -28,8 +28,6 @@ Status CudaOps::open() {
     PARE_CUDA_RETURN_IF_ERROR(cudaEventCreateWithFlags(&t.uploaded, cudaEventDisableTiming));
     PARE_CUDA_RETURN_IF_ERROR(cudaEventCreateWithFlags(&t.finished, cudaEventDisableTiming | cudaEventBlockingSync));
   }
-  PARE_ASSIGN_OR_RETURN(cuda::Gemm gemm, cuda::Gemm::create());
-  gemm_ = std::make_unique<cuda::Gemm>(std::move(gemm));
   return ok_status();
 }
 
@@ -49,6 +47,8 @@ void CudaOps::check(Status status) {
 
 Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
   memory_ = memory;
+  PARE_ASSIGN_OR_RETURN(cuda::Gemm gemm, cuda::Gemm::create(memory.strict));
+  gemm_ = std::make_unique<cuda::Gemm>(std::move(gemm));
   host_kv_ = kv_ = kv;
   PARE_ASSIGN_OR_RETURN(arena_, cuda::DeviceBuffer::allocate(memory.arena_bytes));
   PARE_ASSIGN_OR_RETURN(scratch_, cuda::DeviceBuffer::allocate(std::min(kScratchBytes, device_->dense_weight_bytes())));
@@ -172,6 +172,8 @@ void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleB
 
 bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tensors, const SampleBatch& batch) {
   Tables& t = tables_[parity_];
+  rows_ = {plans.n_rows, plans.n_decode_rows};
+  logit_rows_ = {plans.n_logit_rows, plans.n_decode_logit_rows};
   check(cuda::to_status(cudaStreamWaitEvent(stream_, t.uploaded, 0), "cudaStreamWaitEvent"));
   if (!memory_.graphs || plans.n_prefill_rows > 0 || !error_.ok()) return true;
   // Everything that launches are made from; item counts, lengths and pages are read on the card.
@@ -186,6 +188,7 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   };
   add(plans.n_seqs);
   add(plans.n_rows);
+  add(plans.n_logit_rows);
   add(plans.n_copies);
   add(plans.copies);
   add(plans.kv.page_ids);

@@ -1,0 +1,117 @@
+// The decode kernel and its launch, for one element type; included by one file for each.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/cuda/decode_attend.cuh"
+#include "kernels/cuda/decode_attention.h"
+#include "kernels/cuda/decode_load.cuh"
+#include "kernels/cuda/decode_schedule.cuh"
+#include "tensor/cuda/status.h"
+
+namespace pare::cuda::decode {
+
+template <typename T, typename S>
+__global__ void __launch_bounds__(kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
+  extern __shared__ __align__(128) std::byte memory[];
+  const Shared<S> shared(params, memory);
+  const int32_t warp = static_cast<int32_t>(threadIdx.x) / 32;
+  if (warp < kAttendWarps) warm_plan(params, warp);
+  if (threadIdx.x == kAttendThreads) {
+    for (int32_t stage = 0; stage < params.stages; ++stage) {
+      mbarrier_init(shared.keys_full(stage), kFullArrivals * kLoadWarps);
+      mbarrier_init(shared.values_full(stage), kFullArrivals * kLoadWarps);
+      mbarrier_init(shared.keys_empty(stage), kAttendWarps);
+      mbarrier_init(shared.values_empty(stage), kAttendWarps);
+    }
+    for (int32_t job = 0; job < S::kJobs; ++job) {
+      mbarrier_init(shared.job_full(job), kFullArrivals);
+      mbarrier_init(shared.job_empty(job), kAttendWarps + kLoadWarps);
+    }
+  }
+  __syncthreads();
+  if (warp < kAttendWarps) {
+    wait_for_earlier_kernels();
+    Attend<T, S>(params, shared).run();
+  } else if (warp < kAttendWarps + kLoadWarps) {
+    wait_for_earlier_kernels();
+    Load<S>(params, shared, warp - kAttendWarps).run();
+    let_next_kernel_start();
+  } else {
+    Schedule<T, S>(params, shared).run();
+  }
+}
+
+struct DeviceLimits {
+  int32_t multiprocessors = 0, shared_bytes = 0;
+};
+inline Status device_limits(DeviceLimits* limits) {
+  int device = 0;
+  PARE_CUDA_RETURN_IF_ERROR(cudaGetDevice(&device));
+  PARE_CUDA_RETURN_IF_ERROR(cudaDeviceGetAttribute(&limits->multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  PARE_CUDA_RETURN_IF_ERROR(
+      cudaDeviceGetAttribute(&limits->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return ok_status();
+}
+
+// Stages that fit; none: false.
+template <typename S>
+bool choose_stages(int32_t shared_bytes, Params* params) {
+  params->stages = S::kMaxStages;
+  while (params->stages > 0 && S::bytes(params->stages, params->query_terms) > static_cast<uint32_t>(shared_bytes)) {
+    --params->stages;
+  }
+  return params->stages > 0;
+}
+
+template <typename T, int kMaxDim, int kColumnTiles>
+Status launch(Params params, const DecodeOptions& options, const DeviceLimits& limits, Stream stream) {
+  using S = Shape<kMaxDim, kColumnTiles>;
+  if (!choose_stages<S>(limits.shared_bytes, &params)) {
+    if constexpr (kColumnTiles > 1) return launch<T, kMaxDim, kColumnTiles / 2>(params, options, limits, stream);
+    return unsupported("decode attention: head dimension " + std::to_string(params.layer.head_dim) + " needs " +
+                       std::to_string(S::bytes(1, params.query_terms)) + " bytes of shared memory, limit " +
+                       std::to_string(limits.shared_bytes));
+  }
+  const auto kernel = decode_kernel<T, S>;
+  PARE_CUDA_RETURN_IF_ERROR(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.shared_bytes));
+
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<uint32_t>(options.blocks > 0 ? options.blocks : limits.multiprocessors));
+  config.blockDim = dim3(kBlockThreads);
+  config.dynamicSmemBytes = S::bytes(params.stages, params.query_terms);
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = options.overlap_launch ? 1 : 0;
+  PARE_CUDA_RETURN_IF_ERROR(cudaLaunchKernelEx(&config, kernel, params));
+  return ok_status();
+}
+
+// The kernel with columns for `rows` query rows, or for as many as one pass takes.
+template <typename T, int kMaxDim>
+Status launch_for(int64_t rows, const Params& params, const DecodeOptions& options, const DeviceLimits& limits,
+                  Stream stream) {
+  if (rows <= 8) return launch<T, kMaxDim, 1>(params, options, limits, stream);
+  if constexpr (kMaxDim <= 128) {
+    if (rows <= 16) return launch<T, kMaxDim, 2>(params, options, limits, stream);
+  }
+  return launch<T, kMaxDim, 4>(params, options, limits, stream);
+}
+
+// The kernel for passes of `rows` query rows.
+template <typename T>
+Status dispatch(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream) {
+  DeviceLimits limits;
+  PARE_RETURN_IF_ERROR(device_limits(&limits));
+  const int32_t d = params.layer.head_dim;
+  if (d <= 64) return launch_for<T, 64>(rows, params, options, limits, stream);
+  if (d <= 128) return launch_for<T, 128>(rows, params, options, limits, stream);
+  return launch_for<T, 256>(rows, params, options, limits, stream);
+}
+
+}  // namespace pare::cuda::decode

@@ -1,0 +1,24 @@
+// Between decode_attention, which reads options and limits, and the kernels, which are compiled by element type.
+#pragma once
+
+#include "kernels/cuda/decode_attention.h"
+
+namespace pare::cuda::decode {
+
+inline constexpr float kLog2e = 1.44269504088896340736f;
+
+struct Params {
+  AttentionLayer layer;
+  SegmentPlan plan;
+  int32_t group;        // R
+  int32_t stages;       // of the K ring and of the V ring; chosen by the launch
+  int32_t query_terms;  // 1, or 2: queries may be scaled by channel, which takes 16 bits twice
+  float factor;         // what a dot product is multiplied by: attn::query_factor
+  float cap;            // softcap in log2 units; 0: none
+};
+
+// Launches the kernel whose passes take `rows` query rows, or as many as a pass takes at most.
+Status launch_bf16(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
+Status launch_f16(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
+
+}  // namespace pare::cuda::decode
