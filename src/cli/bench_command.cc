@@ -69,6 +69,7 @@ Status bench_model(BenchOptions o, bool json) {
   o.config.threads = o.model.threads > 0 ? o.model.threads : usable_cpus();
   o.config.attn = o.model.attn;
   o.config.kv = o.model.kv;
+  o.config.strict = o.model.strict;
   BenchReport report;
   std::filesystem::path path;
   std::shared_ptr<const LoadedModel> model;

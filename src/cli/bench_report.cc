@@ -113,6 +113,7 @@ Json bench_json(const BenchReport& r) {
               {"threads", r.config.threads},
               {"attn", r.attn},
               {"kv", r.kv},
+              {"strict", r.config.strict},
               {"prompt", r.config.prompt},
               {"gen", r.config.generate},
               {"depth", r.config.depth},
@@ -148,7 +149,7 @@ Json bench_json(const BenchReport& r) {
 
 void print_bench_table(const BenchReport& r) {
   const std::string label = r.random_weights ? fmt::format("{}, random weights, {}", r.model, r.dtype) : r.model;
-  const std::string policies = fmt::format("attn={}, kv={}", r.attn, r.kv);
+  const std::string policies = fmt::format("attn={}, kv={}{}", r.attn, r.kv, r.config.strict ? ", strict" : "");
   if (r.card) {
     const ops::AcceleratorInfo& info = r.card->info;
     fmt::print("{}, {} (cuda:{}, {} multiprocessors, driver for CUDA {}), {}\n", version_text(), info.name,

@@ -18,6 +18,7 @@ struct BenchConfig {
   int32_t parallel = 1;   // sequences decoding together, each at `depth`
   int32_t threads = 0;
   std::string attn = "dense", kv = "dense";
+  bool strict = false;  // EngineOptions::strict
 };
 
 // One repetition.
