@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/card_rates.h"
 #include "kernels/cuda/decode_attention.h"
-#include "read_rate.h"
 #include "tensor/cuda/device_memory.h"
 #include "timing.h"
 
@@ -154,12 +154,10 @@ class Batch {
 };
 
 void bench_read() {
-  const size_t bytes = size_t{2} << 30;
-  const DeviceBuffer data = device_bytes(bytes), sink = device_bytes(16);
-  const double seconds =
-      median_seconds(stream, kRepeats, [&] { read_all(data.data(), bytes, sink.as<uint32_t>(), stream); });
-  read_rate = static_cast<double>(bytes) / seconds;
-  std::printf("%-34s %9.1f us %6.0f GB/s\n", "reading 2 GiB", 1e6 * seconds, 1e-9 * read_rate);
+  const auto rate = measure_read_rate();
+  require(rate.status());
+  read_rate = *rate;
+  std::printf("reading %.0f GB/s\n", 1e-9 * read_rate);
 }
 
 void report(const Case& c) {

@@ -1,144 +1,144 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/limits.h"
+#include "cli/bench_report.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/kernel_report.h"
 #include "cli/machine.h"
 #include "cli/peer.h"
-#include "cli/version.h"
 #include "eval/bandwidth.h"
 #include "eval/model_bench.h"
+#include "eval/random_model.h"
 #include "io/store.h"
+#include "kernels/cpu_level.h"
 
 namespace pare::cli {
 namespace {
 
 struct BenchOptions {
   ModelOptions model;
+  std::string shape, dtype = "bf16";
   BenchConfig config;
   int repetitions = 5;
   std::string peer, format = "md";
+  KernelsOptions kernels;
 };
 
-struct Series {
-  std::vector<double> prefill, decode;
-};
+// What MODEL is called when no model is measured.
+constexpr std::string_view kKernels = "kernels";
 
-nlohmann::ordered_json spread(const std::vector<double>& values) {
-  if (values.empty()) return nullptr;
-  return {{"median", median(values)},
-          {"min", *std::min_element(values.begin(), values.end())},
-          {"max", *std::max_element(values.begin(), values.end())}};
-}
-
-std::string figure(const std::vector<double>& values) {
-  if (values.empty()) return "-";
-  return fmt::format("{:.1f} ({:.1f}-{:.1f})", median(values), *std::min_element(values.begin(), values.end()),
-                     *std::max_element(values.begin(), values.end()));
-}
-
-Status bench(BenchOptions o, bool json) {
+Status check_options(const BenchOptions& o) {
   if (o.config.prompt == 0 && o.config.generate == 0) {
     return invalid_argument("nothing to measure: --prompt and --gen are both 0");
   }
+  if (o.model.model.empty() == o.shape.empty()) {
+    return invalid_argument("MODEL or --shape: one of the two says what is measured");
+  }
+  if (!o.shape.empty() && !o.peer.empty()) {
+    return invalid_argument("--peer reads a model file, which --shape has not");
+  }
+  return ok_status();
+}
+
+Expected<std::shared_ptr<const LoadedModel>> load_random(const BenchOptions& o) {
+  PARE_ASSIGN_OR_RETURN(const ModelShape shape, find_shape(o.shape));
+  PARE_ASSIGN_OR_RETURN(auto accelerator, ops::accelerator_by_name(o.model.device));
+  const Waiting waiting("making random weights of " + o.shape);
+  PARE_ASSIGN_OR_RETURN(const ModelFile file, random_model(shape, *dtype_from_name(o.dtype)));
+  ThreadPool pool(o.config.threads);
+  return load(file, o.shape, &pool, std::move(accelerator));
+}
+
+// The peaks are measured last: their buffers are not the model's.
+Status measure_peaks(const LoadedModel& model, BenchReport* report) {
+  if (!model.accelerator) {
+    report->read_bandwidth = read_bandwidth_bytes_per_s(report->config.threads);
+    return ok_status();
+  }
+  report->card = CardFacts{model.accelerator->info(), model.accelerator->memory()};
+  PARE_ASSIGN_OR_RETURN(report->read_bandwidth, model.accelerator->read_bandwidth());
+  PARE_ASSIGN_OR_RETURN(report->gemm_rate, model.accelerator->gemm_rate());
+  return ok_status();
+}
+
+Status bench_model(BenchOptions o, bool json) {
+  PARE_RETURN_IF_ERROR(check_options(o));
   o.config.threads = o.model.threads > 0 ? o.model.threads : usable_cpus();
   o.config.attn = o.model.attn;
   o.config.kv = o.model.kv;
-  PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model.model));
-  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.model.model, o.config.threads, o.model.device));
+  o.config.strict = o.model.strict;
+  BenchReport report;
+  std::filesystem::path path;
+  std::shared_ptr<const LoadedModel> model;
+  if (o.shape.empty()) {
+    PARE_ASSIGN_OR_RETURN(path, resolve_model(o.model.model));
+    PARE_ASSIGN_OR_RETURN(model, load_by_name(o.model.model, o.config.threads, o.model.device));
+    report.model = o.model.model;
+  } else {
+    PARE_ASSIGN_OR_RETURN(model, load_random(o));
+    report.model = o.shape;
+    report.random_weights = true;
+    report.dtype = dtype_name(*dtype_from_name(o.dtype));
+  }
   PARE_RETURN_IF_ERROR(check_context(*model, "--prompt and one token", int64_t{o.config.prompt} + 1));
   PARE_RETURN_IF_ERROR(check_context(*model, "--depth, --gen and one token",
                                      std::max<int64_t>(1, o.config.depth) + o.config.generate + 1));
   PARE_ASSIGN_OR_RETURN(const auto runner, ModelBench::create(model, o.config));
   arm_interrupt();
   Progress progress;
-  Series ours, peer;
   PARE_RETURN_IF_ERROR(runner->run().status());  // warm-up
   for (int r = 0; r < o.repetitions && !interrupted(); ++r) {
     PARE_ASSIGN_OR_RETURN(const BenchSample sample, runner->run());
-    if (o.config.prompt > 0) ours.prefill.push_back(sample.prefill_tps);
-    if (o.config.generate > 0) ours.decode.push_back(sample.decode_tps);
+    if (o.config.prompt > 0) report.ours.prefill.push_back(sample.prefill_tps);
+    if (o.config.generate > 0) report.ours.decode.push_back(sample.decode_tps);
     if (!o.peer.empty()) {
-      PARE_ASSIGN_OR_RETURN(const BenchSample theirs, run_llama_bench(o.peer, path, o.config));
-      if (theirs.prefill_tps > 0) peer.prefill.push_back(theirs.prefill_tps);
-      if (theirs.decode_tps > 0) peer.decode.push_back(theirs.decode_tps);
+      PARE_ASSIGN_OR_RETURN(const BenchSample theirs,
+                            run_llama_bench(o.peer, path, o.config, model->accelerator != nullptr));
+      if (theirs.prefill_tps > 0) report.peer.prefill.push_back(theirs.prefill_tps);
+      if (theirs.decode_tps > 0) report.peer.decode.push_back(theirs.decode_tps);
     }
     progress.update("benchmark", r + 1, o.repetitions, "runs");
   }
   progress.finish();
   if (interrupted()) return cancelled("interrupted");
 
-  // Peaks are measured after the peak of resident memory was read: their buffer is not the model's.
-  const int64_t rss = peak_rss_bytes();
-  const double bandwidth = read_bandwidth_bytes_per_s(o.config.threads);
-  const BenchFloor floor = runner->floor();
-  const double steps_per_s = ours.decode.empty() ? 0.0 : median(ours.decode) / o.config.parallel;
-  const double floor_steps_per_s = bandwidth / floor.decode_bytes_per_step;
-  const double ratio = floor_steps_per_s > 0 ? steps_per_s / floor_steps_per_s : 0.0;
-  const double gmacs = ours.prefill.empty() ? 0.0 : median(ours.prefill) * floor.prefill_macs_per_token * 1e-9;
+  report.config = o.config;
+  report.repetitions = o.repetitions;
+  report.has_peer = !o.peer.empty();
+  report.attn = runner->engine().attn_spec();
+  report.kv = runner->engine().kv_spec();
+  report.floor = runner->floor();
+  report.stats = runner->engine().stats();
+  report.tensor_bytes = model->file_bytes;
+  report.peak_rss_bytes = peak_rss_bytes();
   PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
-  const EngineStats stats = runner->engine().stats();
-
-  if (json || o.format == "json") {
-    nlohmann::ordered_json object{{"model", o.model.model},
-                                  {"tensor_bytes", model->file_bytes},
-                                  {"commit", commit()},
-                                  {"cpu_level", cpu_level_name(level)},
-                                  {"threads", o.config.threads},
-                                  {"attn", runner->engine().attn_spec()},
-                                  {"kv", runner->engine().kv_spec()},
-                                  {"prompt", o.config.prompt},
-                                  {"gen", o.config.generate},
-                                  {"depth", o.config.depth},
-                                  {"parallel", o.config.parallel},
-                                  {"repetitions", o.repetitions},
-                                  {"prefill_tps", ours.prefill.empty() ? 0.0 : median(ours.prefill)},
-                                  {"decode_tps", ours.decode.empty() ? 0.0 : median(ours.decode)},
-                                  {"decode_floor_ratio", ratio},
-                                  {"prefill_spread", spread(ours.prefill)},
-                                  {"decode_spread", spread(ours.decode)},
-                                  {"prefill_gmacs_per_s", gmacs},
-                                  {"decode_bytes_per_step", floor.decode_bytes_per_step},
-                                  {"read_bandwidth_bytes_per_s", bandwidth},
-                                  {"peak_rss_bytes", rss},
-                                  {"weight_bytes", stats.weight_bytes},
-                                  {"workspace_bytes", stats.workspace_bytes},
-                                  {"kv_bytes_allocated", stats.kv_bytes_allocated},
-                                  {"kv_bytes_per_token", stats.kv_bytes_per_token}};
-    if (!o.peer.empty()) {
-      object["peer"] = {{"prefill_spread", spread(peer.prefill)}, {"decode_spread", spread(peer.decode)}};
-      if (!peer.prefill.empty()) object["prefill_ratio"] = median(ours.prefill) / median(peer.prefill);
-      if (!peer.decode.empty()) object["decode_ratio"] = median(ours.decode) / median(peer.decode);
-    }
-    print_json(object);
-    return ok_status();
+  report.cpu_level = cpu_level_name(level);
+  PARE_RETURN_IF_ERROR(measure_peaks(*model, &report));
+  if (json) {
+    print_json(bench_json(report));
+  } else {
+    print_bench_table(report);
   }
-  fmt::print("{}, {} threads, CPU level {}, attn={}, kv={}\n", version_text(), o.config.threads, cpu_level_name(level),
-             runner->engine().attn_spec(), runner->engine().kv_spec());
-  fmt::print(
-      "read bandwidth {:.1f} GB/s; decode floor {:.1f} MB per step = {:.1f} steps/s; medians (min-max) of {}\n\n",
-      bandwidth * 1e-9, floor.decode_bytes_per_step * 1e-6, floor_steps_per_s, o.repetitions);
-  fmt::print("| {} | tokens/s | floor ratio | llama.cpp | ratio |\n|---|---|---|---|---|\n", o.model.model);
-  const auto against = [](const std::vector<double>& a, const std::vector<double>& b) {
-    return a.empty() || b.empty() ? std::string("-") : fmt::format("{:.2f}", median(a) / median(b));
-  };
-  if (!ours.prefill.empty()) {
-    fmt::print("| prefill {} | {} | {:.1f} GMAC/s | {} | {} |\n", o.config.prompt, figure(ours.prefill), gmacs,
-               figure(peer.prefill), against(ours.prefill, peer.prefill));
-  }
-  if (!ours.decode.empty()) {
-    fmt::print("| decode {}{}{} | {} | {:.2f} | {} | {} |\n", o.config.generate,
-               o.config.depth > 0 ? fmt::format(" at {}", o.config.depth) : "",
-               o.config.parallel > 1 ? fmt::format(", {} sequences", o.config.parallel) : "", figure(ours.decode),
-               ratio, figure(peer.decode), against(ours.decode, peer.decode));
-  }
-  fmt::print("\npeak RSS {}, weights {}, workspace {}, KV {} ({} a token)\n", format_bytes(rss),
-             format_bytes(stats.weight_bytes), format_bytes(stats.workspace_bytes),
-             format_bytes(stats.kv_bytes_allocated), format_bytes(stats.kv_bytes_per_token));
   return ok_status();
+}
+
+Status bench(const BenchOptions& o, bool json) {
+  json = json || o.format == "json";
+  if (o.model.model != kKernels) {
+    if (!o.kernels.only.empty() || !o.kernels.peer_file.empty()) {
+      return invalid_argument("--only and --peer-json belong to `pare bench kernels`");
+    }
+    return bench_model(o, json);
+  }
+  if (!o.shape.empty() || !o.peer.empty()) {
+    return invalid_argument("bench kernels measures no model: it takes neither --shape nor --peer");
+  }
+  KernelsOptions kernels = o.kernels;
+  kernels.device = o.model.device;
+  return bench_kernels_command(kernels, json);
 }
 
 }  // namespace
@@ -148,6 +148,15 @@ void add_bench_command(Commands* commands) {
   CLI::App* app = commands->add("bench", "Measure speed beside the machine's floor and a peer",
                                 [o, commands] { return bench(*o, commands->json()); });
   o->model.add_to(app, false);
+  app->get_option("MODEL")->required(false);
+  std::string shapes;
+  for (const ModelShape& s : published_shapes()) shapes += fmt::format("{}{}", shapes.empty() ? "" : ", ", s.name);
+  CLI::Option* shape =
+      app->add_option("--shape", o->shape, "Instead of MODEL: random weights of a published shape: " + shapes)
+          ->type_name("NAME");
+  app->add_option("--dtype", o->dtype, "With --shape: the format of every matrix")
+      ->check(CLI::IsMember({"bf16", "q4_0", "q4_K", "q8_0"}, CLI::ignore_case))
+      ->needs(shape);
   const auto add = [&](const char* name, int32_t& value, int low, int high, const char* description) {
     app->add_option(name, value, description)->type_name("N")->check(CLI::Range(low, high));
   };
@@ -161,6 +170,12 @@ void add_bench_command(Commands* commands) {
       ->type_name("PROGRAM");
   app->add_option("--format", o->format, "md: a table for a page; json: as --json")
       ->check(CLI::IsMember({"md", "json"}));
+  app->add_option("--only", o->kernels.only, "Lines whose \"group: name\" contains this")
+      ->type_name("TEXT")
+      ->group("bench kernels --device cuda");
+  app->add_option("--peer-json", o->kernels.peer_file, "What tools/bench_cudnn.py printed: a column of its times")
+      ->type_name("FILE")
+      ->group("bench kernels --device cuda");
   app->footer(
       "Prefill and decode are separate runs over random tokens, as in llama-bench; decode starts at --depth. Rates "
       "are\n"
@@ -168,13 +183,20 @@ void add_bench_command(Commands* commands) {
       "embedding row a sequence, the KV that it attends) at the read bandwidth that this process measures with the "
       "same\n"
       "threads; the floor ratio is floor over time: 1 is as fast as memory allows. Peak RSS is taken before that\n"
-      "measurement, whose buffer is not the model's.\n"
+      "measurement, whose buffer is not the model's. On a card, bandwidth and the rate of large bf16 products are the\n"
+      "card's, and the prefill line has the share of that rate which products and attention reach.\n"
+      "`bench kernels` measures the CUDA kernels one by one: each beside the time that its bytes or products take at "
+      "the\n"
+      "rates measured in the same run.\n"
+      "--shape measures without a file: the speed is that of the shape, the weights are random.\n"
       "TTFT, time to first token: from the submission of a request to its first token; here --prompt over the prefill\n"
       "rate. ITL, inter-token latency: mean time between the tokens after the first; here --parallel over the decode\n"
       "rate. TPOT, time per output token: the same as ITL, since the first token never counts.\n\n"
       "  pare bench smollm2-135m-instruct\n"
       "  pare bench smollm2-135m-instruct --prompt 0 --gen 128 --depth 2048 --kv \"streaming(sink=4,recent=256)\"\n"
-      "  pare bench model.gguf --parallel 8 --json");
+      "  pare bench model.gguf --parallel 8 --json\n"
+      "  pare bench --shape llama-3.1-8b --dtype q4_0 --device cuda --depth 32768 --parallel 8\n"
+      "  pare bench kernels --device cuda --only prefill");
 }
 
 }  // namespace pare::cli

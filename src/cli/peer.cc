@@ -73,7 +73,7 @@ bool read_llama_bench(std::string_view output, int32_t depth, BenchSample* sampl
 }
 
 Expected<BenchSample> run_llama_bench(const std::string& program, const std::filesystem::path& model,
-                                      const BenchConfig& config) {
+                                      const BenchConfig& config, bool on_card) {
   std::vector<std::string> arguments{program,
                                      "-m",
                                      model.string(),
@@ -87,6 +87,7 @@ Expected<BenchSample> run_llama_bench(const std::string& program, const std::fil
                                      "1",
                                      "-o",
                                      "json"};
+  if (on_card) arguments.insert(arguments.end(), {"-ngl", "99", "-fa", "1"});
   PARE_ASSIGN_OR_RETURN(std::string text, output_of(arguments));
   BenchSample sample;
   if (!read_llama_bench(text, config.depth, &sample)) return io_error(fmt::format("{} printed no JSON table", program));

@@ -1,8 +1,11 @@
 #include "eval/model_bench.h"
 
 #include <algorithm>
+#include <chrono>
 
+#include "base/checked.h"
 #include "base/rng.h"
+#include "eval/decode_timing.h"
 #include "plan/kv_layout.h"
 
 namespace pare {
@@ -21,12 +24,14 @@ Expected<std::unique_ptr<ModelBench>> ModelBench::create(std::shared_ptr<const L
   EngineOptions o;
   o.threads = config.threads;
   o.max_sequences = std::max(1, config.parallel);
-  o.max_context = std::max(config.prompt + 1, std::max(1, config.depth) + config.generate + 1);
+  const int32_t decode_context = std::max(1, config.depth) + config.generate + 1 + lead(*model, config);
+  o.max_context = std::min(model->model->config().context_max, std::max(config.prompt + 1, decode_context));
   o.kv_rows = static_cast<int64_t>(o.max_sequences) * (o.max_context + kPageRows);
   o.logit_rows = o.max_sequences;
   o.share_prefixes = false;
   o.attn = config.attn;
   o.kv = config.kv;
+  o.strict = config.strict;
   PARE_ASSIGN_OR_RETURN(bench->engine_, Engine::create(model, o));
   bench->model_ = std::move(model);
   bench->config_ = config;
@@ -51,40 +56,53 @@ Expected<BenchSample> ModelBench::run() {
   return sample;
 }
 
+int32_t ModelBench::lead(const LoadedModel& model, const BenchConfig& config) {
+  if (config.parallel <= 1) return 0;
+  // Rows of prompts that a step takes at least; half of the engine's default, for the other half may be decode rows.
+  const int64_t prompt_rows = model.accelerator ? 2048 : 256;
+  const int64_t steps = ceil_div(int64_t{config.parallel} * std::max(1, config.depth), prompt_rows) + 1;
+  return static_cast<int32_t>(std::min<int64_t>(steps, model.model->config().context_max));
+}
+
 Expected<double> ModelBench::prefill() {
   Request request;
   request.tokens = random_tokens(config_.prompt, 1);
   request.max_tokens = 1;
   request.ignore_eos = true;
-  const EngineStats before = engine_->stats();
+  const auto begin = std::chrono::steady_clock::now();
   PARE_RETURN_IF_ERROR(engine_->submit(std::move(request), {}).status());
   PARE_RETURN_IF_ERROR(engine_->run());
-  const EngineStats after = engine_->stats();
-  return (after.prefill_rows - before.prefill_rows) / (after.prefill_ms - before.prefill_ms) * 1e3;
+  return config_.prompt / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 Expected<double> ModelBench::decode() {
-  // Sequences start together: prompts are read in steps of their own, and only steps without prompt rows are timed.
+  // Sequences whose prompts are read first decode while the others' are read. All go on until `generate` steps were
+  // timed with every sequence among them.
+  const int32_t ahead = lead(*model_, config_);
+  DecodeTiming timing(config_.parallel);
+  std::vector<RequestId> ids;
   for (int32_t i = 0; i < config_.parallel; ++i) {
     Request request;
     request.tokens = random_tokens(std::max(1, config_.depth), 2 + static_cast<uint32_t>(i));
-    request.max_tokens = config_.generate + 1;
+    request.max_tokens = config_.generate + 1 + ahead;
     request.ignore_eos = true;
-    PARE_RETURN_IF_ERROR(engine_->submit(std::move(request), {}).status());
+    PARE_ASSIGN_OR_RETURN(const RequestId id, engine_->submit(std::move(request), [&timing, i](const TokenEvent& e) {
+                            if (e.token >= 0) timing.token(i);
+                          }));
+    ids.push_back(id);
   }
-  // Steps with prompt rows decode those that are ahead; the rates count pure decode steps only.
-  const EngineStats before = engine_->stats();
-  uint64_t rows_in_mixed_steps = 0;
-  for (;;) {
-    const EngineStats last = engine_->stats();
+  double resident_bytes = 0.0;
+  while (timing.tokens() < int64_t{config_.generate} * config_.parallel) {
+    const int64_t steps = timing.steps();
     PARE_ASSIGN_OR_RETURN(const bool more, engine_->step());
-    const EngineStats now = engine_->stats();
-    if (now.decode_steps == last.decode_steps) rows_in_mixed_steps += now.decode_rows - last.decode_rows;
+    timing.step_ended(std::chrono::steady_clock::now());
+    if (timing.steps() > steps) resident_bytes += static_cast<double>(engine_->stats().kv_bytes_used);
     if (!more) break;
   }
-  const EngineStats after = engine_->stats();
-  const double rows = static_cast<double>(after.decode_rows - before.decode_rows - rows_in_mixed_steps);
-  return rows / (after.decode_ms - before.decode_ms) * 1e3;
+  for (const RequestId id : ids) engine_->cancel(id);
+  PARE_RETURN_IF_ERROR(engine_->run());
+  resident_kv_bytes_ = timing.steps() > 0 ? resident_bytes / static_cast<double>(timing.steps()) : 0.0;
+  return timing.tokens_per_second();
 }
 
 double decode_floor_bytes(const ModelConfig& c, uint64_t weight_bytes, const BenchConfig& config) {
@@ -101,17 +119,31 @@ double decode_floor_bytes(const ModelConfig& c, uint64_t weight_bytes, const Ben
   return static_cast<double>(weight_bytes) + config.parallel * kv_bytes;
 }
 
+double causal_attention_flop(const ModelConfig& c, int32_t tokens) {
+  const double all = static_cast<double>(tokens);
+  double pairs = 0.0;  // (row, key), over all layers
+  for (int32_t l = 0; l < c.n_layers; ++l) {
+    const double window = c.is_sliding(l) ? std::min(all, static_cast<double>(c.window)) : all;
+    pairs += window * (window + 1.0) / 2.0 + (all - window) * window;
+  }
+  return 4.0 * pairs * c.n_heads * c.head_dim;
+}
+
 BenchFloor ModelBench::floor() const {
   BenchFloor floor;
   const Model& model = *model_->model;
   const ModelConfig& c = model.config();
   floor.decode_bytes_per_step = decode_floor_bytes(c, model.decode_weight_bytes(), config_);
-  // A policy that drops rows need not read them: what the steps counted is what had to be read.
+  // A policy that drops rows need not read them: what the steps counted is what had to be read. Accelerators don't
+  // count: there it is what was kept.
   const EngineStats stats = engine_->stats();
   if (engine_->kv_spec() != "dense" && stats.decode_steps > 0) {
-    floor.decode_bytes_per_step = static_cast<double>(stats.decode_weight_bytes + stats.decode_kv_bytes) /
+    floor.decode_bytes_per_step =
+        model_->accelerator ? static_cast<double>(model.decode_weight_bytes()) + resident_kv_bytes_
+                            : static_cast<double>(stats.decode_weight_bytes + stats.decode_kv_bytes) /
                                   static_cast<double>(stats.decode_steps);
   }
+  if (engine_->attn_spec() == "dense") floor.prefill_attention_flop = causal_attention_flop(c, config_.prompt);
   const double hd = static_cast<double>(c.n_heads) * c.head_dim, kd = static_cast<double>(c.n_kv_heads) * c.head_dim;
   floor.prefill_macs_per_token =
       c.n_layers * (static_cast<double>(c.dim) * (2.0 * hd + 2.0 * kd) + 3.0 * c.dim * c.ffn_dim);

@@ -146,6 +146,25 @@ Expected<ModelFile> ModelFile::open(const fs::path& path) {
   return model;
 }
 
+Expected<ModelFile> ModelFile::from_parts(ModelParts parts) {
+  const std::byte *begin = parts.memory.data(), *end = begin + parts.memory.size();
+  for (const TensorEntry& t : parts.tensors) {
+    PARE_ASSIGN_OR_RETURN(const uint64_t bytes, tensor_bytes(t.dtype, t.shape));
+    if (bytes != t.data.size() || t.data.data() < begin || t.data.data() + bytes > end) {
+      return data_loss(
+          fmt::format("tensor {}: {} bytes, not all of them in the model's memory", quote_name(t.name), bytes));
+    }
+  }
+  ModelFile model;
+  model.container_ = Container::kSafetensors;
+  model.metadata_ = std::move(parts.metadata);
+  model.tensors_ = std::move(parts.tensors);
+  model.memory_ = std::move(parts.memory);
+  model.tokenizer_json_ = std::move(parts.tokenizer_json);
+  PARE_RETURN_IF_ERROR(model.index_tensors());
+  return model;
+}
+
 Status ModelFile::open_gguf(const fs::path& path) {
   container_ = Container::kGguf;
   const SplitName split = parse_split_name(path.filename().string());

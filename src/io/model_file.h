@@ -10,12 +10,22 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/arena.h"
 #include "io/mapped_file.h"
 #include "io/metadata.h"
 #include "io/tensor_entry.h"
 #include "pare/status.h"
 
 namespace pare {
+
+// A model that is in no file: configuration and names as in a Hugging Face folder. Tensors lie in `memory`, where they
+// may overlap.
+struct ModelParts {
+  Metadata metadata;
+  std::vector<TensorEntry> tensors;
+  AlignedBuffer memory;
+  std::string tokenizer_json;
+};
 
 // Tensors stay in the mapped files; opening reads headers and side files only. Immutable afterwards, so that
 // every method may be called from any thread. Moving keeps all references good.
@@ -27,6 +37,8 @@ class ModelFile {
   // "*.safetensors.index.json" beside its config.json, or a folder with these. Errors begin with the path of
   // the file at fault.
   static Expected<ModelFile> open(const std::filesystem::path& path);
+  // kDataLoss: a name is there twice, or a tensor's bytes are not those of its type and shape or lie outside `memory`.
+  static Expected<ModelFile> from_parts(ModelParts parts);
 
   Container container() const { return container_; }
   // GGUF: its own keys. Hugging Face: config.json, flattened (io/json.h).
@@ -66,6 +78,7 @@ class ModelFile {
   Container container_ = Container::kGguf;
   Metadata metadata_;
   std::vector<Part> parts_;
+  AlignedBuffer memory_;  // of a model that is in no file
   std::vector<TensorEntry> tensors_;
   std::unordered_map<std::string_view, size_t> by_name_;  // names live in tensors_
   std::string config_json_, tokenizer_json_, tokenizer_config_json_, vocab_txt_, chat_template_;

@@ -29,6 +29,7 @@ struct AcceleratorInfo {
 
 struct AcceleratorMemory {
   int64_t bytes = 0, bytes_peak = 0;  // held by this process through the allocator
+  int64_t free_bytes = 0;             // of the card, as the driver says: whoever holds the rest
   int64_t pinned_bytes = 0;           // page-locked host memory
 };
 
@@ -50,6 +51,10 @@ class Accelerator {
   virtual Expected<std::shared_ptr<std::byte>> allocate(size_t bytes) = 0;
   virtual Expected<std::shared_ptr<std::byte>> allocate_pinned(size_t bytes) = 0;
   virtual Status upload(std::byte* to, std::span<const std::byte> from) = 0;
+
+  // The most that the card can do, measured when asked: bytes a second of reading, FLOP a second of bf16 products.
+  virtual Expected<double> read_bandwidth() = 0;
+  virtual Expected<double> gemm_rate() = 0;
 
   virtual Expected<std::unique_ptr<DeviceOps>> create_ops() = 0;
 };

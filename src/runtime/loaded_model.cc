@@ -6,7 +6,12 @@ namespace pare {
 
 Expected<std::shared_ptr<const LoadedModel>> load(const std::filesystem::path& path, ThreadPool* pool,
                                                   std::shared_ptr<ops::Accelerator> accelerator) {
-  PARE_ASSIGN_OR_RETURN(ModelFile file, ModelFile::open(path));
+  PARE_ASSIGN_OR_RETURN(const ModelFile file, ModelFile::open(path));
+  return load(file, path, pool, std::move(accelerator));
+}
+
+Expected<std::shared_ptr<const LoadedModel>> load(const ModelFile& file, const std::filesystem::path& path,
+                                                  ThreadPool* pool, std::shared_ptr<ops::Accelerator> accelerator) {
   auto loaded = std::make_shared<LoadedModel>();
   loaded->path = path;
   loaded->content_hash = file.content_hash();

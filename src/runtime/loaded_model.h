@@ -26,6 +26,10 @@ struct LoadedModel {
 // and engines of this model run there.
 Expected<std::shared_ptr<const LoadedModel>> load(const std::filesystem::path& path, ThreadPool* pool,
                                                   std::shared_ptr<ops::Accelerator> accelerator = nullptr);
+// The same of a model that is open already; `path` is how it is called.
+Expected<std::shared_ptr<const LoadedModel>> load(const ModelFile& file, const std::filesystem::path& path,
+                                                  ThreadPool* pool,
+                                                  std::shared_ptr<ops::Accelerator> accelerator = nullptr);
 
 // The prompt of a conversation: messages_json as ChatTemplateInputs takes it, rendered by the model's template.
 // kNotFound when the model has none.

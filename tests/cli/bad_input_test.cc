@@ -34,6 +34,17 @@ TEST(BadInput, CommandLine) {
   expect_error({"run", tiny_model("bert"), "--raw", "hi"}, 2, {"encoder"});
   expect_error({"bench", kLlama, "--prompt", "0", "--gen", "0"}, 2, {"--prompt", "--gen"});
   expect_error({"bench", kLlama, "--prompt", "0", "--depth", "300"}, 2, {"--depth", "256"});
+  expect_error({"bench"}, 2, {"MODEL", "--shape"});
+  expect_error({"bench", kLlama, "--shape", "qwen3-8b"}, 2, {"MODEL", "--shape"});
+  expect_error({"bench", kLlama, "--dtype", "q8_0"}, 2, {"--dtype", "--shape"});
+  expect_error({"bench", kLlama, "--only", "rows"}, 2, {"--only", "kernels"});
+  expect_error({"bench", "kernels"}, 2, {"--device cuda"});
+  expect_error({"bench", "kernels", "--shape", "qwen3-8b"}, 2, {"kernels", "--shape"});
+  expect_error({"bench", "kernels", "--device", "cuda", "--peer-json", "absent.json"}, 2, {"absent.json"});
+  expect_error({"bench", "--shape", "qwen9"}, 2, {"qwen9", "smollm2-135m"});
+  expect_error({"bench", "--shape", "qwen3-8b", "--dtype", "q3_K"}, 2, {"--dtype", "q3_K"});
+  expect_error({"bench", "--shape", "smollm2-135m", "--dtype", "q4_K"}, 2, {"576", "256", "Q4_K"});
+  expect_error({"bench", "--shape", "smollm2-135m", "--peer", "llama-bench"}, 2, {"--peer", "--shape"});
   expect_error({"eval", "bogus", kLlama, "--file", kLlama}, 2, {"bogus"});
   expect_error({"eval", "perplexity", kLlama, "--file", source_path("README.md"), "--context", "512"}, 2,
                {"--context", "512", "256"});

@@ -229,6 +229,19 @@ TEST(Interface, Bench) {
   EXPECT_TRUE(decode["prefill_spread"].is_null());
 }
 
+TEST(Interface, BenchOfAShapeSaysThatWeightsAreRandom) {
+  const std::vector<std::string> command{"bench", "--shape", "smollm2-135m",  "--dtype", "q4_0", "--prompt", "8",
+                                         "--gen", "2",       "--repetitions", "1"};
+  const Json result = pare_json(command);
+  EXPECT_EQ(result["model"], "smollm2-135m");
+  EXPECT_EQ(result["weights"], "random");
+  EXPECT_EQ(result["dtype"], "Q4_0");
+  EXPECT_EQ(result["device"], "cpu");
+  EXPECT_GT(result["decode_tps"], 0.0);
+  EXPECT_GT(result["prefill_flop_per_s"], 0.0);
+  EXPECT_THAT(run_pare(command).out, testing::HasSubstr("| smollm2-135m, random weights, Q4_0 |"));
+}
+
 TEST(Interface, BenchPeer) {
   const ScratchFolder folder;
   const std::string peer = folder / "llama-bench";

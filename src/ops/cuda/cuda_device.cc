@@ -5,6 +5,7 @@
 #include <array>
 
 #include "base/checked.h"
+#include "kernels/cuda/card_rates.h"
 #include "kernels/cuda/device_weight.h"
 #include "kernels/cuda/small_linear.h"
 #include "kernels/linear.h"
@@ -85,7 +86,9 @@ Expected<std::shared_ptr<Accelerator>> open_accelerator(Device device) {
 
 AcceleratorMemory CudaDevice::memory() const {
   const cuda::MemoryStats stats = cuda::memory_stats();
-  return {stats.device_bytes, stats.device_bytes_peak, stats.pinned_bytes};
+  size_t free = 0, total = 0;
+  if (cudaMemGetInfo(&free, &total) != cudaSuccess) free = 0;
+  return {stats.device_bytes, stats.device_bytes_peak, static_cast<int64_t>(free), stats.pinned_bytes};
 }
 
 size_t CudaDevice::weight_bytes(DType dtype, int64_t n, int64_t k) const {
@@ -115,6 +118,16 @@ Expected<std::shared_ptr<std::byte>> CudaDevice::allocate_pinned(size_t bytes) {
 Status CudaDevice::upload(std::byte* to, std::span<const std::byte> from) {
   if (from.empty()) return ok_status();
   return cuda::to_status(cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+}
+
+Expected<double> CudaDevice::read_bandwidth() {
+  PARE_CUDA_RETURN_IF_ERROR(cudaSetDevice(info_.device.index));
+  return cuda::measure_read_rate();
+}
+
+Expected<double> CudaDevice::gemm_rate() {
+  PARE_CUDA_RETURN_IF_ERROR(cudaSetDevice(info_.device.index));
+  return cuda::measure_gemm_rate();
 }
 
 Expected<std::unique_ptr<DeviceOps>> CudaDevice::create_ops() {

@@ -21,6 +21,8 @@ class CudaDevice : public Accelerator, public std::enable_shared_from_this<CudaD
   Expected<std::shared_ptr<std::byte>> allocate(size_t bytes) override;
   Expected<std::shared_ptr<std::byte>> allocate_pinned(size_t bytes) override;
   Status upload(std::byte* to, std::span<const std::byte> from) override;
+  Expected<double> read_bandwidth() override;
+  Expected<double> gemm_rate() override;
   Expected<std::unique_ptr<DeviceOps>> create_ops() override;
 
   // What the products with the weights placed so far need: workspace of the packed kernels, and the largest weight as

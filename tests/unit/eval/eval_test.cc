@@ -181,6 +181,36 @@ TEST(Bench, FloorIsWhatTheEngineCounts) {
   }
 }
 
+TEST(Bench, AttentionOperationsAreCounted) {
+  ModelConfig c;
+  c.n_layers = 2;
+  c.n_heads = 3;
+  c.head_dim = 16;
+  c.window = 4;
+  c.sliding = {1, 0};
+  // Rows attend 1, 2, 3, 4, 4, 4 keys with the window and 1 to 6 without: 39 pairs, each two products of 16.
+  EXPECT_DOUBLE_EQ(causal_attention_flop(c, 6), (18 + 21) * 2.0 * 2 * 16 * 3);
+  c.window = 10;
+  EXPECT_DOUBLE_EQ(causal_attention_flop(c, 6), (21 + 21) * 2.0 * 2 * 16 * 3);
+}
+
+// Results that come a step late change when tokens are seen, not how many.
+TEST(Bench, SequencesDecodeTogetherWhilePromptsAreRead) {
+  const auto model = tiny("llama");
+  for (const int32_t depth : {1, 100}) {
+    // Prompts of 800 tokens take two steps, in the second of which the first sequences decode.
+    BenchConfig config{.prompt = 0, .generate = 10, .depth = depth, .parallel = 8, .threads = 1};
+    auto bench = ModelBench::create(model, config);
+    ASSERT_TRUE(bench.ok()) << bench.status().to_string();
+    const auto sample = (*bench)->run();
+    ASSERT_TRUE(sample.ok()) << sample.status().to_string();
+    EXPECT_GT(sample->decode_tps, 0.0);
+    // Ten steps with all eight, and what came while the clock stood.
+    EXPECT_GE((*bench)->engine().stats().decode_rows, 80u);
+    EXPECT_LE((*bench)->engine().stats().decode_rows, 8u * (10 + 5));
+  }
+}
+
 TEST(Bench, PolicyThatDropsRowsLowersTheFloor) {
   const auto floor_with = [&](const std::string& kv) {
     BenchConfig config{

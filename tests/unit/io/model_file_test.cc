@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <csignal>
+#include <cstring>
 
 #include "io/atomic_file.h"
 #include "io/gguf.h"
@@ -54,6 +55,36 @@ TEST(ModelFile, OpensBothContainersOfTheSameModel) {
   ASSERT_TRUE(a && b);
   EXPECT_EQ(text_of(*a), text_of(*b));
   EXPECT_EQ(gguf->find("absent"), nullptr);
+}
+
+TEST(ModelFile, PartsInMemoryAreAModel) {
+  const auto parts = [] {
+    ModelParts p;
+    p.metadata.set("model_type", std::string("llama"));
+    p.memory = std::move(*AlignedBuffer::allocate(64));
+    std::memcpy(p.memory.data(), "overlapping", 11);
+    p.tensors.push_back({"a", DType::U8, {4}, {p.memory.data(), 4}});
+    p.tensors.push_back({"b", DType::U8, {2, 3}, {p.memory.data() + 2, 6}});
+    return p;
+  };
+  auto made = ModelFile::from_parts(parts());
+  ASSERT_TRUE(made.ok()) << made.status().to_string();
+  const ModelFile file = std::move(*made);
+  EXPECT_EQ(file.container(), ModelFile::Container::kSafetensors);
+  EXPECT_EQ(text_of(*file.find("a")), "over");
+  EXPECT_EQ(text_of(*file.find("b")), "erlapp");
+  file.drop_resident(file.find("b")->data);
+  EXPECT_EQ(text_of(*file.find("b")), "erlapp");
+
+  ModelParts twice = parts();
+  twice.tensors[1].name = "a";
+  EXPECT_EQ(ModelFile::from_parts(std::move(twice)).status().code(), StatusCode::kDataLoss);
+  ModelParts short_of_bytes = parts();
+  short_of_bytes.tensors[1].data = short_of_bytes.tensors[1].data.first(5);
+  EXPECT_THAT(ModelFile::from_parts(std::move(short_of_bytes)).status().message(), HasSubstr("'b'"));
+  ModelParts outside = parts();
+  outside.tensors[0].data = {outside.memory.data() + 62, 4};
+  EXPECT_EQ(ModelFile::from_parts(std::move(outside)).status().code(), StatusCode::kDataLoss);
 }
 
 TEST(ModelFile, DroppedPagesReadTheSameAgainAndMovesKeepReferences) {

@@ -1,6 +1,7 @@
-#include "read_rate.h"
+#include "kernels/cuda/card_rates.h"
+#include "tensor/cuda/status.h"
 
-namespace pare::cuda::bench {
+namespace pare::cuda {
 namespace {
 
 constexpr int kThreads = 512, kAhead = 8;  // 16-byte loads in flight per thread
@@ -20,11 +21,12 @@ __global__ void __launch_bounds__(kThreads) read_kernel(const uint4* data, size_
 
 }  // namespace
 
-void read_all(const std::byte* data, size_t bytes, uint32_t* sink, Stream stream) {
+Status read_all(const std::byte* data, size_t bytes, uint32_t* sink, Stream stream) {
   int device = 0, multiprocessors = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  PARE_CUDA_RETURN_IF_ERROR(cudaGetDevice(&device));
+  PARE_CUDA_RETURN_IF_ERROR(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   read_kernel<<<multiprocessors * 4, kThreads, 0, stream>>>(reinterpret_cast<const uint4*>(data), bytes / 16, sink);
+  return launch_status("read_all");
 }
 
-}  // namespace pare::cuda::bench
+}  // namespace pare::cuda
