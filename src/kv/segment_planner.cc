@@ -27,8 +27,39 @@ int32_t items_of(const Run& run) {
   return run.item_spans == 1 ? units_of(run) : ceil_div(units_of(run), run.item_spans / kOctetSpans);
 }
 
+// Rows of the runs that are to be cut into items.
+struct RunRows {
+  static constexpr int32_t kChoices[] = {1, 8, 16, 32, 64, 128, 256};  // spans of an item
+  int64_t all = 0, longest = 0;
+  int64_t items[std::size(kChoices)] = {};
+  void add(int64_t rows) {
+    all += rows;
+    longest = std::max(longest, rows);
+    for (size_t c = 0; c < std::size(kChoices); ++c) items[c] += ceil_div<int64_t>(rows, kChoices[c] * kSpanRows);
+  }
+};
+
+// Spans of an item, so that rounds of `threads` tasks take the least time. Spans only where segment_plan_max_bytes
+// counts on them.
+uint16_t fewest_rounds(const RunRows& rows, const SegmentShape& shape) {
+  const bool few = rows.all * shape.n_kv_heads <= int64_t{kOctetRows} * kTasksPerThread * shape.threads;
+  int64_t best = INT64_MAX;
+  int32_t spans = kOctetSpans;
+  for (size_t c = few ? 0 : 1; c < std::size(RunRows::kChoices); ++c) {
+    const int64_t rounds = ceil_div<int64_t>(rows.items[c] * shape.n_kv_heads, shape.threads);
+    const int64_t item_rows = std::min<int64_t>(RunRows::kChoices[c] * kSpanRows, rows.longest);
+    const int64_t cost = rounds * (item_rows + std::max(shape.item_overhead, kMinItemOverhead));
+    if (cost >= best) continue;
+    best = cost;
+    spans = RunRows::kChoices[c];
+  }
+  return static_cast<uint16_t>(spans);
+}
+
 // Spans of an item, so that the rows of all runs make about kTasksPerThread tasks for each thread.
-uint16_t choose_item_spans(int64_t rows, const SegmentShape& shape) {
+uint16_t choose_item_spans(const RunRows& run_rows, const SegmentShape& shape) {
+  if (shape.item_overhead > 0) return fewest_rounds(run_rows, shape);
+  const int64_t rows = run_rows.all;
   const int64_t tasks = shape.threads > 1 ? int64_t{kTasksPerThread} * shape.threads : 1;
   const int64_t per_task = rows * shape.n_kv_heads / tasks;
   if (per_task < kOctetRows) return 1;
@@ -76,7 +107,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   if (max_runs > kMaxRunsOfPolicy) return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
 
   int32_t n_decode = 0;
-  int64_t rows = 0;
+  RunRows rows;
   Run runs_of_seq[kMaxRunsOfPolicy];
   const auto plan_seq = [&](const SeqStep& s) {
     return policy.build_runs({.pos = s.pos, .n_q = s.n_q, .page0 = s.page0, .reach = reach}, runs_of_seq);
@@ -89,7 +120,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
     }
     ++n_decode;
     const int n = plan_seq(s);
-    for (int r = 0; r < n; ++r) rows += runs_of_seq[r].rows;
+    for (int r = 0; r < n; ++r) rows.add(runs_of_seq[r].rows);
   }
   const uint16_t item_spans = choose_item_spans(rows, shape);
 

@@ -19,7 +19,11 @@ inline constexpr int32_t kMaxDecodeRows = 16;  // query rows of one sequence in 
 struct SegmentShape {
   int32_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
   int32_t threads = 1;
+  // What an item costs beyond its rows, in rows. 0: threads take items as they become free, so that a few for each end
+  // together. Else (a card, `threads` its multiprocessors, at least kMinItemOverhead): items are dealt in rounds.
+  int32_t item_overhead = 0;
 };
+inline constexpr int32_t kMinItemOverhead = 128;
 
 // Plans the sequences with kSeqDecode for one layer class. Sets fold0 and n_folds of every sequence (0 for
 // the others). `layer_window`: the class's own window. What the host writes comes from `tables`, room for the partial

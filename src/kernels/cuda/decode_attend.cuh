@@ -53,6 +53,8 @@ class Attend {
   }
   __device__ static void sync() { named_barrier(kAttendBarrier, kAttendThreads); }
   __device__ int column_of(int n, int e) const { return 8 * n + 2 * (lane_ % 4) + e % 2; }
+  // Where the warps' eight values for a column begin: what the lanes of a warp read together lies side by side.
+  __device__ int warps_of(int n, int e) const { return (8 * n + 4 * e + lane_ % 4) * kAttendWarps; }
   __device__ int channel_of(int i) const { return (warp_ + kAttendWarps * i) * 16 + lane_ / 4; }
   __device__ int64_t out_row(const Column& column) const {
     return static_cast<int64_t>(column.t) * params_.layer.n_heads + column.head;
@@ -80,10 +82,16 @@ class Attend {
     State state;
     Output o;  // of the unit; its m and l are in shared memory
     state.clear();
+    const bool reads_keys = job.reads_keys();
+    const Products products = {
+        .all_channels = reads_keys && job.k_width == 16 * S::kSteps && job.chan < 0,
+        .some_channels = reads_keys,
+        .need_finish = params_.cap != 0.0f || job.is(kJobScored | kJobWeighted),
+    };
     bool first_span = true;
     int32_t unit = job.unit_begin, flags;
     do {
-      flags = attend_tile(job, columns, queries, state);
+      flags = attend_tile(job, products, columns, queries, state);
       if ((flags & kTileEndsSpan) != 0) {
         merge_span(state, first_span, o);
         state.clear();
@@ -96,8 +104,14 @@ class Attend {
     } while ((flags & kTileEndsJob) == 0);
   }
 
+  // Which way a job's logits come about.
+  struct Products {
+    bool all_channels, some_channels, need_finish;
+  };
+
   // Returns the tile's flags.
-  __device__ int32_t attend_tile(const Job& job, const Column* columns, uint32_t queries, State& state) {
+  __device__ int32_t attend_tile(const Job& job, const Products& products, const Column* columns, uint32_t queries,
+                                 State& state) {
     float s[N][4];
     const bool has_keys = S::kKeyWarps == kAttendWarps || warp_ < S::kKeyWarps;
     auto* maxima = shared_.template as<float>(S::kMaxima);
@@ -106,9 +120,9 @@ class Attend {
     mbarrier_wait(shared_.keys_full(ring_.at), ring_.parity);
     const Tile tile = shared_.tile(ring_.at);
     if (has_keys) {
-      if (job.k_width == 16 * S::kSteps && job.chan < 0 && !job.is(kJobScored)) {
+      if (products.all_channels) {
         multiply_full_keys(queries, s);
-      } else if (job.reads_keys()) {
+      } else if (products.some_channels) {
         multiply_keys(job, queries, s);
       }
 #pragma unroll
@@ -116,7 +130,7 @@ class Attend {
 #pragma unroll
         for (int e = 0; e < 4; ++e) s[n][e] *= params_.factor;
       }
-      if (params_.cap != 0.0f || job.is(kJobScored | kJobWeighted) || (tile.flags & kTileWhole) == 0) {
+      if (products.need_finish || (tile.flags & kTileWhole) == 0) {
         finish_logits(job, columns, tile, s);
       }
 #pragma unroll
@@ -128,8 +142,8 @@ class Attend {
           m[1] = fmaxf(m[1], __shfl_xor_sync(~0u, m[1], step));
         }
         if (lane_ < 4) {
-          maxima[column_of(n, 0) * kAttendWarps + warp_] = m[0];
-          maxima[column_of(n, 1) * kAttendWarps + warp_] = m[1];
+          maxima[warps_of(n, 0) + warp_] = m[0];
+          maxima[warps_of(n, 1) + warp_] = m[1];
         }
       }
     }
@@ -140,7 +154,7 @@ class Attend {
     for (int n = 0; n < N; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const float m = fmaxf(state.m[n][e], maximum_of_warps(maxima + column_of(n, e) * kAttendWarps));
+        const float m = fmaxf(state.m[n][e], maximum_of_warps(maxima + warps_of(n, e)));
         const float base = m == -INFINITY ? 0.0f : m, keep = exp2_approx(state.m[n][e] - base);
         state.m[n][e] = m;
         state.l[n][e] *= keep;
@@ -184,12 +198,10 @@ class Attend {
     return l + ((b.x + b.y) + (b.z + b.w));
   }
 
+  // Where the first step's 16 channels of this lane's key lie; those of step k at address ^ 32 k.
   __device__ uint32_t key_address() const {
     return shared_.address(shared_.keys(ring_.at)) + static_cast<uint32_t>(warp_ * 16 + lane_ % 16) * S::kRowBytes +
-           static_cast<uint32_t>(lane_ / 16) * 16;
-  }
-  __device__ uint32_t query_offset() const {
-    return static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + static_cast<uint32_t>(lane_ / 8) * 16;
+           chunk_offset(lane_, lane_ / 16);
   }
 
   // s[n] = the warp's 16 keys times the columns of tile n, over all channels that a row has room for. No order of sums
@@ -197,19 +209,19 @@ class Attend {
   __device__ void multiply_full_keys(uint32_t queries, float (&s)[N][4]) const {
     constexpr int kGroup = 4;  // steps whose keys are in registers together
     const uint32_t keys = key_address();
-    queries += query_offset();
+    queries += static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8);
 #pragma unroll
     for (int group = 0; group < S::kSteps; group += kGroup) {
       uint32_t a[kGroup][4];
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) load_matrices(a[k], keys + (group + k) * 32);
+      for (int k = 0; k < kGroup; ++k) load_matrices(a[k], keys ^ ((group + k) * 32));
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         float other[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // two chains wait half as long
 #pragma unroll
         for (int k = 0; k < kGroup; k += 2) {
           uint32_t b[4];
-          load_matrices(b, queries + 8 * n * S::kRowBytes + (group + k) * 32);
+          load_matrices(b, (queries + 8 * n * S::kRowBytes) ^ ((group + k) * 32));
           multiply_add<T>(s[n], a[k], b[0], b[1]);
           multiply_add<T>(other, a[k + 1], b[2], b[3]);
         }
@@ -222,24 +234,22 @@ class Attend {
   // The same for rows that keep fewer channels, and for queries of two terms.
   __device__ void multiply_keys(const Job& job, uint32_t queries, float (&s)[N][4]) const {
     const int32_t steps = job.k_width / 16, terms = job.chan < 0 ? 1 : 2;
-    uint32_t keys = key_address();
-    queries += query_offset();
+    const uint32_t keys = key_address();
+    queries += static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8 % 2);
 #pragma unroll 1
     for (int32_t step = 0; step < steps; ++step) {
       uint32_t a[4];
-      load_matrices(a, keys);
+      load_matrices(a, keys ^ static_cast<uint32_t>(step * 32));
 #pragma unroll 1
       for (int32_t term = 0; term < terms; ++term) {
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-          // Matrices 2 and 3 are the next step's; beyond the last one, whatever lies there.
-          uint32_t b[4];
-          load_matrices(b, queries + static_cast<uint32_t>(term) * S::kTermBytes + 8 * n * S::kRowBytes);
+          uint32_t b[4];  // twice the same two matrices
+          load_matrices(b, (queries + static_cast<uint32_t>(term) * S::kTermBytes + 8 * n * S::kRowBytes) ^
+                               static_cast<uint32_t>(step * 32));
           multiply_add<T>(s[n], a, b[0], b[1]);
         }
       }
-      keys += 32;
-      queries += 32;
     }
   }
 
@@ -291,7 +301,7 @@ class Attend {
     constexpr int kSteps = S::kTileRows / 16;
     const uint32_t values = shared_.address(shared_.values(ring_.at)) +
                             static_cast<uint32_t>(lane_ % 8 + lane_ / 16 * 8) * S::kRowBytes +
-                            static_cast<uint32_t>(lane_ / 8 % 2 * 16 + warp_ * 32);
+                            chunk_offset(lane_, lane_ / 8 % 2 + warp_ * 2);
     const uint32_t weights = shared_.address(S::kWeights) + static_cast<uint32_t>(lane_) * 16;
 #pragma unroll
     for (int i = 0; i < C; ++i) {
@@ -335,8 +345,8 @@ class Attend {
         l[1] += __shfl_xor_sync(~0u, l[1], step);
       }
       if (lane_ < 4) {
-        sums[column_of(n, 0) * kAttendWarps + warp_] = l[0];
-        sums[column_of(n, 1) * kAttendWarps + warp_] = l[1];
+        sums[warps_of(n, 0) + warp_] = l[0];
+        sums[warps_of(n, 1) + warp_] = l[1];
       }
     }
     sync();
@@ -357,7 +367,7 @@ class Attend {
         }
         if (warp_ == 0 && lane_ < 4) {
           unit_m(turn_)[c] = f.m;
-          unit_l(turn_)[c] = merged(first ? 0.0f : old_l[c], sum_of_warps(sums + c * kAttendWarps), f);
+          unit_l(turn_)[c] = merged(first ? 0.0f : old_l[c], sum_of_warps(sums + warps_of(n, e)), f);
         }
       }
     }

@@ -62,7 +62,7 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
         octet_at = -1;
         section_at = fold.section;
       }
-      constexpr int32_t kAhead = 16;  // partials in flight
+      constexpr int32_t kAhead = 8;  // partials in flight
       for (int32_t first = 0; first < fold.n_parts; first += kAhead) {
         float2 ml[kAhead], xy[kAhead];
 #pragma unroll

@@ -14,7 +14,7 @@ namespace pare::cuda::decode {
 
 template <typename T, typename S>
 __global__ void __launch_bounds__(kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
-  extern __shared__ __align__(128) std::byte memory[];
+  extern __shared__ __align__(1024) std::byte memory[];
   const Shared<S> shared(params, memory);
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / 32;
   if (warp < kAttendWarps) warm_plan(params, warp);

@@ -138,22 +138,26 @@ class Load {
 
   __device__ static void copy_together(uint32_t to, const std::byte* from, int32_t width) {
     constexpr int kFullChunks = S::kSteps * 2;  // of 16 bytes in a row
+    from += lane_id() * 16;
     if (width == kFullChunks * 8) {
-      to += static_cast<uint32_t>(lane_id() / kFullChunks) * S::kRowBytes +
-            static_cast<uint32_t>(lane_id() % kFullChunks) * 16;
-      from += lane_id() * 16;
+      constexpr int kRows = 32 / kFullChunks, kTurns = 8 / kRows;  // rows of a copy; copies until row % 8 comes again
+      const int32_t slot = lane_id() / kFullChunks, chunk = lane_id() % kFullChunks;
+      uint32_t turns[kTurns];
 #pragma unroll
-      for (int i = 0; i < kSlots / 32 * kFullChunks; ++i) {
-        copy_async_16(to + i * (32 / kFullChunks) * S::kRowBytes, from + i * 512, true);
+      for (int i = 0; i < kTurns; ++i) {
+        turns[i] = to + static_cast<uint32_t>(slot + i * kRows) * S::kRowBytes + chunk_offset(slot + i * kRows, chunk);
+      }
+#pragma unroll
+      for (int i = 0; i < kSlots / kRows; ++i) {
+        copy_async_16(turns[i % kTurns] + i / kTurns * 8 * S::kRowBytes, from + i * 512, true);
       }
       return;
     }
     const int32_t chunks = width / 8, slot_step = 32 / chunks, chunk_step = 32 % chunks;
     int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
-    from += lane_id() * 16;
 #pragma unroll 4
     for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
-      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16, from, true);
+      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + chunk_offset(slot, chunk), from, true);
       from += 512;
       slot += slot_step;
       chunk += chunk_step;
@@ -221,7 +225,7 @@ class Load {
       const Source source = sources_[slot];
       const bool present = source.page != nullptr;
       copy_async_16(
-          to + static_cast<uint32_t>(slot) * S::kRowBytes + static_cast<uint32_t>(chunk) * 16,
+          to + static_cast<uint32_t>(slot) * S::kRowBytes + chunk_offset(slot, chunk),
           present ? source.page + plane + static_cast<int64_t>(source.in_page) * width * 2 + chunk * 16 : anywhere,
           present);
       slot += slot_step;

@@ -87,8 +87,8 @@ struct Tile {
 };
 
 // The sizes of a kernel for head dimensions up to kMaxDim and passes of up to 8 kColumnTiles query rows, and where
-// things lie in shared memory, by byte offset. Rows have 16 bytes more than they need, so that the rows of an 8 x 8
-// matrix start in different banks. What comes last depends on numbers of stages and terms.
+// things lie in shared memory, by byte offset. Chunk c of 16 bytes of row r lies at chunk c ^ (r % 8), so that the rows
+// of an 8 x 8 matrix lie in different banks. What comes last depends on numbers of stages and terms.
 template <int kMaxDim, int kColumnTiles>
 struct Shape {
   static constexpr int kTiles = kColumnTiles;
@@ -99,7 +99,7 @@ struct Shape {
   static constexpr int kKeyWarps = kTileRows / 16;                                        // warps that have keys
   static constexpr int kJobs = kColumnTiles <= 2 ? 4 : 2;
   static constexpr int kMaxStages = 8;
-  static constexpr uint32_t kRowBytes = 2 * kMaxDim + 16;
+  static constexpr uint32_t kRowBytes = 2 * kMaxDim;
   static constexpr uint32_t kPlaneBytes = kTileRows * kRowBytes;
   static constexpr uint32_t kTermBytes = kColumns * kRowBytes;
 
@@ -113,8 +113,9 @@ struct Shape {
   static constexpr uint32_t kSources = kTileTable + kMaxStages * sizeof(Tile);
   static constexpr uint32_t kBarriers = kSources + kTileRows * 16;
   static constexpr uint32_t kFlags = kBarriers + (4 * kMaxStages + 2 * kJobs) * 8;
-  static constexpr uint32_t kQueries = (kFlags + 16 + 127) / 128 * 128;
-  static constexpr uint32_t kStageBytes = 2 * kPlaneBytes + 2 * kTileRows * 4;  // K, V, row numbers, log weights
+  static constexpr uint32_t kQueries = (kFlags + 16 + 1023) / 1024 * 1024;
+  static constexpr uint32_t kStageBytes = 2 * kPlaneBytes + 1024;  // K, V, row numbers, log weights
+  static_assert(2 * kTileRows * 4 <= 1024);
 
   __host__ __device__ static constexpr uint32_t rings(int32_t terms) {
     return kQueries + static_cast<uint32_t>(kJobs * terms) * kTermBytes;
@@ -123,6 +124,11 @@ struct Shape {
     return rings(terms) + static_cast<uint32_t>(stages) * kStageBytes;
   }
 };
+
+// Where 16 bytes of a row lie in it.
+__device__ inline uint32_t chunk_offset(int32_t row, int32_t chunk) {
+  return static_cast<uint32_t>(chunk ^ (row & 7)) * 16;
+}
 
 // A position in a ring and the parity of its round.
 struct RingCursor {

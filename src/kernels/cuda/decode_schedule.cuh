@@ -15,10 +15,10 @@ class Schedule {
   __device__ void run() {
     const SegmentPlan& plan = params_.plan;
     const int32_t kv_heads = params_.layer.kv.n_kv_heads, n_runs = *plan.n_runs;
-    const int64_t n_tasks = n_runs == 0 ? 0 : static_cast<int64_t>(plan.item_prefix[n_runs]) * kv_heads;
+    const uint32_t n_tasks = n_runs == 0 ? 0 : static_cast<uint32_t>(plan.item_prefix[n_runs]) * kv_heads;
     int32_t run = 0, open = -1;
     bool first = true;
-    for (int64_t at = blockIdx.x; at < n_tasks; at += gridDim.x) {
+    for (uint32_t at = blockIdx.x; at < n_tasks; at += gridDim.x) {
       const auto item = static_cast<int32_t>(at / kv_heads);
       run = find_run(item, run, n_runs);
       if (run != open) open_run(run);
@@ -223,7 +223,7 @@ class Schedule {
     const int32_t chunks = job.k_width / 8;
     for (int32_t at = lane_id(); at < S::kColumns * chunks; at += 32) {
       const int32_t c = at / chunks, chunk = at % chunks;
-      copy_async_16(queries + c * S::kRowBytes + chunk * 16, query_of(columns[c]) + chunk * 8,
+      copy_async_16(queries + c * S::kRowBytes + chunk_offset(c, chunk), query_of(columns[c]) + chunk * 8,
                     columns[c].part != nullptr);
     }
   }
@@ -240,8 +240,9 @@ class Schedule {
         value = widen(query_of(columns[c])[channel.id]) * channel.alpha;
       }
       const T high = narrow<T>(value);
-      queries[c * row + i] = high;
-      queries[c * row + i + term] = narrow<T>(value - widen(high));
+      const int32_t to = c * row + static_cast<int32_t>(chunk_offset(c, i / 8)) / 2 + i % 8;
+      queries[to] = high;
+      queries[to + term] = narrow<T>(value - widen(high));
     }
   }
 
