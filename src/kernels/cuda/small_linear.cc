@@ -55,7 +55,7 @@ double cost_of(const DeviceFormat& f, int64_t pairs, int64_t records, const Plan
   const double unit = std::max(0.25e-6, busy * kCardWarps * 2 * small::stage_tile_bytes(f) / 3.0e12);
   const double adding = plan.k_warps > 1 ? 0.2e-6 : 0.05e-6;
   // Sums of slices go through the second-level cache, and the last block to come waits for them.
-  const double slices = plan.slices > 1 ? 2.0e-6 + 0.05e-6 * plan.slices : 0.0;
+  const double slices = plan.slices > 1 ? 1.5e-6 + 0.05e-6 * plan.slices + 3.0e-6 / plan.k_warps : 0.0;
   const double staging = 0.15e-9 * static_cast<double>(small::slice_columns(f, records, plan));
   return static_cast<double>(rounds) * (static_cast<double>(part) * unit + adding) + slices + staging;
 }

@@ -54,8 +54,8 @@ constexpr int sum_columns(const DeviceFormat& f) { return has_halves(f.scales) ?
 constexpr int64_t slice_columns(const DeviceFormat& f, int64_t records, const Plan& plan) {
   return ((records + plan.slices - 1) / plan.slices) * record_columns(f);
 }
-// Where a block's warps meet to add: 1 KiB each.
-inline constexpr int kReduceBytes = 2 * 32 * 16;
+// Where a block's warps meet to add: bytes of each warp.
+inline constexpr int kReduceBytes = 2 * 2 * 32 * 16;
 constexpr int64_t shared_bytes(const DeviceFormat& f, int64_t records, const Plan& plan, int token_tiles) {
   const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, records, plan),
                 warps = warps_of(plan, token_tiles);

@@ -240,36 +240,60 @@ __device__ __forceinline__ void add(const float4& x, float4* sum) {
 
 static __device__ __noinline__ float activate_apart(Activation activation, float x) { return activate(activation, x); }
 
-// Writes finished sums of both tiles for token tile n: what an accumulator of mma.m16n8k16 holds.
-__device__ __forceinline__ void emit(const Args& args, int pair, int n, int lane, const float4 (&sums)[2]) {
-  const int o = args.glu ? 0 : output_of(args, pair);
-  const int rows = args.outputs[o].n, tokens = static_cast<int>(args.x.t);
-  const int64_t ld = args.outputs[o].ld_y;
-  const float* bias = args.outputs[o].bias;
-  void* to = args.outputs[o].y;
-  const bool bf16 = args.outputs[o].bf16, accumulate = args.outputs[o].accumulate;
-  const int first_row = (args.glu ? pair : 2 * (pair - args.outputs[o].first_pair)) * kTileRows + lane / 4;
-#pragma unroll
-  for (int m = 0; m < 2; ++m) {
-    if (args.glu && m == 1) break;
-    const float values[4] = {sums[m].x, sums[m].y, sums[m].z, sums[m].w};
-    const float ups[4] = {sums[1].x, sums[1].y, sums[1].z, sums[1].w};
+// Where results of a pair go: what emit needs, fetched once.
+struct Target {
+  int o, first_row;
+};
+__device__ __forceinline__ Target target_of(const Args& args, int pair) {
+  if (args.glu) return {0, pair * kTileRows};
+  const int o = output_of(args, pair);
+  return {o, 2 * (pair - args.outputs[o].first_pair) * kTileRows};
+}
+
+// Writes the finished sums of token tile n and tile m of the pair: what a lane holds of an accumulator of mma.m16n8k16.
+// Loads come before stores, so that they are under way together.
+__device__ __forceinline__ void emit(const Args& args, const Target& target, int n, int m, int lane, float4 sums) {
+  const Args::Output& out = args.outputs[target.o];
+  const int row = target.first_row + m * kTileRows + lane / 4, token = 8 * n + lane % 4 * 2;
+  const int64_t ld = out.ld_y, at = token * ld + row;
+  const int tokens = static_cast<int>(args.x.t);
+  const bool upper = row + 8 < out.n;
+  const bool present[4] = {row < out.n && token < tokens, row < out.n && token + 1 < tokens, upper && token < tokens,
+                           upper && token + 1 < tokens};
+  const int64_t offsets[4] = {at, at + ld, at + 8, at + ld + 8};
+  float y[4] = {sums.x, sums.y, sums.z, sums.w};
+  if (out.bias != nullptr) {
+    const float low = row < out.n ? out.bias[row] : 0.0f, high = upper ? out.bias[row + 8] : 0.0f;
+    y[0] += low;
+    y[1] += low;
+    y[2] += high;
+    y[3] += high;
+  }
+  if (out.bf16) {
+    auto* to = static_cast<__nv_bfloat16*>(out.y);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int row = first_row + m * kTileRows + i / 2 * 8, token = 8 * n + lane % 4 * 2 + i % 2;
-      if (row >= rows || token >= tokens) continue;
-      float y = values[i];
-      if (args.glu) y = activate_apart(args.activation, y) * ups[i];
-      if (bias != nullptr) y += bias[row];
-      const int64_t at = token * ld + row;
-      if (bf16) {
-        static_cast<__nv_bfloat16*>(to)[at] = __float2bfloat16_rn(y);
-      } else {
-        float* sum = static_cast<float*>(to) + at;
-        *sum = accumulate ? *sum + y : y;
-      }
+      if (present[i]) to[offsets[i]] = __float2bfloat16_rn(y[i]);
     }
+    return;
   }
+  auto* to = static_cast<float*>(out.y);
+  if (out.accumulate) {
+    float before[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) before[i] = present[i] ? to[offsets[i]] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[i] = before[i] + y[i];
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (present[i]) to[offsets[i]] = y[i];
+  }
+}
+
+__device__ __forceinline__ float4 gate_times_up(Activation activation, const float4& gate, const float4& up) {
+  return make_float4(activate_apart(activation, gate.x) * up.x, activate_apart(activation, gate.y) * up.y,
+                     activate_apart(activation, gate.z) * up.z, activate_apart(activation, gate.w) * up.w);
 }
 
 // The thread's number, as something that the compiler cannot know: what is computed from it stays where it is used and
@@ -286,49 +310,53 @@ template <int kTokenTiles>
 __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slice,
                                             const float (&acc)[2][kTokenTiles][4], float4* all_reduce,
                                             volatile uint32_t* last_flags) {
-  const int thread = thread_here(), lane = thread % 32, slices = args.plan.slices;
-  const int first_warp = thread / 32 / args.plan.k_warps * args.plan.k_warps, k_warp = thread / 32 - first_warp;
-  const WarpGroup group = {args.plan.k_warps, 1 + first_warp};
-  float4* reduce = all_reduce + first_warp * 64;
-  volatile uint32_t* last_flag = last_flags + first_warp;
+  // Token tiles at a time, two tiles of the pair each: the group's warps share these sums among them.
+  constexpr int kAtOnce = kTokenTiles < 2 ? 1 : 2;
+  static_assert(kReduceBytes == 2 * 2 * 32 * sizeof(float4));
+  const int thread = thread_here(), lane = thread % 32, slices = args.plan.slices, k_warps = args.plan.k_warps;
+  const int first_warp = thread / 32 / k_warps * k_warps, k_warp = thread / 32 - first_warp;
+  const WarpGroup group = {k_warps, 1 + first_warp};
+  float4* reduce = all_reduce + first_warp * (kReduceBytes / sizeof(float4)) + lane;
   // [slices][token tiles][2 tiles][32 lanes]
   float4* parts = args.partials + int64_t{pair} * slices * (2 * kTokenTiles * 32) + lane;
-  // One body for all token tiles: what follows is long, and runs once for many units.
-#pragma unroll 1
-  for (int n = 0; n < kTokenTiles; ++n) {
-    float4 sums[2];
+  const Target target = target_of(args, pair);
 #pragma unroll
-    for (int i = 0; i < kTokenTiles; ++i) {
-      if (i != n) continue;
+  for (int first = 0; first < kTokenTiles; first += kAtOnce) {
 #pragma unroll
-      for (int m = 0; m < 2; ++m) sums[m] = make_float4(acc[m][i][0], acc[m][i][1], acc[m][i][2], acc[m][i][3]);
+    for (int i = 0; i < 2 * kAtOnce; ++i) {
+      const float(&a)[4] = acc[i % 2][first + i / 2];
+      reduce[(k_warp * (2 * kAtOnce) + i) * 32] = make_float4(a[0], a[1], a[2], a[3]);
     }
-    if (group.k_warps > 1) {
-      float4* own = reduce + k_warp * 64 + lane;
-      own[0] = sums[0];
-      own[32] = sums[1];
-      group.sync();
-      if (k_warp == n % group.k_warps) {
+    group.sync();
+    const auto block_sum = [&](int i) {
+      float4 sum = reduce[i * 32];
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          sums[m] = reduce[32 * m + lane];
-          for (int w = 1; w < group.k_warps; ++w) add(reduce[w * 64 + 32 * m + lane], &sums[m]);
+      for (int w = 1; w < kMaxKWarps; ++w) {
+        if (w < k_warps) add(reduce[(w * (2 * kAtOnce) + i) * 32], &sum);
+      }
+      return sum;
+    };
+    if (args.glu && slices == 1) {
+      for (int i = k_warp; i < kAtOnce; i += k_warps) {
+        emit(args, target, first + i, 0, lane, gate_times_up(args.activation, block_sum(2 * i), block_sum(2 * i + 1)));
+      }
+    } else {
+      for (int i = k_warp; i < 2 * kAtOnce; i += k_warps) {
+        const float4 sum = block_sum(i);
+        if (slices > 1) {
+          parts[(slice * (2 * kTokenTiles) + 2 * first + i) * 32] = sum;
+        } else {
+          emit(args, target, first + i / 2, i % 2, lane, sum);
         }
       }
-      group.sync();  // the next token tile writes the same places
-      if (k_warp != n % group.k_warps) continue;
     }
-    if (slices > 1) {
-#pragma unroll
-      for (int m = 0; m < 2; ++m) parts[((slice * kTokenTiles + n) * 2 + m) * 32] = sums[m];
-    } else {
-      emit(args, pair, n, lane, sums);
-    }
+    group.sync();  // the next token tiles write the same places
   }
   if (slices == 1) return;
 
   __threadfence();
   group.sync();
+  volatile uint32_t* last_flag = last_flags + first_warp;
   if (k_warp == 0 && lane == 0) {
     const bool last = atomicAdd(args.arrived + pair, 1) == static_cast<uint32_t>(slices - 1);
     if (last) args.arrived[pair] = 0;
@@ -337,28 +365,29 @@ __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slic
   group.sync();
   if (*last_flag == 0) return;
   __threadfence();
-#pragma unroll 1
-  for (int n = k_warp; n < kTokenTiles; n += group.k_warps) {
-    float4 sums[2] = {};
-    for (int first = 0; first < slices; first += 4) {
+  const auto total = [&](int i) {
+    float4 sum{};
+    for (int first = 0; first < slices; first += 8) {
       // Loads of several slices under way before the first is needed.
-      float4 some[4][2];
+      float4 some[8];
 #pragma unroll
-      for (int s = 0; s < 4; ++s) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          if (first + s < slices) some[s][m] = __ldcg(parts + (((first + s) * kTokenTiles + n) * 2 + m) * 32);
-        }
+      for (int s = 0; s < 8; ++s) {
+        if (first + s < slices) some[s] = __ldcg(parts + ((first + s) * (2 * kTokenTiles) + i) * 32);
       }
 #pragma unroll
-      for (int s = 0; s < 4; ++s) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          if (first + s < slices) add(some[s][m], &sums[m]);
-        }
+      for (int s = 0; s < 8; ++s) {
+        if (first + s < slices) add(some[s], &sum);
       }
     }
-    emit(args, pair, n, lane, sums);
+    return sum;
+  };
+  if (args.glu) {
+    for (int n = k_warp; n < kTokenTiles; n += k_warps) {
+      const float4 gate = total(2 * n), up = total(2 * n + 1);
+      emit(args, target, n, 0, lane, gate_times_up(args.activation, gate, up));
+    }
+  } else {
+    for (int i = k_warp; i < 2 * kTokenTiles; i += k_warps) emit(args, target, i / 2, i % 2, lane, total(i));
   }
 }
 
