@@ -1,6 +1,6 @@
 // Prefill attention: milliseconds of one layer and TFLOP/s (4 D FLOP an attended pair) of dense causal prompts, of plans
 // that keep half of the key blocks, and of sink + window plans whose last rows are dense. 32 query heads, 8 KV heads.
-//   bench_prefill_attention [part of a case's name]
+//   bench_prefill_attention [part of a case's name [head dimension [rows]]]
 #include <cmath>
 #include <random>
 #include <string>
@@ -178,8 +178,10 @@ void run(const char* name, const HostPlan& host, int rows, int d) {
 int main(int argc, char** argv) {
   using namespace pare::cuda::bench;
   const std::string only = argc > 1 ? argv[1] : "";
+  const int only_d = argc > 2 ? std::atoi(argv[2]) : 0, only_rows = argc > 3 ? std::atoi(argv[3]) : 0;
   for (int d : {128, 64}) {
     for (int rows : {8192, 32768, 65536, 131072}) {
+      if ((only_d != 0 && only_d != d) || (only_rows != 0 && only_rows != rows)) continue;
       const std::pair<const char*, HostPlan (*)(int)> cases[] = {
           {"dense", dense}, {"half_of_blocks", half_of_blocks}, {"triangle", triangle}};
       for (const auto& [name, plan] : cases) {

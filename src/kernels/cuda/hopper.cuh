@@ -116,11 +116,19 @@ __device__ __forceinline__ void pin(float (&acc)[n]) {
 // Strides in bytes. Operands whose contiguous dimension is the reduction (K-major): stride = 8 rows, leading unused.
 // Others: leading = from one row-wide column of the operand to the next, stride = 8 rows.
 template <int kSwizzle>
-__device__ __forceinline__ uint64_t operand(uint32_t address, uint32_t leading, uint32_t stride) {
-  constexpr uint64_t kMode = kSwizzle == 128 ? 1 : 2;
-  return kMode << 62 | static_cast<uint64_t>(stride >> 4) << 32 | static_cast<uint64_t>(leading >> 4) << 16 |
-         ((address & 0x3ffff) >> 4);
-}
+class Operand {
+ public:
+  __device__ __forceinline__ Operand(uint32_t address, uint32_t leading, uint32_t stride)
+      : low_((address & 0x3ffff) >> 4 | leading >> 4 << 16), high_(kMode << 30 | stride >> 4) {}
+  // The operand `bytes` further on. One addition: the kernel has one between any two products.
+  __device__ __forceinline__ uint64_t at(uint32_t bytes) const {
+    return static_cast<uint64_t>(high_) << 32 | (low_ + (bytes >> 4));
+  }
+
+ private:
+  static constexpr uint32_t kMode = kSwizzle == 128 ? 1 : 2;
+  uint32_t low_, high_;
+};
 
 // Lists of operands of the instruction.
 #define PARE_R8(a, b, c, d, e, f, g, h) "%" #a ", %" #b ", %" #c ", %" #d ", %" #e ", %" #f ", %" #g ", %" #h
@@ -154,13 +162,13 @@ __device__ __forceinline__ uint64_t operand(uint32_t address, uint32_t leading, 
       : FLOATS(acc, 0)                                                                                             \
       : "l"(a), "l"(b), "r"(accumulate))
 // A in registers, B in shared memory with the reduction across its rows.
-#define PARE_WGMMA_RS(N, TYPE, REGS, FLOATS, A0, A1, A2, A3, B)                                               \
+#define PARE_WGMMA_RS(N, TYPE, REGS, FLOATS, A0, A1, A2, A3, B, P, TRANS)                                     \
   asm volatile(                                                                                               \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"                                                              \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                                       \
       "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGS "}, {%" #A0 ", %" #A1          \
-      ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 1;\n}\n"                                                      \
+      ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, " #TRANS ";\n}\n"                                             \
       : FLOATS(acc, 0)                                                                                        \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
 // acc[64 x N] (+)= A[64 x 16] * B[N x 16]^T
 template <typename T, int n>
@@ -178,14 +186,26 @@ template <typename T, int n>
 __device__ __forceinline__ void wgmma(float (&acc)[n], const uint32_t* a, uint64_t b) {
   static_assert(n == 32 || n == 48 || n == 64 || n == 128);
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
-  if constexpr (n == 32 && kBf16) PARE_WGMMA_RS(64, "bf16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36);
-  if constexpr (n == 32 && !kBf16) PARE_WGMMA_RS(64, "f16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36);
-  if constexpr (n == 48 && kBf16) PARE_WGMMA_RS(96, "bf16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52);
-  if constexpr (n == 48 && !kBf16) PARE_WGMMA_RS(96, "f16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52);
-  if constexpr (n == 64 && kBf16) PARE_WGMMA_RS(128, "bf16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68);
-  if constexpr (n == 64 && !kBf16) PARE_WGMMA_RS(128, "f16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68);
-  if constexpr (n == 128 && kBf16) PARE_WGMMA_RS(256, "bf16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132);
-  if constexpr (n == 128 && !kBf16) PARE_WGMMA_RS(256, "f16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132);
+  constexpr int32_t accumulate = 1;
+  if constexpr (n == 32 && kBf16) PARE_WGMMA_RS(64, "bf16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 1);
+  if constexpr (n == 32 && !kBf16) PARE_WGMMA_RS(64, "f16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 1);
+  if constexpr (n == 48 && kBf16) PARE_WGMMA_RS(96, "bf16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52, 53, 1);
+  if constexpr (n == 48 && !kBf16) PARE_WGMMA_RS(96, "f16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52, 53, 1);
+  if constexpr (n == 64 && kBf16) PARE_WGMMA_RS(128, "bf16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 1);
+  if constexpr (n == 64 && !kBf16) PARE_WGMMA_RS(128, "f16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 1);
+  if constexpr (n == 128 && kBf16) PARE_WGMMA_RS(256, "bf16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132, 133, 1);
+  if constexpr (n == 128 && !kBf16) PARE_WGMMA_RS(256, "f16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132, 133, 1);
+}
+
+// acc[64 x N] (+)= A[64 x 16] * B[N x 16]^T
+template <typename T, int n>
+__device__ __forceinline__ void wgmma_k_major(float (&acc)[n], const uint32_t* a, uint64_t b, int32_t accumulate) {
+  static_assert(n == 32 || n == 64);
+  constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
+  if constexpr (n == 32 && kBf16) PARE_WGMMA_RS(64, "bf16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 0);
+  if constexpr (n == 32 && !kBf16) PARE_WGMMA_RS(64, "f16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 0);
+  if constexpr (n == 64 && kBf16) PARE_WGMMA_RS(128, "bf16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 0);
+  if constexpr (n == 64 && !kBf16) PARE_WGMMA_RS(128, "f16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 0);
 }
 
 #undef PARE_R8

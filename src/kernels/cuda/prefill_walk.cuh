@@ -152,7 +152,12 @@ class RangeSpans {
  public:
   // rel: ranges are distances, taken over positions [pos_lo, pos_hi), longest first so that spans ascend.
   __device__ RangeSpans(const Range* ranges, int32_t n, bool rel, const QTile& tile, int32_t key_end)
-      : ranges_(ranges), n_(n), rel_(rel), pos_lo_(tile.pos_lo), pos_hi_(tile.pos_hi), key_end_(key_end) {
+      : ranges_(ranges),
+        n_(n),
+        rel_(rel),
+        pos_lo_(tile.pos_lo),
+        pos_hi_(tile.pos_hi),
+        key_end_((key_end + kGranuleKeys - 1) / kGranuleKeys * kGranuleKeys) {
     advance();
   }
   int32_t lo, hi;
@@ -203,7 +208,7 @@ class RangeSpans {
   const Range* ranges_;
   int32_t n_, next_ = 0;
   bool rel_;
-  int32_t pos_lo_, pos_hi_, key_end_;
+  int32_t pos_lo_, pos_hi_, key_end_;  // the last: of the last granule
   uint32_t unread_ = 0;
   Range cached_ = {0, 0};
 };
