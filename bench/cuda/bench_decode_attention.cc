@@ -39,6 +39,7 @@ struct Case {
   const char* name;
   int sequences, context, heads, kv_heads, d;
   int n_q = 1;
+  int rows_a_pass = 0;  // 0: n_q
 };
 
 // A batch of sequences of one length over `layers` layers of pages.
@@ -140,7 +141,9 @@ class Batch {
   int items() const { return items_; }
   void attend(bool overlap) {
     layer_.kv_layer = (layer_.kv_layer + 1) % layers_;
-    require(decode_attention(layer_, plan_, {.query_rows = c_.n_q, .overlap_launch = overlap}, stream));
+    require(decode_attention(layer_, plan_,
+                             {.query_rows = c_.rows_a_pass > 0 ? c_.rows_a_pass : c_.n_q, .overlap_launch = overlap},
+                             stream));
   }
   int layers() const { return layers_; }
 
@@ -195,6 +198,7 @@ int run(const char* filter) {
       {"8 x 32K, 8/4 of 256", 8, 32768, 8, 4, 256},
       {"8 x 32K, 32/8 of 128, 4 rows", 8, 32768, 32, 8, 128, 4},
       {"8 x 32K, 32/8 of 128, 16 rows", 8, 32768, 32, 8, 128, 16},
+      {"8 x 32K, 16 rows, 8 a pass", 8, 32768, 32, 8, 128, 16, 8},
       {"1 x 512, 32/8 of 128", 1, 512, 32, 8, 128},
       {"1 x 2K, 32/8 of 128", 1, 2048, 32, 8, 128},
       {"1 x 4K, 32/8 of 128", 1, 4096, 32, 8, 128},

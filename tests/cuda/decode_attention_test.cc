@@ -248,7 +248,7 @@ TEST_F(DecodeAttentionTest, SharedPrefix) {
   }
 }
 
-TEST_F(DecodeAttentionTest, PagesInMappedHostMemory) {
+TEST_F(DecodeAttentionTest, HostBitIsNoPartOfAPageNumber) {
   DecodeWorld w({.heads = 4, .kv_heads = 1, .d = 64}, 1, 5);
   w.add_full_zone();
   const uint32_t page0 = w.add_rows(0, 700);

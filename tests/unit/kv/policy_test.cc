@@ -67,6 +67,32 @@ TEST(SegmentPlanner, ItemsFollowTheThreads) {
   EXPECT_EQ(items[2], 16) << "one item a span of 256 rows";
 }
 
+// 132 multiprocessors: items as large as leave no round half empty, single spans while there are fewer octets than
+// multiprocessors; never more than the arena was measured for.
+TEST(SegmentPlanner, ItemsOfACardAreDealtInRounds) {
+  const auto spec = parse_spec("dense", "kv");
+  const auto kv = make_kv_policy(*spec);
+  const SegmentShape shape = {.n_heads = 32, .n_kv_heads = 8, .head_dim = 128, .threads = 132, .item_overhead = 256};
+  const auto item_spans = [&](int sequences, int32_t context) {
+    const size_t bytes = segment_plan_max_bytes(*kv->policy, shape, sequences, sequences, context);
+    Arena arena(std::move(AlignedBuffer::allocate(bytes)).value());
+    std::vector<SeqStep> seqs(sequences);
+    for (int i = 0; i < sequences; ++i) seqs[i] = {.q_row = i, .n_q = 1, .pos = context - 1, .flags = kSeqDecode};
+    SegmentPlan plan;
+    const Status status = build_segment_plan(*kv->policy, kNoWindow, shape, seqs, arena, plan);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    return status.ok() ? int{plan.runs[0].item_spans} : 0;
+  };
+  EXPECT_EQ(item_spans(1, 512), 1);
+  EXPECT_EQ(item_spans(1, 8192), 1);
+  EXPECT_EQ(item_spans(1, 32768), 8);
+  EXPECT_EQ(item_spans(8, 32768), 64);
+  EXPECT_EQ(item_spans(8, 131072), 256);
+  for (int sequences : {1, 3, 16, 100}) {
+    for (int32_t context : {1, 255, 300, 2049, 5000, 16384, 40000}) EXPECT_GT(item_spans(sequences, context), 0);
+  }
+}
+
 TEST(SegmentPlanCheck, RefusesBrokenPlans) {
   const auto verdict = [](auto damage) {
     DecodeRig rig("streaming(sink=4,recent=300)", 64);
