@@ -81,6 +81,8 @@ Status EngineMemory::make_context(const LoadedModel& model) {
   if (model.accelerator) {
     PARE_ASSIGN_OR_RETURN(device_ops, model.accelerator->create_ops());
     shape_.threads = model.accelerator->info().multiprocessors;
+    // Rows whose time an item costs by itself: few rounds of large items beat many of small ones.
+    shape_.item_overhead = 256;
   }
   context_ = std::make_unique<ExecContext>(pool_.get(), level, Arena(), std::move(device_ops));
   tile_rows_ = static_cast<uint16_t>(ops::preferred_tile_rows(*context_, c.n_heads / c.n_kv_heads, c.head_dim));
