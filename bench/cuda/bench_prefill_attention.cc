@@ -1,6 +1,8 @@
-// Prefill attention: milliseconds of one layer and TFLOP/s (4 D FLOP an attended pair) of dense causal prompts, of plans
-// that keep half of the key blocks, and of sink + window plans whose last rows are dense. 32 query heads, 8 KV heads.
+// Prefill attention: milliseconds of one layer and TFLOP/s (4 D FLOP an attended pair) of dense causal prompts, of
+// plans that keep half of the key blocks, of sink + window plans whose last rows are dense, and of single columns and
+// diagonal stripes per query head. 32 query heads, 8 KV heads.
 //   bench_prefill_attention [part of a case's name [head dimension [rows]]]
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <string>
@@ -43,6 +45,7 @@ struct HostPlan {
   std::vector<KeyList> lists{1};
   std::vector<Range> ranges;
   std::vector<uint32_t> bits;
+  std::vector<int32_t> cols;
   double pairs = 0;  // attended (row, key) pairs of all heads
 };
 
@@ -110,6 +113,46 @@ HostPlan triangle(int rows) {
   return plan;
 }
 
+// A list per query head, for all tiles: 1000 columns, the last 512 distances, and 16 stripes of 128 distances. Counted
+// are visited keys, not masked ones.
+HostPlan columns_and_stripes(int rows) {
+  constexpr int kColumns = 1000, kStripes = 16, kWidth = 128;
+  HostPlan plan = grid(rows);
+  plan.lists.clear();
+  std::mt19937 rng(9);
+  for (int h = 0; h < kHeads; ++h) {
+    KeyList list;
+    list.col0 = static_cast<int32_t>(plan.cols.size());
+    for (int c = 0; c < kColumns; ++c)
+      plan.cols.push_back(static_cast<int32_t>((c + rng() % 1000 / 1000.0) * rows / kColumns));
+    list.n_col = kColumns;
+    list.rel0 = static_cast<int32_t>(plan.ranges.size());
+    plan.ranges.push_back({0, 512});
+    for (int i = 1; i <= kStripes; ++i) {
+      const int at = 512 + (rows - 1024) / kStripes * i - static_cast<int>(rng() % 128);
+      plan.ranges.push_back({at, at + kWidth});
+    }
+    list.n_rel = kStripes + 1;
+    for (QTile& tile : plan.tiles) {
+      tile.list_heads = 1;
+      std::vector<bool> granules(tile.pos_hi / kGranuleKeys, false);
+      for (int r = 0; r < list.n_rel; ++r) {
+        const Range& d = plan.ranges[list.rel0 + r];
+        for (int j = std::max(0, tile.pos_lo - d.hi + 1); j < tile.pos_hi - d.lo; ++j)
+          granules[j / kGranuleKeys] = true;
+      }
+      double keys = kGranuleKeys * static_cast<double>(std::count(granules.begin(), granules.end(), true));
+      for (int c = 0; c < kColumns; ++c) {
+        const int j = plan.cols[list.col0 + c];
+        if (j < tile.pos_hi && !granules[j / kGranuleKeys]) ++keys;
+      }
+      plan.pairs += keys * kTileRows;
+    }
+    plan.lists.push_back(list);
+  }
+  return plan;
+}
+
 void run(const char* name, const HostPlan& host, int rows, int d) {
   const int pages = rows / kPageRows;
   const size_t plane = size_t{kPageRows} * d, page = 2 * plane * kKvHeads, row = size_t{kHeads} * d;
@@ -132,8 +175,8 @@ void run(const char* name, const HostPlan& host, int rows, int d) {
   SeqStep seq{.q_row = 0, .n_q = rows, .pos = 0, .prompt_len = rows};
 
   const DeviceBuffer formats_device = uploaded(formats), ids_device = uploaded(ids), seqs = uploaded(std::vector{seq}),
-                     zones = uploaded(std::vector<Zone>(1)), tiles = uploaded(host.tiles),
-                     lists = uploaded(host.lists), ranges = uploaded(host.ranges), bits = uploaded(host.bits),
+                     zones = uploaded(std::vector<Zone>(1)), tiles = uploaded(host.tiles), lists = uploaded(host.lists),
+                     ranges = uploaded(host.ranges), bits = uploaded(host.bits), cols = uploaded(host.cols),
                      n_tiles = uploaded(std::vector{static_cast<int32_t>(host.tiles.size())}),
                      workspace = uploaded(std::vector<uint8_t>(kPrefillWorkspaceBytes, 0));
   BlockPlan plan;
@@ -142,6 +185,7 @@ void run(const char* name, const HostPlan& host, int rows, int d) {
   plan.lists = lists.as<KeyList>();
   plan.ranges = ranges.as<Range>();
   plan.bits = bits.as<uint32_t>();
+  plan.cols = cols.as<int32_t>();
   plan.tiles_cap = static_cast<int32_t>(host.tiles.size());
   plan.tile_rows = kTileRows;
   AttentionLayer layer;
@@ -165,9 +209,8 @@ void run(const char* name, const HostPlan& host, int rows, int d) {
   require(map.status());
   const double flop = 4.0 * d * host.pairs;
   const int repeats = flop > 5e13 ? 5 : 21;
-  const double seconds = median_seconds(nullptr, repeats, [&] {
-    require(prefill_attention(layer, plan, &*map, workspace.data(), {}, nullptr));
-  });
+  const double seconds = median_seconds(
+      nullptr, repeats, [&] { require(prefill_attention(layer, plan, &*map, workspace.data(), {}, nullptr)); });
   std::printf("%-16s D %3d %7d rows %9.3f ms %7.1f TFLOP/s\n", name, d, rows, 1e3 * seconds, 1e-12 * flop / seconds);
   std::fflush(stdout);
 }
@@ -182,8 +225,10 @@ int main(int argc, char** argv) {
   for (int d : {128, 64}) {
     for (int rows : {8192, 32768, 65536, 131072}) {
       if ((only_d != 0 && only_d != d) || (only_rows != 0 && only_rows != rows)) continue;
-      const std::pair<const char*, HostPlan (*)(int)> cases[] = {
-          {"dense", dense}, {"half_of_blocks", half_of_blocks}, {"triangle", triangle}};
+      const std::pair<const char*, HostPlan (*)(int)> cases[] = {{"dense", dense},
+                                                                 {"half_of_blocks", half_of_blocks},
+                                                                 {"triangle", triangle},
+                                                                 {"columns", columns_and_stripes}};
       for (const auto& [name, plan] : cases) {
         if (std::string(name).find(only) != std::string::npos) run(name, plan(rows), rows, d);
       }

@@ -139,7 +139,7 @@ BlockPlanData join(const std::vector<Part>& parts) {
 struct RunOptions {
   Codec codec = Codec::Bf16;
   bool plain = false, lse = false;
-  int repeats = 1;      // launches, each must leave the same bits
+  int repeats = 1;  // launches, each must leave the same bits
   int active_heads = 0;
 };
 
@@ -193,8 +193,8 @@ Result run_device(const std::vector<Part>& parts, const RunOptions& options) {
     const DeviceBuffer lse = poisoned<float>(static_cast<size_t>(n_rows) * w.shape.heads);
     layer.out = out.data();
     layer.lse = options.lse ? lse.as<float>() : nullptr;
-    const Status status = prefill_attention(layer, plan, map.ok() ? &*map : nullptr, workspace.data(),
-                                            {.plain = options.plain}, nullptr);
+    const Status status =
+        prefill_attention(layer, plan, map.ok() ? &*map : nullptr, workspace.data(), {.plain = options.plain}, nullptr);
     EXPECT_TRUE(status.ok()) << status.to_string();
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
     const auto bits16 = to_host<uint16_t>(out, n_rows * row);
@@ -300,7 +300,8 @@ TEST_F(PrefillAttention, HeadDimensionsTypesAndGroups) {
 TEST_F(PrefillAttention, ChunksStartAnywhere) {
   World w = make_world(4, 1, 128, 700);
   for (bool plain : kinds_) {
-    for (const auto& [pos, n] : std::vector<std::pair<int, int>>{{1, 699}, {128, 5}, {500, 200}, {130, 126}, {699, 1}}) {
+    for (const auto& [pos, n] :
+         std::vector<std::pair<int, int>>{{1, 699}, {128, 5}, {500, 200}, {130, 126}, {699, 1}}) {
       SCOPED_TRACE(pos);
       BlockPlanData plan = dense_plan(w, pos, n, 128);
       expect_like_cpu(w, plan, pos, n, {.plain = plain});
@@ -416,9 +417,9 @@ TEST_F(PrefillAttention, RandomPlansAttendExactlyTheirKeys) {
     World& w = t.w;
     const int d = w.shape.d, heads = w.shape.heads, rows = w.shape.rows;
     const Codec codec = seed % 3 == 0 ? Codec::F16 : Codec::Bf16;
-    SCOPED_TRACE(::testing::Message() << "seed " << seed << " D " << d << " heads " << heads << "/"
-                                      << w.shape.kv_heads << " tile rows " << t.plan.tile_rows << " pos " << t.pos
-                                      << " rows " << t.n << "/" << rows);
+    SCOPED_TRACE(::testing::Message() << "seed " << seed << " D " << d << " heads " << heads << "/" << w.shape.kv_heads
+                                      << " tile rows " << t.plan.tile_rows << " pos " << t.pos << " rows " << t.n << "/"
+                                      << rows);
     std::vector<std::vector<int>> keys;
     std::vector<bool> used(static_cast<size_t>(rows) * w.shape.kv_heads, false);
     for (int i = 0; i < t.n; ++i) {

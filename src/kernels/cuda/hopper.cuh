@@ -132,21 +132,23 @@ class Operand {
 
 // Lists of operands of the instruction.
 #define PARE_R8(a, b, c, d, e, f, g, h) "%" #a ", %" #b ", %" #c ", %" #d ", %" #e ", %" #f ", %" #g ", %" #h
-#define PARE_R32                                                                            \
-  PARE_R8(0, 1, 2, 3, 4, 5, 6, 7)                                                           \
-  ", " PARE_R8(8, 9, 10, 11, 12, 13, 14, 15) ", " PARE_R8(16, 17, 18, 19, 20, 21, 22, 23)   \
-  ", " PARE_R8(24, 25, 26, 27, 28, 29, 30, 31)
-#define PARE_R48 \
-  PARE_R32 ", " PARE_R8(32, 33, 34, 35, 36, 37, 38, 39) ", " PARE_R8(40, 41, 42, 43, 44, 45, 46, 47)
-#define PARE_R64 \
-  PARE_R48 ", " PARE_R8(48, 49, 50, 51, 52, 53, 54, 55) ", " PARE_R8(56, 57, 58, 59, 60, 61, 62, 63)
-#define PARE_R128                                                                                          \
-  PARE_R64 ", " PARE_R8(64, 65, 66, 67, 68, 69, 70, 71) ", " PARE_R8(72, 73, 74, 75, 76, 77, 78, 79)       \
-  ", " PARE_R8(80, 81, 82, 83, 84, 85, 86, 87) ", " PARE_R8(88, 89, 90, 91, 92, 93, 94, 95)                \
-  ", " PARE_R8(96, 97, 98, 99, 100, 101, 102, 103) ", " PARE_R8(104, 105, 106, 107, 108, 109, 110, 111)    \
-  ", " PARE_R8(112, 113, 114, 115, 116, 117, 118, 119) ", " PARE_R8(120, 121, 122, 123, 124, 125, 126, 127)
-#define PARE_F8(d, i)                                                                                            \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),   \
+#define PARE_R32                                                                                                       \
+  PARE_R8(0, 1, 2, 3, 4, 5, 6, 7)                                                                                      \
+  ", " PARE_R8(8, 9, 10, 11, 12, 13, 14, 15) ", " PARE_R8(16, 17, 18, 19, 20, 21, 22, 23) ", " PARE_R8(24, 25, 26, 27, \
+                                                                                                       28, 29, 30, 31)
+#define PARE_R48 PARE_R32 ", " PARE_R8(32, 33, 34, 35, 36, 37, 38, 39) ", " PARE_R8(40, 41, 42, 43, 44, 45, 46, 47)
+#define PARE_R64 PARE_R48 ", " PARE_R8(48, 49, 50, 51, 52, 53, 54, 55) ", " PARE_R8(56, 57, 58, 59, 60, 61, 62, 63)
+#define PARE_R128                                                                                                      \
+  PARE_R64 ", " PARE_R8(64, 65, 66, 67, 68, 69, 70, 71) ", " PARE_R8(72, 73, 74, 75, 76, 77, 78, 79) ", " PARE_R8(     \
+      80, 81, 82, 83, 84, 85, 86,                                                                                      \
+      87) ", " PARE_R8(88, 89, 90, 91, 92, 93, 94,                                                                     \
+                       95) ", " PARE_R8(96, 97, 98, 99, 100, 101, 102,                                                 \
+                                        103) ", " PARE_R8(104, 105, 106, 107, 108, 109, 110,                           \
+                                                          111) ", " PARE_R8(112, 113, 114, 115, 116, 117, 118,         \
+                                                                            119) ", " PARE_R8(120, 121, 122, 123, 124, \
+                                                                                              125, 126, 127)
+#define PARE_F8(d, i)                                                                                         \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 #define PARE_F32(d, i) PARE_F8(d, i), PARE_F8(d, i + 8), PARE_F8(d, i + 16), PARE_F8(d, i + 24)
 #define PARE_F48(d, i) PARE_F32(d, i), PARE_F8(d, i + 32), PARE_F8(d, i + 40)
@@ -154,21 +156,21 @@ class Operand {
 #define PARE_F128(d, i) PARE_F64(d, i), PARE_F64(d, i + 64)
 
 // Both operands in shared memory, K-major. accumulate = 0: the accumulator's old values are not read.
-#define PARE_WGMMA_SS(N, TYPE, REGS, FLOATS, A, B, P)                                                              \
-  asm volatile(                                                                                                    \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                                             \
-      "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGS "}, %" #A ", %" #B                 \
-      ", p, 1, 1, 0, 0;\n}\n"                                                                                      \
-      : FLOATS(acc, 0)                                                                                             \
-      : "l"(a), "l"(b), "r"(accumulate))
+#define PARE_WGMMA_SS(N, TYPE, REGS, FLOATS, A, B, P)                                                       \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P                                                      \
+               ", 0;\n"                                                                                     \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGS "}, %" #A ", %" #B \
+               ", p, 1, 1, 0, 0;\n}\n"                                                                      \
+               : FLOATS(acc, 0)                                                                             \
+               : "l"(a), "l"(b), "r"(accumulate))
 // A in registers, B in shared memory with the reduction across its rows.
-#define PARE_WGMMA_RS(N, TYPE, REGS, FLOATS, A0, A1, A2, A3, B, P, TRANS)                                     \
-  asm volatile(                                                                                               \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                                       \
-      "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGS "}, {%" #A0 ", %" #A1          \
-      ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, " #TRANS ";\n}\n"                                             \
-      : FLOATS(acc, 0)                                                                                        \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
+#define PARE_WGMMA_RS(N, TYPE, REGS, FLOATS, A0, A1, A2, A3, B, P)                                             \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P                                                         \
+               ", 0;\n"                                                                                        \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGS "}, {%" #A0 ", %" #A1 \
+               ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 1;\n}\n"                                              \
+               : FLOATS(acc, 0)                                                                                \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1))
 
 // acc[64 x N] (+)= A[64 x 16] * B[N x 16]^T
 template <typename T, int n>
@@ -186,26 +188,14 @@ template <typename T, int n>
 __device__ __forceinline__ void wgmma(float (&acc)[n], const uint32_t* a, uint64_t b) {
   static_assert(n == 32 || n == 48 || n == 64 || n == 128);
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
-  constexpr int32_t accumulate = 1;
-  if constexpr (n == 32 && kBf16) PARE_WGMMA_RS(64, "bf16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 1);
-  if constexpr (n == 32 && !kBf16) PARE_WGMMA_RS(64, "f16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 1);
-  if constexpr (n == 48 && kBf16) PARE_WGMMA_RS(96, "bf16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52, 53, 1);
-  if constexpr (n == 48 && !kBf16) PARE_WGMMA_RS(96, "f16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52, 53, 1);
-  if constexpr (n == 64 && kBf16) PARE_WGMMA_RS(128, "bf16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 1);
-  if constexpr (n == 64 && !kBf16) PARE_WGMMA_RS(128, "f16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 1);
-  if constexpr (n == 128 && kBf16) PARE_WGMMA_RS(256, "bf16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132, 133, 1);
-  if constexpr (n == 128 && !kBf16) PARE_WGMMA_RS(256, "f16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132, 133, 1);
-}
-
-// acc[64 x N] (+)= A[64 x 16] * B[N x 16]^T
-template <typename T, int n>
-__device__ __forceinline__ void wgmma_k_major(float (&acc)[n], const uint32_t* a, uint64_t b, int32_t accumulate) {
-  static_assert(n == 32 || n == 64);
-  constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
-  if constexpr (n == 32 && kBf16) PARE_WGMMA_RS(64, "bf16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 0);
-  if constexpr (n == 32 && !kBf16) PARE_WGMMA_RS(64, "f16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37, 0);
-  if constexpr (n == 64 && kBf16) PARE_WGMMA_RS(128, "bf16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 0);
-  if constexpr (n == 64 && !kBf16) PARE_WGMMA_RS(128, "f16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69, 0);
+  if constexpr (n == 32 && kBf16) PARE_WGMMA_RS(64, "bf16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37);
+  if constexpr (n == 32 && !kBf16) PARE_WGMMA_RS(64, "f16", PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37);
+  if constexpr (n == 48 && kBf16) PARE_WGMMA_RS(96, "bf16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52, 53);
+  if constexpr (n == 48 && !kBf16) PARE_WGMMA_RS(96, "f16", PARE_R48, PARE_F48, 48, 49, 50, 51, 52, 53);
+  if constexpr (n == 64 && kBf16) PARE_WGMMA_RS(128, "bf16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69);
+  if constexpr (n == 64 && !kBf16) PARE_WGMMA_RS(128, "f16", PARE_R64, PARE_F64, 64, 65, 66, 67, 68, 69);
+  if constexpr (n == 128 && kBf16) PARE_WGMMA_RS(256, "bf16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132, 133);
+  if constexpr (n == 128 && !kBf16) PARE_WGMMA_RS(256, "f16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132, 133);
 }
 
 #undef PARE_R8

@@ -53,7 +53,8 @@ Status encode_tiled(const std::byte* pool, size_t bytes, int32_t head_dim, DType
       columns == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
-    return internal_error(fmt::format("cuTensorMapEncodeTiled over {} bytes: error {}", bytes, static_cast<int>(result)));
+    return internal_error(
+        fmt::format("cuTensorMapEncodeTiled over {} bytes: error {}", bytes, static_cast<int>(result)));
   }
   std::memcpy(out, &map, sizeof(map));
   return ok_status();
@@ -68,8 +69,8 @@ Status check_layer(const AttentionLayer& layer, const BlockPlan& plan) {
                                    layer.head_dim, kMaxPlainHeadDim));
   }
   if (plan.tile_rows == 0 || plan.tile_rows > prefill::kMaxTileRows) {
-    return unsupported(fmt::format("prefill attention: tiles of {} rows, limit {}", plan.tile_rows,
-                                   prefill::kMaxTileRows));
+    return unsupported(
+        fmt::format("prefill attention: tiles of {} rows, limit {}", plan.tile_rows, prefill::kMaxTileRows));
   }
   if (layer.kv.n_kv_heads <= 0 || layer.n_heads % layer.kv.n_kv_heads != 0 || !(layer.scale > 0.0f)) {
     return invalid_argument(fmt::format("prefill attention: {} heads over {} KV heads, scale {}", layer.n_heads,
@@ -82,7 +83,8 @@ Status check_layer(const AttentionLayer& layer, const BlockPlan& plan) {
     if (f.order != Order::Rows || f.k_codec != codec || f.v_codec != codec || f.k_width != layer.head_dim ||
         f.v_width != layer.head_dim || f.chan >= 0 || f.lw != kNoPlane || f.pool != layer.host_formats[0].pool ||
         f.k % row_bytes != 0 || f.v % row_bytes != 0 || f.page_bytes % row_bytes != 0) {
-      return unsupported(fmt::format("prefill attention: KV head {} is not stored in plain rows of the query's type", g));
+      return unsupported(
+          fmt::format("prefill attention: KV head {} is not stored in plain rows of the query's type", g));
     }
   }
   return ok_status();

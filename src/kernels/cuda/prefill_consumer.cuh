@@ -22,9 +22,7 @@ class Consumer {
         factor_(args.cap_log2 == 0.0f ? args.scale_log2 : 1.0f) {}
 
   __device__ void run() {
-#ifndef NO_TURN
     if (index_ == 1) hopper::named_barrier_arrive(kBarTurn + 0, 2 * kWarpgroup);  // the first turn is consumer 0's
-#endif
     for (int n = 0;; ++n) {
       wait(sh_.q_full[query_.slot], query_.parity);
       if (sh_.items[n & 1].end) return;
@@ -47,9 +45,6 @@ class Consumer {
     max_[0] = max_[1] = -INFINITY;
     sum_[0] = sum_[1] = 0.0f;
 
-#ifdef Q_REGS
-    load_fragments();
-#endif
     wait(sh_.k_full[k_.slot], k_.parity);
     hopper::wgmma_fence();
     multiply_queries(logits);
@@ -63,17 +58,13 @@ class Consumer {
     while ((flags & kLast) == 0) {
       k_.advance();
       wait(sh_.k_full[k_.slot], k_.parity);
-#ifndef NO_TURN
       hopper::named_barrier_sync(kBarTurn + index_, 2 * kWarpgroup);
-#endif
       hopper::wgmma_fence();
       multiply_queries(logits);
       wait(sh_.v_full[v_.slot], v_.parity);
       if ((flags & kClear) != 0) clear_unattended(parity);
       multiply_values(weights, out);
-#ifndef NO_TURN
       hopper::named_barrier_arrive(kBarTurn + (index_ ^ 1), 2 * kWarpgroup);
-#endif
       hopper::wgmma_wait<1>();
       hopper::pin(logits);
       release(sh_.k_empty[k_.slot]);
@@ -98,36 +89,16 @@ class Consumer {
     store(out, parity);
   }
 
-#ifdef Q_REGS
-  __device__ void load_fragments() {
-    const uint32_t q = hopper::shared_address(sh_.q[query_.slot]);
-    const int row = row_ - lane() / 4 + lane() % 16;
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-      const uint32_t at = q + S::chunk_offset(row, 2 * i + lane() / 16, S::kQueryPlane);
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(qf_[4 * i]), "=r"(qf_[4 * i + 1]), "=r"(qf_[4 * i + 2]), "=r"(qf_[4 * i + 3])
-                   : "r"(at));
-    }
-  }
-  uint32_t qf_[D / 4];
-#endif
   // logits = Q K^T of K's current slot; asynchronous.
   __device__ void multiply_queries(float (&logits)[kLogits]) {
     const hopper::Operand<S::kSwizzle> k(hopper::shared_address(sh_.k[k_.slot]), 16, 8 * S::kSwizzle);
-#ifndef Q_REGS
     const hopper::Operand<S::kSwizzle> q(hopper::shared_address(sh_.q[query_.slot]) + index_ * 64 * S::kSwizzle, 16,
                                          8 * S::kSwizzle);
-#endif
     constexpr int kSteps = S::kSwizzle / 32;  // of 16 channels, in a plane
 #pragma unroll
     for (int i = 0; i < D / 16; ++i) {
       const uint64_t b = k.at(i / kSteps * S::kKeyPlane + i % kSteps * 32);
-#ifdef Q_REGS
-      hopper::wgmma_k_major<T>(logits, qf_ + 4 * i, b, i > 0);
-#else
       hopper::wgmma<T>(logits, q.at(i / kSteps * S::kQueryPlane + i % kSteps * 32), b, i > 0);
-#endif
     }
     hopper::wgmma_commit();
   }
@@ -144,9 +115,7 @@ class Consumer {
 
   // logits -> weights 2^(s - max), with max and sum brought up to date; scale: what earlier sums must be multiplied by.
   __device__ void softmax(float (&logits)[kLogits], uint32_t flags, int parity, float (&scale)[2]) {
-#ifndef NO_CAP
     if (args_.cap_log2 != 0.0f) cap(logits);
-#endif
     if ((flags & kMask) != 0) mask(logits, parity);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -172,9 +141,9 @@ class Consumer {
     }
   }
 
-  // Waits for O += P V. Most stages late in a long sequence bring no new maximum and nothing to rescale. The branch also
-  // keeps the compiler from letting the softmax wait: it must be over before the condition, which asks for the sums (they
-  // are never negative), is known.
+  // Waits for O += P V. Most stages late in a long sequence bring no new maximum and nothing to rescale. The branch
+  // also keeps the compiler from letting the softmax wait: it must be over before the condition, which asks for the
+  // sums (they are never negative), is known.
   __device__ void wait_and_rescale(float (&out)[kOutputs], const float (&scale)[2]) const {
     if (__any_sync(kAllLanes, scale[0] != 1.0f || scale[1] != 1.0f || sum_[0] < 0.0f || sum_[1] < 0.0f)) {
       hopper::wgmma_wait<0>();
@@ -287,11 +256,7 @@ class Consumer {
 
   __device__ static float exp2_fast(float x) {
     float y;
-#ifdef NO_EXP
-    y = x;
-#else
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-#endif
     return y;
   }
   __device__ static uint32_t round_pair(float a, float b) {

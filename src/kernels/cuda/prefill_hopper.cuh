@@ -1,7 +1,7 @@
 // The prefill kernel for Hopper (sm_90a), one template for all head dimensions: a producer warpgroup and two consumer
-// warpgroups stay on a multiprocessor and take items (128 query rows against their keys) by ticket. Only stages in which
-// some row does not attend some key are masked; V rows that no row attends are cleared before use where they may hold
-// anything, so that 0 * NaN cannot happen.
+// warpgroups stay on a multiprocessor and take items (128 query rows against their keys) by ticket. Only stages in
+// which some row does not attend some key are masked; V rows that no row attends are cleared before use where they may
+// hold anything, so that 0 * NaN cannot happen.
 #pragma once
 
 #include "kernels/cuda/prefill_consumer.cuh"
@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 
 // Raises the kernel's limit of shared memory where it is not yet raised, and launches it.
 template <int D, typename T>
-cudaError_t launch_hopper(const Arguments& args, const CUtensorMap& page_map, const CUtensorMap& granule_map, int blocks,
-                          cudaStream_t stream) {
+cudaError_t launch_hopper(const Arguments& args, const CUtensorMap& page_map, const CUtensorMap& granule_map,
+                          int blocks, cudaStream_t stream) {
   const auto kernel = prefill_hopper<D, T>;
   const auto bytes = static_cast<int>(sizeof(Shared<D>));
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

@@ -4,7 +4,7 @@
 namespace pare::cuda::prefill {
 
 cudaError_t launch_hopper_256(const Arguments& args, bool bf16, const CUtensorMap& page_map,
-                             const CUtensorMap& granule_map, int blocks, cudaStream_t stream) {
+                              const CUtensorMap& granule_map, int blocks, cudaStream_t stream) {
   return bf16 ? launch_hopper<256, __nv_bfloat16>(args, page_map, granule_map, blocks, stream)
               : launch_hopper<256, __half>(args, page_map, granule_map, blocks, stream);
 }

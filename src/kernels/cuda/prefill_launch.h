@@ -22,11 +22,11 @@ struct Arguments {
   float* lse;
   uint32_t* tickets;  // [2]: the next item to hand out; blocks that are done
   int32_t kv_layer, n_heads, head_dim, qa, qb, n_rows;
-  int32_t pool;        // of the layer's pages
-  int32_t group;       // R
-  int32_t pack;        // heads of a KV head that one item takes
-  float scale_log2;    // scale * log2(e): logits to powers of two; with a cap 2 log2(e) * scale / cap
-  float cap_log2;      // softcap * log2(e); 0: none
+  int32_t pool;      // of the layer's pages
+  int32_t group;     // R
+  int32_t pack;      // heads of a KV head that one item takes
+  float scale_log2;  // scale * log2(e): logits to powers of two; with a cap 2 log2(e) * scale / cap
+  float cap_log2;    // softcap * log2(e); 0: none
 };
 // Launches the Hopper kernel of a head dimension on `blocks` blocks.
 cudaError_t launch_hopper_64(const Arguments& args, bool bf16, const CUtensorMap& page_map,

@@ -1,10 +1,10 @@
 // Prefill attention for any card: one warp a query row, no tensor cores. Slow; its use is that the plan's meaning is
 // executed everywhere, and a second opinion on the Hopper kernel.
-#include "kernels/cuda/prefill_launch.h"
-#include "kernels/cuda/prefill_walk.cuh"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include "kernels/cuda/prefill_launch.h"
+#include "kernels/cuda/prefill_walk.cuh"
 
 namespace pare::cuda::prefill {
 namespace {
@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_plain(const __grid_consta
       for (int32_t i = warp; i < tile.rows * (item.r_end - item.r_begin); i += kWarps) {
         const Row row = item_row(args, tile, item, list, i);
         if (row.t < 0) continue;
-        const T* query = static_cast<const T*>(args.q) +
-                         (static_cast<int64_t>(row.t) * args.n_heads + row.head) * args.head_dim;
+        const T* query =
+            static_cast<const T*>(args.q) + (static_cast<int64_t>(row.t) * args.n_heads + row.head) * args.head_dim;
         RowState<T> state{args, pages, reinterpret_cast<const T*>(args.kv.pools[args.pool]), query, row, list.sink};
         GranuleWalk walk(args.plan, list, tile, row.limit);
         int32_t lo, hi;

@@ -109,8 +109,8 @@ class Walker {
     const bool whole = present && granule % kPageGranules == 0 && slot + kPageGranules <= S::kGranules &&
                        page_end == granule + kPageGranules - 1;  // granules ascend: those between are there
     const bool all = present && bounds.all_attend(sink, first, end);
-    const bool some_none = !present || end > bounds.max_limit || bounds.min_lo >= max(first, max(sink, 0)) ||
-                           (!bounds.gap_free && !all);
+    const bool some_none =
+        !present || end > bounds.max_limit || bounds.min_lo >= max(first, max(sink, 0)) || (!bounds.gap_free && !all);
     const uint32_t presents = __ballot_sync(kAllLanes, present), wholes = __ballot_sync(kAllLanes, whole),
                    masks = __ballot_sync(kAllLanes, !all), clears = __ballot_sync(kAllLanes, some_none);
     for (int at = 0; at == 0 || at < used; at += S::kGranules) {
@@ -226,10 +226,6 @@ class Copier {
         if (v_due) copy_values();
         if ((flags & kEnd) != 0) return;
         v_due = true;
-#ifdef NO_KAHEAD
-        copy_values();
-        v_due = false;
-#endif
       }
     }
   }

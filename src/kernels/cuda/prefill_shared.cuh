@@ -13,11 +13,7 @@ namespace pare::cuda::prefill {
 inline constexpr int kTileRows = 128;  // query rows of an item
 inline constexpr int kWarpgroup = 128, kBlockThreads = 3 * kWarpgroup;
 inline constexpr int kHelperWarps = 2, kConsumerWarps = 8;
-#ifndef PREG
-#define PREG 40
-#define CREG 232
-#endif
-inline constexpr int kProducerRegisters = PREG, kConsumerRegisters = CREG;  // * 128 + * 256 <= 65536
+inline constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;  // of a thread; 56 + 2 * 224 <= 3 * 168
 
 template <int D>
 struct Shape {

@@ -78,7 +78,7 @@ __device__ inline bool next_head_run(const Arguments& args, const QTile& tile, i
 
 // One query row of an item. Attends key j iff j < limit and (j < sink or j > lo).
 struct Row {
-  int32_t t = -1, head = 0;     // t < 0: no row
+  int32_t t = -1, head = 0;  // t < 0: no row
   int32_t limit = 0, lo = kNone;
 };
 
