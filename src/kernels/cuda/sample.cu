@@ -109,13 +109,7 @@ __device__ float log_sum_exp(const Team& team, Space& space, const Chunk<kShared
   if (isinf(largest)) return largest;
   float sum = 0.0f;
   chunk.for_each([&](float x, int) { sum += isnan(x) ? 0.0f : expf(x - largest); });
-  sum = block_reduce<Add>(space.reduce, sum);
-  Mail& mail = space.post.log_sum;
-  if (threadIdx.x < team.size) post(team, threadIdx.x, &mail.words[team.rank], mail.arrivals, __float_as_uint(sum));
-  receive(team, mail.arrivals);
-  sum = 0.0f;
-  for (unsigned block = 0; block < team.size; ++block) sum += __uint_as_float(static_cast<unsigned>(mail.words[block]));
-  return largest + logf(sum);
+  return largest + logf(team_reduce<Add>(team, space.reduce, sum));
 }
 
 // The n most likely of a vocabulary whose head holds fewer: -infinity counts, too. Rank 0 gets them in order, in its
@@ -273,28 +267,12 @@ __device__ __noinline__ int draw_from_all(const Team& team, Space& space, const 
   return id_of(cut(Order{best}, Weighing::softmax(best, row.temperature), Wanted{Wanted::kDraw, random_bits(row)}));
 }
 
-__device__ void prepare_post(const Team& team, Post& post) {
-  Arrivals* const all[] = {&post.best[kRaw].arrivals, &post.best[kEdited].arrivals, &post.log_sum.arrivals,
-                           &post.decision.arrivals,   &post.survey[kRaw].arrivals,  &post.survey[kEdited].arrivals,
-                           &post.list[kRaw],          &post.list[kEdited]};
-  for (Arrivals* arrivals : all) prepare(*arrivals);
-  for (const int which : {kRaw, kEdited}) {
-    expect_mail(team, post.best[which]);
-    expect(team, post.survey[which].arrivals, team.size * (kNats + 1) * sizeof(Mass));
-  }
-  expect_mail(team, post.log_sum);
-  expect(team, post.decision.arrivals, sizeof(post.decision.words[0]));  // from rank 0
-}
-
 template <bool kShared>
 __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, int chunk_size) {
   __shared__ Space space;
   const Team team = cluster_team();
-  if (threadIdx.x == 0) {
-    space.reduce.turn = 0;
-    prepare_post(team, space.post);
-  }
-  start_meeting(team);
+  if (threadIdx.x == 0) space.reduce.turn = 0;
+  team.sync();  // all blocks of the team are there, and their memory with them
   wait_for_inputs();
   start_dependents();
   const int64_t r = blockIdx.x / team.size;
@@ -303,19 +281,17 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, in
   const int first_id = min(static_cast<int>(team.rank) * chunk_size, static_cast<int>(args.vocab));
   const Chunk<kShared> chunk{static_cast<float*>(args.workspace) + blockIdx.x * int64_t{chunk_size}, first_id,
                              min(chunk_size, static_cast<int>(args.vocab) - first_id)};
-  Place first = load_chunk(raw, args.vocab, chunk);
-  end_meeting(team);
-  first = mail_reduce<Larger>(team, space.reduce, space.post.best[kRaw], first);
+  Place first = team_reduce<Larger>(team, space.reduce, load_chunk(raw, args.vocab, chunk));
 
   const int n_top = min(row.n_top, args.top_cap);
   const bool edited = row.n_bias > 0 || row.n_counts > 0 || row.uncounted;
   float best = first != 0 ? value_of(first) : -INFINITY, log_sum = 0.0f;
   Head head;
   Place mine = 0;
-  const auto look_at_head = [&](int which) {
-    if (!isinf(best)) head = take_head(team, space, which, chunk, best, first_softmax(row, best), &mine);
+  const auto look_at_head = [&] {
+    if (!isinf(best)) head = take_head(team, space, chunk, best, first_softmax(row, best), &mine);
   };
-  if (n_top > 0 || (row.temperature != 0.0f && !edited)) look_at_head(kRaw);
+  if (n_top > 0 || (row.temperature != 0.0f && !edited)) look_at_head();
   if (row.wants_logprob || n_top > 0) log_sum = log_sum_exp(team, space, chunk, best);
   if (args.top_cap > 0) {
     Place top = mine;
@@ -328,23 +304,20 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, in
 
   if (edited) {
     edit_chunk(row, chunk);
-    first = mail_reduce<Larger>(team, space.reduce, space.post.best[kEdited], find_best(chunk));
+    first = team_reduce<Larger>(team, space.reduce, find_best(chunk));
     best = value_of(first);
     head = Head{};
-    if (first >= kFirstCandidate && row.temperature != 0.0f) look_at_head(kEdited);
+    if (first >= kFirstCandidate && row.temperature != 0.0f) look_at_head();
   }
   int id = first < kFirstCandidate ? -1 : id_of(first);
   // Beside an infinite logit all other mass is zero.
   if (id >= 0 && row.temperature != 0.0f && best != INFINITY) {
     if (team.rank == 0) {
       id = head.count > 0 ? draw_from_head(space, row, head, mine, best) : kUndecided;
-      Mail& decision = space.post.decision;
-      if (threadIdx.x < team.size) {
-        post(team, threadIdx.x, &decision.words[0], decision.arrivals, id == kUndecided ? 1 : 0);
-      }
+      if (threadIdx.x < team.size) *team.at(&space.undecided, threadIdx.x) = id == kUndecided;
     }
-    receive(team, space.post.decision.arrivals);
-    if (space.post.decision.words[0] != 0) {
+    team.sync();
+    if (space.undecided) {
       id = draw_from_all(team, space, row, chunk, best);
       team.sync();  // others may still be reading this block's memory
     }

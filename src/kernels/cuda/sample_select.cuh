@@ -67,20 +67,6 @@ inline constexpr int kMaxBlockCandidates = 1 << 18;
 inline constexpr int kListMax = kThreads;  // candidates that one block can put in order
 inline constexpr int kNats = 8;            // distances from the best that a survey tells apart
 
-struct Survey {
-  Arrivals arrivals;
-  Mass mass[kMaxTeam];
-  unsigned long long nats[kMaxTeam][kNats];
-};
-
-// What a draw asks of the team by mail. Logits are looked at as they are and again as edited.
-enum : int { kRaw = 0, kEdited = 1 };
-struct Post {
-  Mail best[2], log_sum, decision;
-  Survey survey[2];
-  Arrivals list[2];
-};
-
 struct Space {
   union {
     // Read by the block that adds up a bin for the team, which then puts the sum of its bins so far in their place;
@@ -90,13 +76,14 @@ struct Space {
     Place exchange[2][kListMax];  // of a sort
     Mass masses[kListMax];
   };
-  Place list[kListMax];  // by likelihood
+  Place
+      list[kListMax];  // by likelihood; read by the team after the barrier in gather(), written before one in take_head
   Mass totals[kMaxTeam];
   unsigned counts[kMaxTeam];
-  unsigned nats[kNats];
+  unsigned nats[kNats], nats_of[kMaxTeam][kNats];
   Mass warp_sums[kWarps];
   ReduceSpace reduce;
-  Post post;
+  bool undecided;
   unsigned found, bin;
   Mass below;
   Place chosen;
@@ -502,11 +489,9 @@ __device__ __forceinline__ unsigned nats_from(float best, float x) {
 // distance from the best and adds up all masses; another one sends the head to the block of rank 0, where its thread i
 // gets the i-th most likely one in *mine.
 template <bool kShared>
-__device__ __noinline__ Head take_head(const Team& team, Space& space, int which, const Chunk<kShared>& chunk,
-                                       float best, const Weighing& weighing, Place* mine) {
+__device__ __noinline__ Head take_head(const Team& team, Space& space, const Chunk<kShared>& chunk, float best,
+                                       const Weighing& weighing, Place* mine) {
   constexpr int kFieldMax = 255;
-  Survey& survey = space.post.survey[which];
-  Arrivals& arrivals = space.post.list[which];
   if (threadIdx.x < kNats) space.nats[threadIdx.x] = 0;
   if (threadIdx.x == 0) space.found = 0;
   __syncthreads();
@@ -527,13 +512,12 @@ __device__ __noinline__ Head take_head(const Team& team, Space& space, int which
   if (lane < kNats) {
     atomicAdd(&space.nats[lane], static_cast<unsigned>((lane % 2 ? odd : even) >> (16 * (lane / 2))) & 0xffffu);
   }
-  mass = block_reduce<Add>(space.reduce, mass);
+  __syncthreads();
   if (threadIdx.x < team.size * kNats) {
     const unsigned to = threadIdx.x / kNats, nat = threadIdx.x % kNats;
-    post(team, to, &survey.nats[team.rank][nat], survey.arrivals, space.nats[nat]);
-    if (nat == 0) post(team, to, &survey.mass[team.rank], survey.arrivals, mass);
+    *team.at(&space.nats_of[team.rank][nat], to) = space.nats[nat];
   }
-  receive(team, survey.arrivals);
+  mass = team_reduce<Add>(team, space.reduce, mass);
 
   Head head;
   unsigned before = 0;  // of the head, in blocks of lower rank
@@ -541,7 +525,7 @@ __device__ __noinline__ Head take_head(const Team& team, Space& space, int which
   for (unsigned nat = 0; nat < kNats; ++nat) {
     unsigned more = 0, more_before = 0;
     for (unsigned block = 0; block < team.size; ++block) {
-      more += survey.nats[block][nat];
+      more += space.nats_of[block][nat];
       if (block + 1 == team.rank) more_before = more;
     }
     if (head.tail || head.count + more > kListMax) {
@@ -552,17 +536,16 @@ __device__ __noinline__ Head take_head(const Team& team, Space& space, int which
       before += more_before;
     }
   }
-  for (unsigned block = 0; block < team.size; ++block) head.all_mass += survey.mass[block];
+  head.all_mass = mass;
   // A thread's counts have 8 bits.
   if (chunk.count > kFieldMax * kThreads) head.count = 0;
   if (head.count == 0) return head;
-  if (team.rank == 0 && threadIdx.x == 0) expect(team, arrivals, head.count * sizeof(Place));
   chunk.for_each([&](float x, int id) {
     if (!(x > -INFINITY) || nats_from(best, x) >= head.nats) return;
-    post(team, 0, &space.list[before + atomicAdd(&space.found, 1u)], arrivals, place_of(x, id));
+    *team.at(&space.list[before + atomicAdd(&space.found, 1u)], 0) = place_of(x, id);
   });
+  team.sync();
   if (team.rank != 0) return head;
-  receive(team, arrivals);
   *mine = sort_places(space, threadIdx.x < head.count ? space.list[threadIdx.x] : 0, head.count);
   return head;
 }

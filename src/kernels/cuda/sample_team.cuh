@@ -11,20 +11,25 @@ inline constexpr unsigned kFullWarp = 0xffffffffu;
 struct Team {
   unsigned rank = 0, size = 1;
 
-  // Everything that a thread of the team wrote before, here or in another block, is seen by all after. On Hopper that
-  // waits for memory and empties the first cache, a microsecond or so in all: what happens in every draw goes by Mail.
+  // Everything that a thread of the team wrote before, here or in another block, is seen by all after.
   __device__ __forceinline__ void sync() const {
-    __syncthreads();
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (size == 1) return;
-    // One warp's release covers what the others did before the block's barrier.
-    if (threadIdx.x < 32) {
-      asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-    } else {
-      asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-    }
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+    if (size > 1) {
+#ifdef WARP0
+      __syncthreads();
+      if (threadIdx.x < 32) {
+        asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+      } else {
+        asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+      }
+      asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+      asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 #endif
+      return;
+    }
+#endif
+    __syncthreads();
   }
   // The object of block `of` that lies where `mine` lies here.
   template <typename T>
@@ -45,82 +50,6 @@ __device__ __forceinline__ Team cluster_team() {
 #else
   return {};
 #endif
-}
-
-// --- mail ---
-
-// Counts the bytes that other blocks store into this one's memory (an mbarrier). Used once in a draw: the first phase.
-struct Arrivals {
-  unsigned long long barrier;
-};
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-__device__ __forceinline__ unsigned shared_address(const void* p) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(p));
-}
-__device__ __forceinline__ unsigned remote_address(const void* p, unsigned block) {
-  unsigned remote;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(p)), "r"(block));
-  return remote;
-}
-#endif
-
-// One thread, before start_meeting: prepare, then expect, which may also come later. `bytes` in all, from this block
-// and the others.
-__device__ __forceinline__ void prepare(Arrivals& arrivals) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&arrivals)) : "memory");
-#endif
-}
-__device__ __forceinline__ void expect(const Team& team, Arrivals& arrivals, unsigned bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (team.size == 1) return;
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&arrivals)), "r"(bytes)
-               : "memory");
-#endif
-}
-// All threads of the team, in two halves: prepared Arrivals are known to the others after the second one.
-__device__ __forceinline__ void start_meeting(const Team& team) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (team.size == 1) return;
-  asm volatile("fence.mbarrier_init.release.cluster;\nbarrier.cluster.arrive.relaxed;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void end_meeting(const Team& team) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (team.size > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#endif
-  __syncthreads();
-}
-
-// Stores into *slot of block `to`, which may read it after receive(arrivals).
-__device__ __forceinline__ void post(const Team& team, unsigned to, unsigned long long* slot, Arrivals& arrivals,
-                                     unsigned long long value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (team.size > 1) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u64 [%0], %1, [%2];" ::"r"(
-                     remote_address(slot, to)),
-                 "l"(value), "r"(remote_address(&arrivals, to))
-                 : "memory");
-    return;
-  }
-#endif
-  *slot = value;
-}
-__device__ __forceinline__ void receive(const Team& team, Arrivals& arrivals) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (team.size > 1) {
-    unsigned done = 0;
-    while (done == 0) {
-      asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\nselp.u32 %0, 1, 0, p;\n}"
-                   : "=r"(done)
-                   : "r"(shared_address(&arrivals))
-                   : "memory");
-    }
-    return;
-  }
-#endif
-  __syncthreads();
 }
 
 // --- reductions ---
@@ -168,7 +97,7 @@ __device__ __forceinline__ T block_reduce(ReduceSpace& space, T value) {
   return value;
 }
 
-// The same over the team, blocks in order of rank.
+// The same over the team, blocks in order of rank. A barrier of the team.
 template <typename Fold, typename T>
 __device__ T team_reduce(const Team& team, ReduceSpace& space, T value) {
   constexpr Fold fold;
@@ -183,26 +112,6 @@ __device__ T team_reduce(const Team& team, ReduceSpace& space, T value) {
   for (unsigned block = 1; block < team.size; ++block) {
     value = fold(value, *reinterpret_cast<const T*>(&space.slots[turn][block]));
   }
-  return value;
-}
-
-// And by mail: `words` is used once.
-struct Mail {
-  Arrivals arrivals;
-  unsigned long long words[kMaxTeam];
-};
-__device__ __forceinline__ void expect_mail(const Team& team, Mail& mail) {
-  expect(team, mail.arrivals, team.size * sizeof(mail.words[0]));
-}
-template <typename Fold>
-__device__ unsigned long long mail_reduce(const Team& team, ReduceSpace& space, Mail& mail, unsigned long long value) {
-  constexpr Fold fold;
-  value = block_reduce<Fold>(space, value);
-  if (threadIdx.x < team.size) post(team, threadIdx.x, &mail.words[team.rank], mail.arrivals, value);
-  receive(team, mail.arrivals);
-  value = mail.words[0];
-#pragma unroll 1
-  for (unsigned block = 1; block < team.size; ++block) value = fold(value, mail.words[block]);
   return value;
 }
 
