@@ -96,10 +96,10 @@ __device__ void edit_chunk(const SampleRow& row, const Chunk<kShared>& chunk) {
 
 // The first of the most likely, 0 where every value is NaN.
 template <bool kShared>
-__device__ Place find_best(const Chunk<kShared>& chunk) {
+__device__ Place find_best(const Team& team, Space& space, const Chunk<kShared>& chunk) {
   Place best = 0;
-  chunk.for_each([&](float x, int id) { best = max(best, place_of(x, id)); });
-  return best;
+  chunk.for_each([&](float x, int id) { best = larger(best, place_of(x, id)); });
+  return team_reduce(team, space.reduce, best, larger);
 }
 
 // --- log-probabilities ---
@@ -109,51 +109,83 @@ __device__ float log_sum_exp(const Team& team, Space& space, const Chunk<kShared
   if (isinf(largest)) return largest;
   float sum = 0.0f;
   chunk.for_each([&](float x, int) { sum += isnan(x) ? 0.0f : expf(x - largest); });
-  return largest + logf(team_reduce<Add>(team, space.reduce, sum));
+  return largest + logf(team_reduce(team, space.reduce, sum, [](float a, float b) { return a + b; }));
 }
 
-// The n most likely of a vocabulary whose head holds fewer: -infinity counts, too. Rank 0 gets them in order, in its
-// threads.
-template <bool kShared>
-__device__ __noinline__ int find_top(const Team& team, Space& space, const Chunk<kShared>& chunk, float largest,
-                                     int n_top, Place* mine) {
-  int numbers = 0;
-  chunk.for_each([&](float x, int) { numbers += !isnan(x); });
-  const int n = min(n_top, team_reduce<Add>(team, space.reduce, numbers));
-  if (n == 0) return 0;
-  Selection first{Order{largest}, Weighing::count(), Floor{-INFINITY, INT_MAX}, Wanted{Wanted::kMass}};
-  first.wanted.amount = n;
-  const Place last = select(team, space, chunk, first);
+// Into the block of rank 0's memory: the n most likely of `source`, of which there are n or more.
+template <typename Source>
+__device__ void write_first(const Team& team, Space& space, const Source& source, float largest, float log_sum, int n,
+                            TopLogprob* top) {
+  const Floor numbers{-INFINITY, INT_MAX};
+  const Place last = select(team, space, source, ByLikelihood{largest}, Weighing::count(), numbers,
+                            [&](Mass) { return static_cast<Mass>(n); });
   team.sync();
   gather(team, space, [&](auto put) {
-    chunk.for_each([&](float x, int id) {
+    source.for_each([&](float x, int id) {
       if (place_of(x, id) >= last) put(place_of(x, id));
     });
   });
-  *mine = threadIdx.x < n ? space.pulled[threadIdx.x] : 0;
-  __syncthreads();
-  *mine = sort_places(space, *mine, n);
-  team.sync();  // others may still be reading this block's list
-  return n;
+  for (int i = threadIdx.x; i < n && team.rank == 0; i += kThreads) {
+    const Place own = space.pulled[i];
+    int rank = 0;
+    for (int j = 0; j < n; ++j) rank += space.pulled[j] > own;
+    top[rank] = {id_of(own), value_of(own) - log_sum};
+  }
+  team.sync();
+}
+
+template <bool kShared>
+__device__ void write_top(const Team& team, Space& space, const Chunk<kShared>& chunk, const Head& head, float largest,
+                          float log_sum, int n_top, int top_cap, TopLogprob* top) {
+  int n = n_top;
+  if (n_top > head.count) {
+    int numbers = 0;
+    chunk.for_each([&](float x, int) { numbers += !isnan(x); });
+    n = min(n_top, team_reduce(team, space.reduce, numbers, [](int a, int b) { return a + b; }));
+    if (n > 0) write_first(team, space, chunk, largest, log_sum, n, top);
+  } else if (n_top > 0) {
+    team.sync();  // others may still be reading this block's list
+    if (team.rank == 0) write_first(Team{}, space, head.held, largest, log_sum, n, top);
+  }
+  for (int i = n + threadIdx.x; i < top_cap && team.rank == 0; i += kThreads) top[i] = {-1, 0.0f};
 }
 
 // --- the draw ---
 
-// The order by typicality: of candidates with masses e, at distances d from the best, the entropy is that of the best
-// plus the mean distance.
+// Locally typical sampling (arXiv 2202.00666 §4): those first whose surprise lies nearest the entropy.
+struct ByTypicality {
+  double best, log_sum, entropy;
+
+  __device__ float shift(float x) const { return static_cast<float>(fabs(log_sum - (x - best) - entropy)); }
+  __device__ Place place(float x, int id) const { return sampling::place(~__float_as_uint(shift(x)), id); }
+  __device__ unsigned bin(float x) const { return static_cast<unsigned>(fminf(shift(x) * 64.0f, kBins - 1)); }
+};
+
+// The mass that `share` of all is: the first sum that is not below it.
+struct ShareOf {
+  float share;
+  __device__ Mass operator()(Mass total) const {
+    const double wanted = ceil(static_cast<double>(share) * static_cast<double>(total));
+    return min(max(static_cast<Mass>(wanted), Mass{1}), total);
+  }
+};
+
+__device__ double add_doubles(double a, double b) { return a + b; }
+
 template <typename Source>
-__device__ Order order_by_typicality(const Team& team, Space& space, const Source& source, const Weighing& weighing,
-                                     const Floor& floor) {
+__device__ ByTypicality typicality_of(const Team& team, Space& space, const Source& source, const Weighing& weighing,
+                                      const Floor& floor) {
   double sum = 0.0, weighted = 0.0;
   source.for_each([&](float x, int id) {
     if (!floor.admits(x, id)) return;
     const double e = static_cast<double>(weighing(x));
     sum += e;
-    weighted += e * (static_cast<double>(weighing.best) - x);
+    weighted += e * (static_cast<double>(x) - weighing.best);
   });
-  sum = team_reduce<Add>(team, space.reduce, sum);
-  weighted = team_reduce<Add>(team, space.reduce, weighted);
-  return {weighing.best, true, weighted / sum};
+  sum = team_reduce(team, space.reduce, sum, add_doubles);
+  weighted = team_reduce(team, space.reduce, weighted, add_doubles);
+  const double log_sum = log(sum) - kMassBits * 0.69314718055994531;
+  return {weighing.best, log_sum, log_sum - weighted / sum};
 }
 
 // base/rng.h: the first word of philox4x32 for the row's counter, as 24 bits.
@@ -175,96 +207,61 @@ __device__ unsigned random_bits(const SampleRow& row) {
 
 constexpr int kUndecided = -2;
 
-// That of the first filter that asks for masses.
+// What a draw that looks at the head alone must know of the rest. The mass is that of the first softmax it asks for.
+struct Tail {
+  bool any = false;
+  Mass mass = 0;
+  unsigned nats = 0;  // all of it is this far from the best, by nats_from
+};
 __device__ Weighing first_softmax(const SampleRow& row, float best) {
   return Weighing::softmax(best, row.top_p < 1.0f ? 1.0f : row.temperature);
 }
 
-// The lowest logit that min-p keeps: at most the best one, because the logarithm is not positive.
-__device__ float lowest_by_min_p(const SampleRow& row, float best) {
-  return __double2float_ru(log(static_cast<double>(row.min_p)) + best);
-}
-
-// Draws with what rank 0 holds of the head, in the order of likelihood. kUndecided where that depends on the order
-// within the tail.
-__device__ __noinline__ int draw_from_head(Space& space, const SampleRow& row, const Head& head, Place mine,
-                                           float best) {
-  const int i = threadIdx.x;
-  int n = head.count;
-  bool tail = head.tail;
-  if (row.top_k > 0) {
-    if (row.top_k <= n) {
-      n = row.top_k;
-      tail = false;
-    } else if (tail) {
-      return kUndecided;
-    }
-  }
-  if (row.typical_p < 1.0f) {
-    if (tail) return kUndecided;
-    const Weighing weighing = Weighing::softmax(best, 1.0f);
-    const float x = value_of(mine);
-    const double e = i < n ? static_cast<double>(weighing(x)) : 0.0;
-    const double sum = block_reduce<Add>(space.reduce, e);
-    const double weighted = block_reduce<Add>(space.reduce, i < n ? e * (static_cast<double>(best) - x) : 0.0);
-    const int rank = rank_by_typicality(space, mine, n, Order{best, true, weighted / sum});
-    space.masses[i] = i < n ? weighing(x) : 0;
-    __syncthreads();
-    const Mass mass = rank >= 0 ? space.masses[rank] : 0;
-    __syncthreads();
-    const int last = find_sum(space, mass, Wanted{Wanted::kShare, 0, row.typical_p});
-    // Those kept stay in the order of likelihood.
-    if (rank >= 0) space.masses[rank] = i <= last ? 1 : 0;
-    __syncthreads();
-    const bool kept = i < n && space.masses[i] != 0;
-    __syncthreads();
-    mine = sort_places(space, kept ? mine : 0, n);
-    n = last + 1;
-    best = value_of(tell_all(space, mine, 0));
-  }
-  if (row.top_p < 1.0f) {
-    const Mass mass = i < n ? Weighing::softmax(best, 1.0f)(value_of(mine)) : 0;
-    const int last = find_sum(space, mass, Wanted{Wanted::kShare, 0, row.top_p, tail ? head.all_mass : 0});
-    if (last < 0) return kUndecided;
-    n = last + 1;
-    tail = false;
-  }
-  if (row.min_p > 0.0f) {
-    const float lowest = lowest_by_min_p(row, best);
-    if (nats_from(best, lowest) < head.nats) tail = false;
-    n = __syncthreads_count(i < n && value_of(mine) >= lowest);
-  }
-  const Mass mass = i < n ? Weighing::softmax(best, row.temperature)(value_of(mine)) : 0;
-  const int drawn = find_sum(space, mass, Wanted{Wanted::kDraw, random_bits(row), 0.0f, tail ? head.all_mass : 0});
-  return drawn < 0 ? kUndecided : id_of(tell_all(space, mine, drawn));
-}
-
-// The same from the whole vocabulary, by all of the team.
-template <bool kShared>
-__device__ __noinline__ int draw_from_all(const Team& team, Space& space, const SampleRow& row,
-                                          const Chunk<kShared>& chunk, float best) {
+// Draws from `source`, `best` its largest logit. kUndecided where that depends on the order within the tail.
+template <typename Source>
+__device__ int draw(const Team& team, Space& space, const SampleRow& row, Source source, float best, Tail tail) {
   Place from = kFirstCandidate;
-  const auto cut = [&](const Order& order, const Weighing& weighing, const Wanted& wanted) {
-    return select(team, space, chunk, Selection{order, weighing, Floor::of(from), wanted});
-  };
   if (row.top_k > 0) {
-    from = max(from, cut(Order{best}, Weighing::count(), Wanted{Wanted::kTopK, static_cast<Mass>(row.top_k)}));
+    const Mass k = row.top_k;
+    const Place last = select(team, space, source, ByLikelihood{best}, Weighing::count(), Floor::of(from),
+                              [&](Mass total) { return k < total || (tail.any && k == total) ? k : Mass{0}; });
+    if (last == 0 && tail.any) return kUndecided;
+    if (last != 0) tail = Tail{};
+    from = larger(from, last);
   }
   if (row.typical_p < 1.0f) {
+    if (tail.any) return kUndecided;
     const Floor floor = Floor::of(from);
     const Weighing weighing = Weighing::softmax(best, 1.0f);
-    const Order order = order_by_typicality(team, space, chunk, weighing, floor);
-    const Place drawn = cut(order, weighing, Wanted{Wanted::kShare, 0, row.typical_p});
-    const Place last = order.place(value_of(drawn), id_of(drawn));
-    chunk.drop_unless([&](float x, int id) { return floor.admits(x, id) && order.place(x, id) >= last; });
+    const ByTypicality order = typicality_of(team, space, source, weighing, floor);
+    const Place last = select(team, space, source, order, weighing, floor, ShareOf{row.typical_p});
+    source.drop_unless([&](float x, int id) { return floor.admits(x, id) && order.place(x, id) >= last; });
     // The most likely one may be gone.
-    best = value_of(team_reduce<Larger>(team, space.reduce, find_best(chunk)));
+    Place first = 0;
+    source.for_each([&](float x, int id) { first = larger(first, place_of(x, id)); });
+    best = value_of(team_reduce(team, space.reduce, first, larger));
   }
+  const ByLikelihood order{best};
   if (row.top_p < 1.0f) {
-    from = max(from, cut(Order{best}, Weighing::softmax(best, 1.0f), Wanted{Wanted::kShare, 0, row.top_p}));
+    const Place last = select(team, space, source, order, Weighing::softmax(best, 1.0f), Floor::of(from),
+                              [&](Mass total) { return ShareOf{row.top_p}(total + tail.mass); });
+    if (last == 0) return kUndecided;
+    tail = Tail{};
+    from = larger(from, last);
   }
-  if (row.min_p > 0.0f) from = max(from, Place{key_of(lowest_by_min_p(row, best))} << 32);
-  return id_of(cut(Order{best}, Weighing::softmax(best, row.temperature), Wanted{Wanted::kDraw, random_bits(row)}));
+  if (row.min_p > 0.0f) {
+    // At most the best one's own: the logarithm is not positive.
+    const float lowest = __double2float_ru(log(static_cast<double>(row.min_p)) + best);
+    if (nats_from(best, lowest) < tail.nats) tail = Tail{};
+    from = larger(from, Place{key_of(lowest)} << 32);
+  }
+  const Mass bits = random_bits(row);
+  const Place drawn = select(team, space, source, order, Weighing::softmax(best, row.temperature), Floor::of(from),
+                             [&](Mass total) {  // the first sum above bits / 2^24 of all
+                               total += tail.mass;
+                               return (__umul64hi(bits, total) << 40 | bits * total >> 24) + 1;
+                             });
+  return drawn == 0 ? kUndecided : id_of(drawn);
 }
 
 template <bool kShared>
@@ -281,45 +278,46 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, in
   const int first_id = min(static_cast<int>(team.rank) * chunk_size, static_cast<int>(args.vocab));
   const Chunk<kShared> chunk{static_cast<float*>(args.workspace) + blockIdx.x * int64_t{chunk_size}, first_id,
                              min(chunk_size, static_cast<int>(args.vocab) - first_id)};
-  Place first = team_reduce<Larger>(team, space.reduce, load_chunk(raw, args.vocab, chunk));
+  Place first = team_reduce(team, space.reduce, load_chunk(raw, args.vocab, chunk), larger);
 
   const int n_top = min(row.n_top, args.top_cap);
   const bool edited = row.n_bias > 0 || row.n_counts > 0 || row.uncounted;
-  float best = first != 0 ? value_of(first) : -INFINITY, log_sum = 0.0f;
   Head head;
-  Place mine = 0;
-  const auto look_at_head = [&] {
-    if (!isinf(best)) head = take_head(team, space, chunk, best, first_softmax(row, best), &mine);
-  };
-  if (n_top > 0 || (row.temperature != 0.0f && !edited)) look_at_head();
-  if (row.wants_logprob || n_top > 0) log_sum = log_sum_exp(team, space, chunk, best);
-  if (args.top_cap > 0) {
-    Place top = mine;
-    const int n = n_top > head.count ? find_top(team, space, chunk, best, n_top, &top) : n_top;
-    const int i = threadIdx.x;
-    if (team.rank == 0 && i < args.top_cap) {
-      args.top[r * args.top_cap + i] = i < n ? TopLogprob{id_of(top), value_of(top) - log_sum} : TopLogprob{-1, 0.0f};
+  bool has_head = false;
+  if (n_top > 0 || (row.temperature != 0.0f && !edited)) {
+    const float largest = value_of(first);
+    if (first != 0 && !isinf(largest)) head = take_head(team, space, chunk, largest, first_softmax(row, largest));
+    has_head = true;
+  }
+  float log_sum = 0.0f;
+  if (row.wants_logprob || n_top > 0) {
+    const float largest = first != 0 ? value_of(first) : -INFINITY;
+    log_sum = log_sum_exp(team, space, chunk, largest);
+    if (args.top_cap > 0) {
+      write_top(team, space, chunk, head, largest, log_sum, n_top, args.top_cap, args.top + r * args.top_cap);
     }
+  } else if (team.rank == 0) {
+    for (int i = threadIdx.x; i < args.top_cap; i += kThreads) args.top[r * args.top_cap + i] = {-1, 0.0f};
   }
 
   if (edited) {
     edit_chunk(row, chunk);
-    first = team_reduce<Larger>(team, space.reduce, find_best(chunk));
-    best = value_of(first);
-    head = Head{};
-    if (first >= kFirstCandidate && row.temperature != 0.0f) look_at_head();
+    first = find_best(team, space, chunk);
+    has_head = false;
   }
   int id = first < kFirstCandidate ? -1 : id_of(first);
+  const float best = value_of(first);
   // Beside an infinite logit all other mass is zero.
   if (id >= 0 && row.temperature != 0.0f && best != INFINITY) {
-    if (team.rank == 0) {
-      id = head.count > 0 ? draw_from_head(space, row, head, mine, best) : kUndecided;
-      if (threadIdx.x < team.size) *team.at(&space.undecided, threadIdx.x) = id == kUndecided;
+    if (!has_head) head = take_head(team, space, chunk, best, first_softmax(row, best));
+    id = kUndecided;
+    if (head.count > 0) {
+      id = draw(Team{}, space, row, head.held, best, Tail{head.tail, head.tail_mass, head.tail ? head.nats : 0});
     }
-    team.sync();
-    if (space.undecided) {
-      id = draw_from_all(team, space, row, chunk, best);
-      team.sync();  // others may still be reading this block's memory
+    team.sync();  // others may still be reading this block's list
+    if (id == kUndecided) {
+      id = draw(team, space, row, chunk, best, Tail{});
+      team.sync();
     }
   }
   if (team.rank != 0 || threadIdx.x != 0) return;

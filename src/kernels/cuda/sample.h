@@ -45,7 +45,7 @@ struct SampleRow {
   int32_t n_bias = 0;
   bool wants_logprob = false;
 };
-inline constexpr int32_t kSampleTopMax = 1024;
+inline constexpr int32_t kSampleTopMax = 2048;
 
 struct SampleArgs {
   const SampleRow* rows = nullptr;  // [n]

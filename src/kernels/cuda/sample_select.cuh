@@ -64,26 +64,30 @@ inline constexpr int kBins = 2048;
 // A bin's mass is added up in parts of 14 bits with atomics of 32: 2^18 candidates of a block fit.
 inline constexpr int kLimbs = 3, kLimbBits = 14;
 inline constexpr int kMaxBlockCandidates = 1 << 18;
-inline constexpr int kListMax = kThreads;  // candidates that one block can put in order
-inline constexpr int kNats = 8;            // distances from the best that a survey tells apart
+inline constexpr int kHeldByThread = 2;
+inline constexpr int kListMax = kHeldByThread * kThreads;  // candidates that one block can look at
+inline constexpr int kRankedMax = 64;                      // candidates that are compared with each other
+inline constexpr int kNats = 8;                            // distances that a survey tells apart
+
+struct Entry {
+  Place place;
+  Mass mass;
+};
 
 struct Space {
+  // Limbs are read by the block that adds up a bin for the team, which then puts the sum of its bins so far in their
+  // place; those are read until the barrier in gather(), and after it the memory is `pulled`.
   union {
-    // Read by the block that adds up a bin for the team, which then puts the sum of its bins so far in their place;
-    // those are read until the barrier in gather().
     unsigned limbs[kLimbs][kBins];
     Place pulled[kListMax];
-    Place exchange[2][kListMax];  // of a sort
-    Mass masses[kListMax];
+    Entry ranked[kRankedMax];
   };
-  Place
-      list[kListMax];  // by likelihood; read by the team after the barrier in gather(), written before one in take_head
+  Place list[kListMax];  // by likelihood; read by the team after the barrier in gather()
   Mass totals[kMaxTeam];
   unsigned counts[kMaxTeam];
   unsigned nats[kNats], nats_of[kMaxTeam][kNats];
   Mass warp_sums[kWarps];
   ReduceSpace reduce;
-  bool undecided;
   unsigned found, bin;
   Mass below;
   Place chosen;
@@ -97,13 +101,6 @@ __device__ __forceinline__ void add_mass(Space& space, unsigned bin, Mass mass) 
   }
 }
 
-// Sum of x over the first `lanes` lanes of the warp.
-__device__ __forceinline__ Mass sum_lanes_below(Mass x, int lanes) {
-  if (threadIdx.x % 32 >= lanes) x = 0;
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kFullWarp, x, step);
-  return x;
-}
-
 // Sum over the threads of this block up to and including this one.
 __device__ __forceinline__ Mass inclusive_sum(Space& space, Mass x) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -113,56 +110,44 @@ __device__ __forceinline__ Mass inclusive_sum(Space& space, Mass x) {
   }
   if (lane == 31) space.warp_sums[warp] = x;
   __syncthreads();
-  return x + sum_lanes_below(space.warp_sums[lane], warp);
+  for (int w = 0; w < warp; ++w) x += space.warp_sums[w];
+  return x;
 }
 
-// How much mass must come before the place that a selection looks for.
-struct Wanted {
-  enum Kind { kMass, kTopK, kShare, kDraw } kind;
-  Mass amount;  // kMass: this much; kTopK: the k; kDraw: 24 random bits
-  float share;  // kShare: of all mass
-  Mass all;     // kShare, kDraw: mass of all where others than those that are looked at have some; else 0
+// each(add) calls add(bin, mass) for the candidates of this thread; bins ascend with the order. Finds the bin in which
+// the sum of masses reaches wanted(sum of all masses), and leaves in *rest how much of it is wanted. Returns kBins if
+// wanted() is 0 or more than there is.
+template <typename Each, typename Wanted>
+__device__ unsigned find_bin(const Team& team, Space& space, Each each, Wanted wanted, Mass* rest) {
+  for (int i = threadIdx.x; i < kLimbs * kBins; i += kThreads) space.limbs[0][i] = 0;
+  __syncthreads();
+  each([&](unsigned bin, Mass mass) { add_mass(space, bin, mass); });
+  team.sync();
 
-  // 0: nobody.
-  __device__ Mass of(Mass total) const {
-    const Mass whole = all != 0 ? all : total;
-    switch (kind) {
-      case kMass: break;
-      case kTopK: return amount < total ? amount : 0;
-      case kShare: {  // the first sum that is not below it
-        const double wanted = ceil(static_cast<double>(share) * static_cast<double>(whole));
-        return min(max(static_cast<Mass>(wanted), Mass{1}), whole);
-      }
-      case kDraw: return (__umul64hi(amount, whole) << 40 | amount * whole >> 24) + 1;  // above bits / 2^24 of it
-    }
-    return amount;
-  }
-};
-
-// The second half of find_bin.
-__device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted wanted, Mass* rest) {
   // This block adds up a slice of the bins, from all blocks.
+  constexpr int kMaxBins = kBins / kThreads;  // of a thread
   const int slice = kBins / team.size, per_thread = max(1, slice / kThreads);
   const int first = threadIdx.x * per_thread;  // in the slice
-  const int last = first < slice ? first + per_thread : first;
-  const auto sum_of = [&](int bin) {
-    Mass sum = 0;
+  Mass sums[kMaxBins] = {}, all = 0;
+#pragma unroll
+  for (int i = 0; i < kMaxBins; ++i) {
+    if (i >= per_thread || first >= slice) continue;
+    const int bin = team.rank * slice + first + i;
     for (unsigned block = 0; block < team.size; ++block) {
 #pragma unroll
       for (int limb = 0; limb < kLimbs; ++limb) {
-        sum += Mass{*team.at(&space.limbs[limb][bin], block)} << (limb * kLimbBits);
+        sums[i] += Mass{*team.at(&space.limbs[limb][bin], block)} << (limb * kLimbBits);
       }
     }
-    return sum;
-  };
-  Mass all = 0;
-#pragma unroll 1
-  for (int bin = first; bin < last; ++bin) all += sum_of(team.rank * slice + bin);
+    all += sums[i];
+  }
   const Mass up_to_here = inclusive_sum(space, all);
   Mass sum = up_to_here - all;
-#pragma unroll 1
-  for (int bin = team.rank * slice + first; bin < static_cast<int>(team.rank) * slice + last; ++bin) {
-    sum += per_thread == 1 ? all : sum_of(bin);
+#pragma unroll
+  for (int i = 0; i < kMaxBins; ++i) {
+    if (i >= per_thread || first >= slice) continue;
+    const int bin = team.rank * slice + first + i;
+    sum += sums[i];
     space.limbs[0][bin] = static_cast<unsigned>(sum);
     space.limbs[1][bin] = static_cast<unsigned>(sum >> 32);
   }
@@ -172,9 +157,8 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
   team.sync();
 
   Mass total = 0;
-#pragma unroll 1
   for (unsigned block = 0; block < team.size; ++block) total += space.totals[block];
-  const Mass target = wanted.of(total);
+  const Mass target = wanted(total);
   if (target == 0 || target > total) return kBins;
   Mass below = 0;
   unsigned owner = 0;
@@ -182,11 +166,13 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
   const auto sum_at = [&](int bin) {
     return Mass{*team.at(&space.limbs[1][bin], owner)} << 32 | *team.at(&space.limbs[0][bin], owner);
   };
-#pragma unroll 1
-  for (int bin = first; bin < last; ++bin) {
-    const Mass before = below + (bin > 0 ? sum_at(owner * slice + bin - 1) : 0);
-    if (before < target && target <= below + sum_at(owner * slice + bin)) {
-      space.bin = owner * slice + bin;
+#pragma unroll
+  for (int i = 0; i < kMaxBins; ++i) {
+    if (i >= per_thread || first >= slice) continue;
+    const int bin = owner * slice + first + i;
+    const Mass before = below + (first + i > 0 ? sum_at(bin - 1) : 0);
+    if (before < target && target <= below + sum_at(bin)) {
+      space.bin = bin;
       space.below = before;
     }
   }
@@ -195,23 +181,20 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
   return space.bin;
 }
 
-// each(add) calls add(bin, mass) for the candidates of this thread; bins ascend with the order. Finds the bin in which
-// the sum of masses reaches what is wanted, and leaves in *rest how much of it is wanted. Returns kBins if that is
-// nothing or more than there is.
-template <typename Each>
-__device__ __forceinline__ unsigned find_bin(const Team& team, Space& space, Each each, const Wanted& wanted,
-                                             Mass* rest) {
-  for (int i = threadIdx.x; i < kLimbs * kBins; i += kThreads) space.limbs[0][i] = 0;
-  __syncthreads();
-  each([&](unsigned bin, Mass mass) { add_mass(space, bin, mass); });
-  team.sync();
-  return close_bins(team, space, wanted, rest);
-}
-
 // --- lists of candidates ---
 
-// The second half of gather.
-__device__ __noinline__ int pull_lists(Team team, Space& space) {
+// each(put) calls put(place) for those of this thread's candidates that are wanted, with their place by likelihood.
+// Returns how many the team has; where they are kListMax at most, space.pulled has them all, in no order. A barrier of
+// the team must lie between two calls.
+template <typename Each>
+__device__ int gather(const Team& team, Space& space, Each each) {
+  if (threadIdx.x == 0) space.found = 0;
+  __syncthreads();
+  each([&](Place p) {
+    const unsigned at = atomicAdd(&space.found, 1u);
+    if (at < kListMax) space.list[at] = p;
+  });
+  __syncthreads();
   if (threadIdx.x < team.size) *team.at(&space.counts[team.rank], threadIdx.x) = space.found;
   team.sync();
   unsigned count = 0;
@@ -226,20 +209,8 @@ __device__ __noinline__ int pull_lists(Team team, Space& space) {
   return static_cast<int>(count);
 }
 
-// each(put) calls put(place) for those of this thread's candidates that are wanted, with their place by likelihood.
-// Returns how many the team has; where they are kListMax at most, space.pulled has them all, in no order. A barrier of
-// the team must lie between two calls.
-template <typename Each>
-__device__ __forceinline__ int gather(const Team& team, Space& space, Each each) {
-  if (threadIdx.x == 0) space.found = 0;
-  __syncthreads();
-  each([&](Place p) {
-    const unsigned at = atomicAdd(&space.found, 1u);
-    if (at < kListMax) space.list[at] = p;
-  });
-  __syncthreads();
-  return pull_lists(team, space);
-}
+__device__ __forceinline__ Place larger(Place a, Place b) { return a > b ? a : b; }
+__device__ __forceinline__ Place smaller(Place a, Place b) { return a < b ? a : b; }
 
 // A stretch of an order, cut into bins of equal size.
 struct Stretch {
@@ -252,63 +223,15 @@ static_assert(kBins == 1 << 11);
 
 // each(put) calls put(place) for the candidates of this thread: the stretch that all of the team's lie in.
 template <typename Each>
-__device__ __forceinline__ Stretch find_stretch(const Team& team, Space& space, Each each) {
+__device__ Stretch find_stretch(const Team& team, Space& space, Each each) {
   Stretch s{0, ~Place{0}};
   each([&](Place p) {
-    s.first = max(s.first, p);
-    s.last = min(s.last, p);
+    s.first = larger(s.first, p);
+    s.last = smaller(s.last, p);
   });
-  s.first = team_reduce<Larger>(team, space.reduce, s.first);
-  s.last = team_reduce<Smaller>(team, space.reduce, s.last);
+  s.first = team_reduce(team, space.reduce, s.first, larger);
+  s.last = team_reduce(team, space.reduce, s.last, smaller);
   return s;
-}
-
-// --- one block's list, a candidate in each thread ---
-
-// Sorts, largest first. Every thread of the first n has a place, the others 0.
-__device__ __noinline__ Place sort_places(Space& space, Place x, int n) {
-  const int i = threadIdx.x;
-  int turn = 0;
-  for (int size = 2; size < 2 * n; size *= 2) {
-    for (int stride = size / 2; stride > 0; stride /= 2) {
-      Place other;
-      if (stride < 32) {
-        other = __shfl_xor_sync(kFullWarp, x, stride);
-      } else {
-        // Two in turn: a barrier lies between the last read of one and its next write.
-        space.exchange[turn][i] = x;
-        __syncthreads();
-        other = space.exchange[turn][i ^ stride];
-        turn = 1 - turn;
-      }
-      const bool first = ((i & stride) == 0) == ((i & size) == 0);
-      x = first == (x > other) ? x : other;
-    }
-  }
-  __syncthreads();
-  return x;
-}
-
-// The first thread at which the sum of masses of the threads up to it reaches what is wanted; -1 if that is nothing or
-// more than there is.
-__device__ __noinline__ int find_sum(Space& space, Mass mass, Wanted wanted) {
-  const Mass sum = inclusive_sum(space, mass);
-  if (threadIdx.x == kThreads - 1) space.below = sum;
-  __syncthreads();
-  const Mass total = space.below, target = wanted.of(total);
-  if (target == 0 || target > total) return -1;
-  if (sum >= target && sum - mass < target) space.found = threadIdx.x;
-  __syncthreads();
-  return static_cast<int>(space.found);
-}
-
-// What thread `owner` has.
-__device__ __forceinline__ Place tell_all(Space& space, Place mine, int owner) {
-  if (threadIdx.x == owner) space.chosen = mine;
-  __syncthreads();
-  const Place told = space.chosen;
-  __syncthreads();
-  return told;
 }
 
 // --- where candidates come from ---
@@ -355,6 +278,40 @@ struct Chunk {
   }
 };
 
+// A few candidates, the same ones in each block: a block works on them alone.
+struct Held {
+  float value[kHeldByThread];
+  int id[kHeldByThread];  // -1: none
+
+  template <typename Body>
+  __device__ __forceinline__ void for_each(Body body) const {
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      if (id[i] >= 0) body(value[i], id[i]);
+    }
+  }
+  template <typename Keep>
+  __device__ __forceinline__ void drop_unless(Keep keep) {
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      if (id[i] >= 0 && !keep(value[i], id[i])) id[i] = -1;
+    }
+  }
+};
+
+// The first n of space.pulled.
+__device__ __forceinline__ Held hold_pulled(const Space& space, int n) {
+  Held held;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    const int at = threadIdx.x + i * kThreads;
+    held.value[i] = at < n ? value_of(space.pulled[at]) : 0.0f;
+    held.id[i] = at < n ? id_of(space.pulled[at]) : -1;
+  }
+  __syncthreads();
+  return held;
+}
+
 // place_of(x, id) >= from, for candidates above -infinity.
 struct Floor {
   float value;
@@ -366,95 +323,123 @@ struct Floor {
   __device__ __forceinline__ bool admits(float x, int at) const { return x > value || (x == value && at <= id); }
 };
 
-// What candidates are ordered by.
-struct Order {
+// Orders: place() of a candidate, and a bin for a first look that does not descend along the order.
+struct ByLikelihood {
   float best;
-  // By likelihood, or by typicality (arXiv 2202.00666 §4): those first whose surprise lies nearest the entropy, which
-  // is `expected` nats below the best.
-  bool typical = false;
-  double expected = 0.0;
-
-  __device__ float shift(float x) const { return static_cast<float>(fabs(expected - (static_cast<double>(best) - x))); }
-  __device__ Place place(float x, int id) const {
-    return typical ? sampling::place(~__float_as_uint(shift(x)), id) : place_of(x, id);
-  }
-  // For a first look that does not descend along the order.
-  __device__ unsigned bin(float x) const {
-    const float distance = typical ? shift(x) : x >= best ? 0.0f : best - x;
-    return static_cast<unsigned>(fminf(distance * 64.0f, kBins - 1));
+  __device__ __forceinline__ Place place(float x, int id) const { return place_of(x, id); }
+  __device__ __forceinline__ unsigned bin(float x) const {
+    return x >= best ? 0 : static_cast<unsigned>(fminf((best - x) * 64.0f, kBins - 1));
   }
 };
 
-// --- selection in the whole vocabulary ---
+// --- selection ---
 
-// Which candidates a selection looks at, and how.
-struct Selection {
-  Order order;
-  Weighing weighing;
-  Floor floor;
-  Wanted wanted;
-};
-
-// Thread i gets the rank by likelihood, of the n sorted places in threads, of the i-th most typical one; -1 beyond n.
-__device__ __forceinline__ int rank_by_typicality(Space& space, Place mine, int n, const Order& order) {
-  const int i = threadIdx.x;
-  const Place p = i < n ? place(~__float_as_uint(order.shift(value_of(mine))), i) : 0;
-  return id_of(sort_places(space, p, n));
-}
-
-// The place by likelihood at which, in s.order, the sum of masses of the first n of space.pulled reaches `wanted`.
-__device__ __noinline__ Place find_in_list(Space& space, int n, const Selection& s, Mass wanted) {
-  Place mine = threadIdx.x < n ? space.pulled[threadIdx.x] : 0;
+// In `order`, the place at which the sum of masses of what is held, as far as `floor` admits it, reaches `wanted`: at
+// least 1 and at most what there is.
+template <typename Order>
+__device__ Place find_place(Space& space, const Held& held, const Order& order, const Weighing& weighing,
+                            const Floor& floor, Mass wanted) {
+  const Team alone;
+  Entry mine[kHeldByThread];
+  bool in[kHeldByThread];
+  int n = 0;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    in[i] = held.id[i] >= 0 && floor.admits(held.value[i], held.id[i]);
+    mine[i] = {order.place(held.value[i], held.id[i]), weighing(held.value[i])};
+    n += __syncthreads_count(in[i]);
+  }
+  while (n > kRankedMax) {
+    const Stretch s = find_stretch(alone, space, [&](auto put) {
+#pragma unroll
+      for (int i = 0; i < kHeldByThread; ++i) {
+        if (in[i]) put(mine[i].place);
+      }
+    });
+    const unsigned bin = find_bin(
+        alone, space,
+        [&](auto add) {
+#pragma unroll
+          for (int i = 0; i < kHeldByThread; ++i) {
+            if (in[i]) add(s.bin(mine[i].place), mine[i].mass);
+          }
+        },
+        [&](Mass) { return wanted; }, &wanted);
+    n = 0;
+#pragma unroll
+    for (int i = 0; i < kHeldByThread; ++i) {
+      in[i] = in[i] && s.bin(mine[i].place) == bin;
+      n += __syncthreads_count(in[i]);
+    }
+  }
+  if (threadIdx.x == 0) space.found = 0;
   __syncthreads();
-  mine = sort_places(space, mine, n);
-  Mass mass = threadIdx.x < n ? s.weighing(value_of(mine)) : 0;
-  int rank = threadIdx.x;
-  if (s.order.typical) {
-    rank = rank_by_typicality(space, mine, n, s.order);
-    space.masses[threadIdx.x] = mass;
-    __syncthreads();
-    mass = rank >= 0 ? space.masses[rank] : 0;
+#pragma unroll
+  for (int i = 0; i < kHeldByThread; ++i) {
+    if (in[i]) space.ranked[atomicAdd(&space.found, 1u)] = mine[i];
   }
-  const int at = find_sum(space, mass, Wanted{Wanted::kMass, wanted});
-  return tell_all(space, mine, static_cast<int>(tell_all(space, static_cast<Place>(rank), at)));
+  __syncthreads();
+  if (threadIdx.x < n) {
+    const Entry own = space.ranked[threadIdx.x];
+    Mass sum = 0;
+    for (int i = 0; i < n; ++i) {
+      if (space.ranked[i].place >= own.place) sum += space.ranked[i].mass;
+    }
+    if (sum >= wanted && sum - own.mass < wanted) space.chosen = own.place;
+  }
+  __syncthreads();
+  return space.chosen;
 }
 
-// The place by likelihood at which, in s.order, the sum of masses reaches what is wanted; 0 if that is nothing or more
-// than there is.
-template <bool kShared>
-__device__ __noinline__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Selection& s) {
+// In `order`, among the candidates that `floor` admits, the place at which the sum of masses reaches wanted(sum of
+// all); 0 if that is 0 or more than there is.
+template <typename Order, typename Wanted>
+__device__ Place select(const Team&, Space& space, const Held& held, const Order& order, const Weighing& weighing,
+                        const Floor& floor, Wanted wanted) {
+  Mass sum = 0;
+  held.for_each([&](float x, int id) {
+    if (floor.admits(x, id)) sum += weighing(x);
+  });
+  const Mass total = team_reduce(Team{}, space.reduce, sum, [](Mass a, Mass b) { return a + b; });
+  const Mass target = wanted(total);
+  if (target == 0 || target > total) return 0;
+  return find_place(space, held, order, weighing, floor, target);
+}
+
+template <bool kShared, typename Order, typename Wanted>
+__device__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Order& order,
+                        const Weighing& weighing, const Floor& floor, Wanted wanted) {
   Mass rest = 0;
   const unsigned bin = find_bin(
       team, space,
       [&](auto add) {
         chunk.for_each([&](float x, int id) {
-          if (s.floor.admits(x, id)) add(s.order.bin(x), s.weighing(x));
+          if (floor.admits(x, id)) add(order.bin(x), weighing(x));
         });
       },
-      s.wanted, &rest);
+      wanted, &rest);
   if (bin == kBins) return 0;
   const auto in_bin = [&](auto body) {
     chunk.for_each([&](float x, int id) {
-      if (s.floor.admits(x, id) && s.order.bin(x) == bin) body(x, id);
+      if (floor.admits(x, id) && order.bin(x) == bin) body(x, id);
     });
   };
   int n = gather(team, space, [&](auto put) { in_bin([&](float x, int id) { put(place_of(x, id)); }); });
   if (n > kListMax) {
     // Many alike. A bin is a stretch of the order, so from here on the place alone says who is in.
     Stretch stretch =
-        find_stretch(team, space, [&](auto put) { in_bin([&](float x, int id) { put(s.order.place(x, id)); }); });
+        find_stretch(team, space, [&](auto put) { in_bin([&](float x, int id) { put(order.place(x, id)); }); });
     while (n > kListMax) {
       const auto in_stretch = [&](auto body) {
         chunk.for_each([&](float x, int id) {
-          if (!s.floor.admits(x, id)) return;
-          const Place p = s.order.place(x, id);
+          if (!floor.admits(x, id)) return;
+          const Place p = order.place(x, id);
           if (stretch.has(p)) body(p, x, id);
         });
       };
       const unsigned part = find_bin(
-          team, space,
-          [&](auto add) { in_stretch([&](Place p, float x, int) { add(stretch.bin(p), s.weighing(x)); }); },
-          Wanted{Wanted::kMass, rest}, &rest);
+          team, space, [&](auto add) { in_stretch([&](Place p, float x, int) { add(stretch.bin(p), weighing(x)); }); },
+          [&](Mass) { return rest; }, &rest);
       n = gather(team, space, [&](auto put) {
         in_stretch([&](Place p, float x, int id) {
           if (stretch.bin(p) == part) put(place_of(x, id));
@@ -468,17 +453,18 @@ __device__ __noinline__ Place select(const Team& team, Space& space, const Chunk
       });
     }
   }
-  return find_in_list(space, n, s, rest);
+  return find_place(space, hold_pulled(space, n), order, weighing, floor, rest);
 }
 
 // --- the head ---
 
-// The most likely candidates, as many as a block can put in order, and what lies beyond.
+// The most likely candidates, as many as a block can hold, and what lies beyond.
 struct Head {
-  int count = 0;      // in the list of rank 0; 0: too many are alike
-  bool tail = false;  // there are candidates beyond, which are `nats` or more from the best
-  unsigned nats = 0;
-  Mass all_mass = 0;  // with the tail's
+  Held held;
+  int count = 0;      // of those held; 0: too many are alike
+  bool tail = false;  // there are candidates beyond
+  Mass tail_mass = 0;
+  unsigned nats = 0;  // those held are less than this far from the best
 };
 
 __device__ __forceinline__ unsigned nats_from(float best, float x) {
@@ -486,14 +472,14 @@ __device__ __forceinline__ unsigned nats_from(float best, float x) {
 }
 
 // Nearly every draw is decided by a few hundred candidates of a vocabulary. One pass over it counts them by their
-// distance from the best and adds up all masses; another one sends the head to the block of rank 0, where its thread i
-// gets the i-th most likely one in *mine.
+// distance from the best and adds up all masses; another one picks the head.
 template <bool kShared>
-__device__ __noinline__ Head take_head(const Team& team, Space& space, const Chunk<kShared>& chunk, float best,
-                                       const Weighing& weighing, Place* mine) {
+__device__ Head take_head(const Team& team, Space& space, const Chunk<kShared>& chunk, float best,
+                          const Weighing& weighing) {
   constexpr int kFieldMax = 255;
+  Head head;
+  if (chunk.count > kFieldMax * kThreads) return head;  // a thread's counts have 8 bits
   if (threadIdx.x < kNats) space.nats[threadIdx.x] = 0;
-  if (threadIdx.x == 0) space.found = 0;
   __syncthreads();
   Mass mass = 0;
   unsigned long long fields = 0;
@@ -517,36 +503,32 @@ __device__ __noinline__ Head take_head(const Team& team, Space& space, const Chu
     const unsigned to = threadIdx.x / kNats, nat = threadIdx.x % kNats;
     *team.at(&space.nats_of[team.rank][nat], to) = space.nats[nat];
   }
-  mass = team_reduce<Add>(team, space.reduce, mass);
+  mass = team_reduce(team, space.reduce, mass, [](Mass a, Mass b) { return a + b; });
 
-  Head head;
-  unsigned before = 0;  // of the head, in blocks of lower rank
-#pragma unroll 1
+  int beyond = 0;
   for (unsigned nat = 0; nat < kNats; ++nat) {
-    unsigned more = 0, more_before = 0;
-    for (unsigned block = 0; block < team.size; ++block) {
-      more += space.nats_of[block][nat];
-      if (block + 1 == team.rank) more_before = more;
-    }
-    if (head.tail || head.count + more > kListMax) {
-      head.tail |= more > 0;
-    } else {
+    int more = 0;
+    for (unsigned block = 0; block < team.size; ++block) more += space.nats_of[block][nat];
+    if (beyond == 0 && head.count + more <= kListMax) {
       head.count += more;
       head.nats = nat + 1;
-      before += more_before;
+    } else {
+      beyond += more;
     }
   }
-  head.all_mass = mass;
-  // A thread's counts have 8 bits.
-  if (chunk.count > kFieldMax * kThreads) head.count = 0;
+  head.tail = beyond > 0;
   if (head.count == 0) return head;
-  chunk.for_each([&](float x, int id) {
-    if (!(x > -INFINITY) || nats_from(best, x) >= head.nats) return;
-    *team.at(&space.list[before + atomicAdd(&space.found, 1u)], 0) = place_of(x, id);
+  gather(team, space, [&](auto put) {
+    chunk.for_each([&](float x, int id) {
+      if (x > -INFINITY && nats_from(best, x) < head.nats) put(place_of(x, id));
+    });
   });
-  team.sync();
-  if (team.rank != 0) return head;
-  *mine = sort_places(space, threadIdx.x < head.count ? space.list[threadIdx.x] : 0, head.count);
+  head.held = hold_pulled(space, head.count);
+  if (head.tail) {
+    Mass held_mass = 0;
+    head.held.for_each([&](float x, int) { held_mass += weighing(x); });
+    head.tail_mass = mass - team_reduce(Team{}, space.reduce, held_mass, [](Mass a, Mass b) { return a + b; });
+  }
   return head;
 }
 

@@ -1,4 +1,5 @@
-// A team: the blocks that draw one token together, a cluster on Hopper and a single block before. For sample*.cu* only.
+// A team: the blocks that draw one token together, a cluster on Hopper and a single block before. They read and write
+// each other's shared memory. For sample*.cu* only.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@ namespace pare::cuda::sampling {
 inline constexpr int kThreads = 1024, kWarps = kThreads / 32, kMaxTeam = 8;
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 
+// The team of all blocks of the cluster, or of this block alone (what each does for itself, redundantly).
 struct Team {
   unsigned rank = 0, size = 1;
 
@@ -15,17 +17,7 @@ struct Team {
   __device__ __forceinline__ void sync() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (size > 1) {
-#ifdef WARP0
-      __syncthreads();
-      if (threadIdx.x < 32) {
-        asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-      } else {
-        asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-      }
-      asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#else
       asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-#endif
       return;
     }
 #endif
@@ -52,63 +44,34 @@ __device__ __forceinline__ Team cluster_team() {
 #endif
 }
 
-// --- reductions ---
-
-struct Add {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-struct Larger {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a > b ? a : b;
-  }
-};
-struct Smaller {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a < b ? a : b;
-  }
-};
-
+// Room for the results of blocks in a reduction. Two of them in turn: whoever writes a slot again has passed a barrier
+// that all readers of its last contents passed before.
 struct ReduceSpace {
-  double warps[kWarps];
-  // Of blocks. Two in turn: whoever writes one again has passed a barrier that all readers of its last contents passed
-  // before.
   double slots[2][kMaxTeam];
+  double warps[kWarps];
   unsigned turn;  // 0 at first
 };
 
-// Folds the values of the block's threads in a fixed tree: lanes, then warps. T has 8 bytes at most; all threads get
-// the result.
-template <typename Fold, typename T>
-__device__ __forceinline__ T block_reduce(ReduceSpace& space, T value) {
+// fold(...) over the team's threads in a fixed tree: lanes, warps, blocks in order of rank. T has 8 bytes at most; all
+// threads get the result.
+template <typename T, typename Fold>
+__device__ T team_reduce(const Team& team, ReduceSpace& space, T value, Fold fold) {
   static_assert(sizeof(T) <= sizeof(double));
-  constexpr Fold fold;
   for (int step = 16; step > 0; step /= 2) value = fold(value, __shfl_xor_sync(kFullWarp, value, step));
   T* warps = reinterpret_cast<T*>(space.warps);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
   value = warps[threadIdx.x % kWarps];
   for (int step = kWarps / 2; step > 0; step /= 2) value = fold(value, __shfl_xor_sync(kFullWarp, value, step));
-  __syncthreads();  // the next one writes the same places
-  return value;
-}
-
-// The same over the team, blocks in order of rank. A barrier of the team.
-template <typename Fold, typename T>
-__device__ T team_reduce(const Team& team, ReduceSpace& space, T value) {
-  constexpr Fold fold;
-  value = block_reduce<Fold>(space, value);
-  if (team.size == 1) return value;
+  if (team.size == 1) {
+    __syncthreads();
+    return value;
+  }
   const unsigned turn = space.turn;
   if (threadIdx.x < team.size) *reinterpret_cast<T*>(team.at(&space.slots[turn][team.rank], threadIdx.x)) = value;
   team.sync();
   if (threadIdx.x == 0) space.turn = 1 - turn;
   value = *reinterpret_cast<const T*>(&space.slots[turn][0]);
-#pragma unroll 1
   for (unsigned block = 1; block < team.size; ++block) {
     value = fold(value, *reinterpret_cast<const T*>(&space.slots[turn][block]));
   }
