@@ -119,7 +119,10 @@ __device__ __forceinline__ Mass inclusive_sum(Space& space, Mass x) {
 // wanted() is 0 or more than there is.
 template <typename Each, typename Wanted>
 __device__ unsigned find_bin(const Team& team, Space& space, Each each, Wanted wanted, Mass* rest) {
-  for (int i = threadIdx.x; i < kLimbs * kBins; i += kThreads) space.limbs[0][i] = 0;
+  for (int i = threadIdx.x; i < kBins; i += kThreads) {
+#pragma unroll
+    for (int limb = 0; limb < kLimbs; ++limb) space.limbs[limb][i] = 0;
+  }
   __syncthreads();
   each([&](unsigned bin, Mass mass) { add_mass(space, bin, mass); });
   team.sync();
