@@ -1,6 +1,9 @@
 // Row-wise CUDA kernels against the card's copying speed, measured here: many rows in GB/s, one row in microseconds of
 // a graph. The sampler, too, in a graph, its logits in the card's cache as after the product that made them.
+//
+//   bench_row_ops [rows|sample]
 #include <cmath>
+#include <string_view>
 
 #include "base/rng.h"
 #include "kernels/cuda/row_ops.h"
@@ -222,23 +225,27 @@ void bench_sampler(int64_t vocab, bool flat) {
   }
 }
 
-int run() {
+int run(std::string_view only) {
   cudaDeviceProp device{};
   require(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
   std::printf("%s\n", device.name);
   require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  bench_copy();
-  for (const int64_t dim : {576, 1536, 4096}) bench_norms(dim);
-  bench_layer_norm(1024);
-  bench_glu(4864, DType::F32);
-  bench_glu(8960, DType::BF16);
-  bench_heads(32, 8, 128, DType::F32, false);
-  bench_heads(32, 8, 128, DType::BF16, false);
-  bench_heads(16, 8, 128, DType::BF16, true);
-  bench_heads(9, 3, 64, DType::F32, false);
-  bench_rope_table();
-  for (const int64_t vocab : {49152, 151936}) {
-    for (const bool flat : {false, true}) bench_sampler(vocab, flat);
+  if (only != "sample") {
+    bench_copy();
+    for (const int64_t dim : {576, 1536, 4096}) bench_norms(dim);
+    bench_layer_norm(1024);
+    bench_glu(4864, DType::F32);
+    bench_glu(8960, DType::BF16);
+    bench_heads(32, 8, 128, DType::F32, false);
+    bench_heads(32, 8, 128, DType::BF16, false);
+    bench_heads(16, 8, 128, DType::BF16, true);
+    bench_heads(9, 3, 64, DType::F32, false);
+    bench_rope_table();
+  }
+  if (only != "rows") {
+    for (const int64_t vocab : {49152, 151936}) {
+      for (const bool flat : {false, true}) bench_sampler(vocab, flat);
+    }
   }
   return 0;
 }
@@ -246,4 +253,4 @@ int run() {
 }  // namespace
 }  // namespace pare::cuda::bench
 
-int main() { return pare::cuda::bench::run(); }
+int main(int argc, char** argv) { return pare::cuda::bench::run(argc > 1 ? argv[1] : ""); }

@@ -98,8 +98,8 @@ __device__ void edit_chunk(const SampleRow& row, const Chunk<kShared>& chunk) {
 template <bool kShared>
 __device__ Place find_best(const Team& team, Space& space, const Chunk<kShared>& chunk) {
   Place best = 0;
-  chunk.for_each([&](float x, int id) { best = max(best, place_of(x, id)); });
-  return team_reduce<Larger>(team, space.reduce, best);
+  chunk.for_each([&](float x, int id) { best = larger(best, place_of(x, id)); });
+  return team_reduce(team, space.reduce, best, larger);
 }
 
 // --- log-probabilities ---
@@ -109,16 +109,16 @@ __device__ float log_sum_exp(const Team& team, Space& space, const Chunk<kShared
   if (isinf(largest)) return largest;
   float sum = 0.0f;
   chunk.for_each([&](float x, int) { sum += isnan(x) ? 0.0f : expf(x - largest); });
-  return largest + logf(team_reduce<Add>(team, space.reduce, sum));
+  return largest + logf(team_reduce(team, space.reduce, sum, [](float a, float b) { return a + b; }));
 }
 
 // Into the block of rank 0's memory: the n most likely of `source`, of which there are n or more.
 template <typename Source>
 __device__ void write_first(const Team& team, Space& space, const Source& source, float largest, float log_sum, int n,
                             TopLogprob* top) {
-  Selection first{Order{largest}, Weighing::count(), Floor{-INFINITY, INT_MAX}, Wanted{Wanted::kMass}};
-  first.wanted.amount = n;
-  const Place last = select(team, space, source, first);
+  const Floor numbers{-INFINITY, INT_MAX};
+  const Place last = select(team, space, source, ByLikelihood{largest}, Weighing::count(), numbers,
+                            [&](Mass) { return static_cast<Mass>(n); });
   team.sync();
   gather(team, space, [&](auto put) {
     source.for_each([&](float x, int id) {
@@ -141,7 +141,7 @@ __device__ void write_top(const Team& team, Space& space, const Chunk<kShared>& 
   if (n_top > head.count) {
     int numbers = 0;
     chunk.for_each([&](float x, int) { numbers += !isnan(x); });
-    n = min(n_top, team_reduce<Add>(team, space.reduce, numbers));
+    n = min(n_top, team_reduce(team, space.reduce, numbers, [](int a, int b) { return a + b; }));
     if (n > 0) write_first(team, space, chunk, largest, log_sum, n, top);
   } else if (n_top > 0) {
     team.sync();  // others may still be reading this block's list
@@ -152,21 +152,40 @@ __device__ void write_top(const Team& team, Space& space, const Chunk<kShared>& 
 
 // --- the draw ---
 
-// The order by typicality: of candidates with masses e, at distances d from the best, the entropy is that of the best
-// plus the mean distance.
+// Locally typical sampling (arXiv 2202.00666 §4): those first whose surprise lies nearest the entropy.
+struct ByTypicality {
+  double best, log_sum, entropy;
+
+  __device__ float shift(float x) const { return static_cast<float>(fabs(log_sum - (x - best) - entropy)); }
+  __device__ Place place(float x, int id) const { return sampling::place(~__float_as_uint(shift(x)), id); }
+  __device__ unsigned bin(float x) const { return static_cast<unsigned>(fminf(shift(x) * 64.0f, kBins - 1)); }
+};
+
+// The mass that `share` of all is: the first sum that is not below it.
+struct ShareOf {
+  float share;
+  __device__ Mass operator()(Mass total) const {
+    const double wanted = ceil(static_cast<double>(share) * static_cast<double>(total));
+    return min(max(static_cast<Mass>(wanted), Mass{1}), total);
+  }
+};
+
+__device__ double add_doubles(double a, double b) { return a + b; }
+
 template <typename Source>
-__device__ Order order_by_typicality(const Team& team, Space& space, const Source& source, const Weighing& weighing,
-                                     const Floor& floor) {
+__device__ ByTypicality typicality_of(const Team& team, Space& space, const Source& source, const Weighing& weighing,
+                                      const Floor& floor) {
   double sum = 0.0, weighted = 0.0;
   source.for_each([&](float x, int id) {
     if (!floor.admits(x, id)) return;
     const double e = static_cast<double>(weighing(x));
     sum += e;
-    weighted += e * (static_cast<double>(weighing.best) - x);
+    weighted += e * (static_cast<double>(x) - weighing.best);
   });
-  sum = team_reduce<Add>(team, space.reduce, sum);
-  weighted = team_reduce<Add>(team, space.reduce, weighted);
-  return {weighing.best, true, weighted / sum};
+  sum = team_reduce(team, space.reduce, sum, add_doubles);
+  weighted = team_reduce(team, space.reduce, weighted, add_doubles);
+  const double log_sum = log(sum) - kMassBits * 0.69314718055994531;
+  return {weighing.best, log_sum, log_sum - weighted / sum};
 }
 
 // base/rng.h: the first word of philox4x32 for the row's counter, as 24 bits.
@@ -200,64 +219,66 @@ __device__ Weighing first_softmax(const SampleRow& row, float best) {
 
 // Draws from `source`, `best` its largest logit. kUndecided where that depends on the order within the tail.
 template <typename Source>
-__device__ __noinline__ int draw(const Team& team, Space& space, const SampleRow& row, Source source, float best,
-                                 Tail tail) {
+__device__ int draw(const Team& team, Space& space, const SampleRow& row, Source source, float best, Tail tail) {
   Place from = kFirstCandidate;
   if (row.top_k > 0) {
-    const Place last = select(team, space, source,
-                              Selection{Order{best}, Weighing::count(), Floor::of(from),
-                                        Wanted{Wanted::kTopK, static_cast<Mass>(row.top_k), 0.0f, tail.any}});
+    const Mass k = row.top_k;
+    const Place last = select(team, space, source, ByLikelihood{best}, Weighing::count(), Floor::of(from),
+                              [&](Mass total) { return k < total || (tail.any && k == total) ? k : Mass{0}; });
     if (last == 0 && tail.any) return kUndecided;
     if (last != 0) tail = Tail{};
-    from = max(from, last);
+    from = larger(from, last);
   }
   if (row.typical_p < 1.0f) {
     if (tail.any) return kUndecided;
     const Floor floor = Floor::of(from);
     const Weighing weighing = Weighing::softmax(best, 1.0f);
-    const Order order = order_by_typicality(team, space, source, weighing, floor);
-    const Place last =
-        select(team, space, source, Selection{order, weighing, floor, Wanted{Wanted::kShare, 0, row.typical_p}});
+    const ByTypicality order = typicality_of(team, space, source, weighing, floor);
+    const Place last = select(team, space, source, order, weighing, floor, ShareOf{row.typical_p});
     source.drop_unless([&](float x, int id) { return floor.admits(x, id) && order.place(x, id) >= last; });
     // The most likely one may be gone.
     Place first = 0;
-    source.for_each([&](float x, int id) { first = max(first, place_of(x, id)); });
-    best = value_of(team_reduce<Larger>(team, space.reduce, first));
+    source.for_each([&](float x, int id) { first = larger(first, place_of(x, id)); });
+    best = value_of(team_reduce(team, space.reduce, first, larger));
   }
+  const ByLikelihood order{best};
   if (row.top_p < 1.0f) {
-    const Place last = select(team, space, source,
-                              Selection{Order{best}, Weighing::softmax(best, 1.0f), Floor::of(from),
-                                        Wanted{Wanted::kShare, 0, row.top_p, tail.any, tail.mass}});
+    const Place last = select(team, space, source, order, Weighing::softmax(best, 1.0f), Floor::of(from),
+                              [&](Mass total) { return ShareOf{row.top_p}(total + tail.mass); });
     if (last == 0) return kUndecided;
     tail = Tail{};
-    from = max(from, last);
+    from = larger(from, last);
   }
   if (row.min_p > 0.0f) {
     // At most the best one's own: the logarithm is not positive.
     const float lowest = __double2float_ru(log(static_cast<double>(row.min_p)) + best);
     if (nats_from(best, lowest) < tail.nats) tail = Tail{};
-    from = max(from, Place{key_of(lowest)} << 32);
+    from = larger(from, Place{key_of(lowest)} << 32);
   }
-  const Place drawn = select(team, space, source,
-                             Selection{Order{best}, Weighing::softmax(best, row.temperature), Floor::of(from),
-                                       Wanted{Wanted::kDraw, random_bits(row), 0.0f, tail.any, tail.mass}});
+  const Mass bits = random_bits(row);
+  const Place drawn = select(team, space, source, order, Weighing::softmax(best, row.temperature), Floor::of(from),
+                             [&](Mass total) {  // the first sum above bits / 2^24 of all
+                               total += tail.mass;
+                               return (__umul64hi(bits, total) << 40 | bits * total >> 24) + 1;
+                             });
   return drawn == 0 ? kUndecided : id_of(drawn);
 }
 
 template <bool kShared>
 __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, int chunk_size) {
   __shared__ Space space;
+  const Team team = cluster_team();
   if (threadIdx.x == 0) space.reduce.turn = 0;
+  team.sync();  // all blocks of the team are there, and their memory with them
   wait_for_inputs();
   start_dependents();
-  const Team team = cluster_team();
   const int64_t r = blockIdx.x / team.size;
   const SampleRow& row = args.rows[r];
   const float* raw = args.logits + row.logits_row * args.vocab;
   const int first_id = min(static_cast<int>(team.rank) * chunk_size, static_cast<int>(args.vocab));
   const Chunk<kShared> chunk{static_cast<float*>(args.workspace) + blockIdx.x * int64_t{chunk_size}, first_id,
                              min(chunk_size, static_cast<int>(args.vocab) - first_id)};
-  Place first = team_reduce<Larger>(team, space.reduce, load_chunk(raw, args.vocab, chunk));
+  Place first = team_reduce(team, space.reduce, load_chunk(raw, args.vocab, chunk), larger);
 
   const int n_top = min(row.n_top, args.top_cap);
   const bool edited = row.n_bias > 0 || row.n_counts > 0 || row.uncounted;

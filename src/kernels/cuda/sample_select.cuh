@@ -101,13 +101,6 @@ __device__ __forceinline__ void add_mass(Space& space, unsigned bin, Mass mass) 
   }
 }
 
-// Sum of x over the first `lanes` lanes of the warp.
-__device__ __forceinline__ Mass sum_lanes_below(Mass x, int lanes) {
-  if (threadIdx.x % 32 >= lanes) x = 0;
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kFullWarp, x, step);
-  return x;
-}
-
 // Sum over the threads of this block up to and including this one.
 __device__ __forceinline__ Mass inclusive_sum(Space& space, Mass x) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -117,58 +110,47 @@ __device__ __forceinline__ Mass inclusive_sum(Space& space, Mass x) {
   }
   if (lane == 31) space.warp_sums[warp] = x;
   __syncthreads();
-  return x + sum_lanes_below(space.warp_sums[lane], warp);
+  for (int w = 0; w < warp; ++w) x += space.warp_sums[w];
+  return x;
 }
 
-// How much mass must come before the place that a selection looks for.
-struct Wanted {
-  enum Kind { kMass, kTopK, kShare, kDraw } kind;
-  Mass amount;     // kMass: this much; kTopK: the k; kDraw: 24 random bits
-  float share;     // kShare: of all mass
-  bool tail;       // kTopK: there are candidates beyond those that are looked at
-  Mass tail_mass;  // kShare, kDraw: of those
-
-  // 0: nobody, or nobody among those that have `total`.
-  __device__ Mass of(Mass total) const {
-    switch (kind) {
-      case kMass: break;
-      case kTopK: return amount < total || (tail && amount == total) ? amount : 0;
-      case kShare: {  // the first sum that is not below it
-        const Mass all = total + tail_mass;
-        const double wanted = ceil(static_cast<double>(share) * static_cast<double>(all));
-        return min(max(static_cast<Mass>(wanted), Mass{1}), all);
-      }
-      case kDraw: {  // the first sum above bits / 2^24 of all mass
-        const Mass all = total + tail_mass;
-        return (__umul64hi(amount, all) << 40 | amount * all >> 24) + 1;
-      }
-    }
-    return amount;
+// each(add) calls add(bin, mass) for the candidates of this thread; bins ascend with the order. Finds the bin in which
+// the sum of masses reaches wanted(sum of all masses), and leaves in *rest how much of it is wanted. Returns kBins if
+// wanted() is 0 or more than there is.
+template <typename Each, typename Wanted>
+__device__ unsigned find_bin(const Team& team, Space& space, Each each, Wanted wanted, Mass* rest) {
+  for (int i = threadIdx.x; i < kBins; i += kThreads) {
+#pragma unroll
+    for (int limb = 0; limb < kLimbs; ++limb) space.limbs[limb][i] = 0;
   }
-};
+  __syncthreads();
+  each([&](unsigned bin, Mass mass) { add_mass(space, bin, mass); });
+  team.sync();
 
-// The second half of find_bin.
-__device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted wanted, Mass* rest) {
   // This block adds up a slice of the bins, from all blocks.
+  constexpr int kMaxBins = kBins / kThreads;  // of a thread
   const int slice = kBins / team.size, per_thread = max(1, slice / kThreads);
   const int first = threadIdx.x * per_thread;  // in the slice
-  const int last = first < slice ? first + per_thread : first;
-  const auto sum_of = [&](int bin) {
-    Mass sum = 0;
+  Mass sums[kMaxBins] = {}, all = 0;
+#pragma unroll
+  for (int i = 0; i < kMaxBins; ++i) {
+    if (i >= per_thread || first >= slice) continue;
+    const int bin = team.rank * slice + first + i;
     for (unsigned block = 0; block < team.size; ++block) {
 #pragma unroll
       for (int limb = 0; limb < kLimbs; ++limb) {
-        sum += Mass{*team.at(&space.limbs[limb][bin], block)} << (limb * kLimbBits);
+        sums[i] += Mass{*team.at(&space.limbs[limb][bin], block)} << (limb * kLimbBits);
       }
     }
-    return sum;
-  };
-  Mass all = 0;
-  for (int bin = first; bin < last; ++bin) all += sum_of(team.rank * slice + bin);
+    all += sums[i];
+  }
   const Mass up_to_here = inclusive_sum(space, all);
   Mass sum = up_to_here - all;
-  for (int bin = team.rank * slice + first; bin < static_cast<int>(team.rank) * slice + last; ++bin) {
-    sum += per_thread == 1 ? all : sum_of(bin);
+#pragma unroll
+  for (int i = 0; i < kMaxBins; ++i) {
+    if (i >= per_thread || first >= slice) continue;
+    const int bin = team.rank * slice + first + i;
+    sum += sums[i];
     space.limbs[0][bin] = static_cast<unsigned>(sum);
     space.limbs[1][bin] = static_cast<unsigned>(sum >> 32);
   }
@@ -179,7 +161,7 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
 
   Mass total = 0;
   for (unsigned block = 0; block < team.size; ++block) total += space.totals[block];
-  const Mass target = wanted.of(total);
+  const Mass target = wanted(total);
   if (target == 0 || target > total) return kBins;
   Mass below = 0;
   unsigned owner = 0;
@@ -187,10 +169,13 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
   const auto sum_at = [&](int bin) {
     return Mass{*team.at(&space.limbs[1][bin], owner)} << 32 | *team.at(&space.limbs[0][bin], owner);
   };
-  for (int bin = first; bin < last; ++bin) {
-    const Mass before = below + (bin > 0 ? sum_at(owner * slice + bin - 1) : 0);
-    if (before < target && target <= below + sum_at(owner * slice + bin)) {
-      space.bin = owner * slice + bin;
+#pragma unroll
+  for (int i = 0; i < kMaxBins; ++i) {
+    if (i >= per_thread || first >= slice) continue;
+    const int bin = owner * slice + first + i;
+    const Mass before = below + (first + i > 0 ? sum_at(bin - 1) : 0);
+    if (before < target && target <= below + sum_at(bin)) {
+      space.bin = bin;
       space.below = before;
     }
   }
@@ -199,23 +184,20 @@ __device__ __noinline__ unsigned close_bins(Team team, Space& space, Wanted want
   return space.bin;
 }
 
-// each(add) calls add(bin, mass) for the candidates of this thread; bins ascend with the order. Finds the bin in which
-// the sum of masses reaches what is wanted, and leaves in *rest how much of it is wanted. Returns kBins if that is
-// nothing or more than there is.
-template <typename Each>
-__device__ __forceinline__ unsigned find_bin(const Team& team, Space& space, Each each, const Wanted& wanted,
-                                             Mass* rest) {
-  for (int i = threadIdx.x; i < kLimbs * kBins; i += kThreads) space.limbs[0][i] = 0;
-  __syncthreads();
-  each([&](unsigned bin, Mass mass) { add_mass(space, bin, mass); });
-  team.sync();
-  return close_bins(team, space, wanted, rest);
-}
-
 // --- lists of candidates ---
 
-// The second half of gather.
-__device__ __noinline__ int pull_lists(Team team, Space& space) {
+// each(put) calls put(place) for those of this thread's candidates that are wanted, with their place by likelihood.
+// Returns how many the team has; where they are kListMax at most, space.pulled has them all, in no order. A barrier of
+// the team must lie between two calls.
+template <typename Each>
+__device__ int gather(const Team& team, Space& space, Each each) {
+  if (threadIdx.x == 0) space.found = 0;
+  __syncthreads();
+  each([&](Place p) {
+    const unsigned at = atomicAdd(&space.found, 1u);
+    if (at < kListMax) space.list[at] = p;
+  });
+  __syncthreads();
   if (threadIdx.x < team.size) *team.at(&space.counts[team.rank], threadIdx.x) = space.found;
   team.sync();
   unsigned count = 0;
@@ -230,20 +212,8 @@ __device__ __noinline__ int pull_lists(Team team, Space& space) {
   return static_cast<int>(count);
 }
 
-// each(put) calls put(place) for those of this thread's candidates that are wanted, with their place by likelihood.
-// Returns how many the team has; where they are kListMax at most, space.pulled has them all, in no order. A barrier of
-// the team must lie between two calls.
-template <typename Each>
-__device__ __forceinline__ int gather(const Team& team, Space& space, Each each) {
-  if (threadIdx.x == 0) space.found = 0;
-  __syncthreads();
-  each([&](Place p) {
-    const unsigned at = atomicAdd(&space.found, 1u);
-    if (at < kListMax) space.list[at] = p;
-  });
-  __syncthreads();
-  return pull_lists(team, space);
-}
+__device__ __forceinline__ Place larger(Place a, Place b) { return a > b ? a : b; }
+__device__ __forceinline__ Place smaller(Place a, Place b) { return a < b ? a : b; }
 
 // A stretch of an order, cut into bins of equal size.
 struct Stretch {
@@ -256,14 +226,14 @@ static_assert(kBins == 1 << 11);
 
 // each(put) calls put(place) for the candidates of this thread: the stretch that all of the team's lie in.
 template <typename Each>
-__device__ __forceinline__ Stretch find_stretch(const Team& team, Space& space, Each each) {
+__device__ Stretch find_stretch(const Team& team, Space& space, Each each) {
   Stretch s{0, ~Place{0}};
   each([&](Place p) {
-    s.first = max(s.first, p);
-    s.last = min(s.last, p);
+    s.first = larger(s.first, p);
+    s.last = smaller(s.last, p);
   });
-  s.first = team_reduce<Larger>(team, space.reduce, s.first);
-  s.last = team_reduce<Smaller>(team, space.reduce, s.last);
+  s.first = team_reduce(team, space.reduce, s.first, larger);
+  s.last = team_reduce(team, space.reduce, s.last, smaller);
   return s;
 }
 
@@ -356,49 +326,34 @@ struct Floor {
   __device__ __forceinline__ bool admits(float x, int at) const { return x > value || (x == value && at <= id); }
 };
 
-// What candidates are ordered by.
-struct Order {
+// Orders: place() of a candidate, and a bin for a first look that does not descend along the order.
+struct ByLikelihood {
   float best;
-  // By likelihood, or by typicality (arXiv 2202.00666 §4): those first whose surprise lies nearest the entropy, which
-  // is `expected` nats below the best.
-  bool typical = false;
-  double expected = 0.0;
-
-  __device__ float shift(float x) const { return static_cast<float>(fabs(expected - (static_cast<double>(best) - x))); }
-  __device__ Place place(float x, int id) const {
-    return typical ? sampling::place(~__float_as_uint(shift(x)), id) : place_of(x, id);
-  }
-  // For a first look that does not descend along the order.
-  __device__ unsigned bin(float x) const {
-    const float distance = typical ? shift(x) : x >= best ? 0.0f : best - x;
-    return static_cast<unsigned>(fminf(distance * 64.0f, kBins - 1));
+  __device__ __forceinline__ Place place(float x, int id) const { return place_of(x, id); }
+  __device__ __forceinline__ unsigned bin(float x) const {
+    return x >= best ? 0 : static_cast<unsigned>(fminf((best - x) * 64.0f, kBins - 1));
   }
 };
 
 // --- selection ---
 
-// Which candidates a selection looks at, and how.
-struct Selection {
-  Order order;
-  Weighing weighing;
-  Floor floor;
-  Wanted wanted;
-};
-
-// The place at which the sum of masses of what is held reaches `wanted`: at least 1 and at most what there is.
-__device__ __noinline__ Place find_place(Space& space, const Held& held, const Selection& s, Mass wanted) {
+// In `order`, the place at which the sum of masses of what is held, as far as `floor` admits it, reaches `wanted`: at
+// least 1 and at most what there is.
+template <typename Order>
+__device__ Place find_place(Space& space, const Held& held, const Order& order, const Weighing& weighing,
+                            const Floor& floor, Mass wanted) {
   const Team alone;
   Entry mine[kHeldByThread];
   bool in[kHeldByThread];
   int n = 0;
 #pragma unroll
   for (int i = 0; i < kHeldByThread; ++i) {
-    in[i] = held.id[i] >= 0 && s.floor.admits(held.value[i], held.id[i]);
-    mine[i] = {s.order.place(held.value[i], held.id[i]), s.weighing(held.value[i])};
+    in[i] = held.id[i] >= 0 && floor.admits(held.value[i], held.id[i]);
+    mine[i] = {order.place(held.value[i], held.id[i]), weighing(held.value[i])};
     n += __syncthreads_count(in[i]);
   }
   while (n > kRankedMax) {
-    const Stretch stretch = find_stretch(alone, space, [&](auto put) {
+    const Stretch s = find_stretch(alone, space, [&](auto put) {
 #pragma unroll
       for (int i = 0; i < kHeldByThread; ++i) {
         if (in[i]) put(mine[i].place);
@@ -409,14 +364,14 @@ __device__ __noinline__ Place find_place(Space& space, const Held& held, const S
         [&](auto add) {
 #pragma unroll
           for (int i = 0; i < kHeldByThread; ++i) {
-            if (in[i]) add(stretch.bin(mine[i].place), mine[i].mass);
+            if (in[i]) add(s.bin(mine[i].place), mine[i].mass);
           }
         },
-        Wanted{Wanted::kMass, wanted}, &wanted);
+        [&](Mass) { return wanted; }, &wanted);
     n = 0;
 #pragma unroll
     for (int i = 0; i < kHeldByThread; ++i) {
-      in[i] = in[i] && stretch.bin(mine[i].place) == bin;
+      in[i] = in[i] && s.bin(mine[i].place) == bin;
       n += __syncthreads_count(in[i]);
     }
   }
@@ -439,51 +394,55 @@ __device__ __noinline__ Place find_place(Space& space, const Held& held, const S
   return space.chosen;
 }
 
-// The place at which the sum of masses reaches what is wanted; 0 if that is nothing or more than there is.
-__device__ __noinline__ Place select(const Team&, Space& space, const Held& held, const Selection& s) {
+// In `order`, among the candidates that `floor` admits, the place at which the sum of masses reaches wanted(sum of
+// all); 0 if that is 0 or more than there is.
+template <typename Order, typename Wanted>
+__device__ Place select(const Team&, Space& space, const Held& held, const Order& order, const Weighing& weighing,
+                        const Floor& floor, Wanted wanted) {
   Mass sum = 0;
   held.for_each([&](float x, int id) {
-    if (s.floor.admits(x, id)) sum += s.weighing(x);
+    if (floor.admits(x, id)) sum += weighing(x);
   });
-  const Mass total = team_reduce<Add>(Team{}, space.reduce, sum), target = s.wanted.of(total);
+  const Mass total = team_reduce(Team{}, space.reduce, sum, [](Mass a, Mass b) { return a + b; });
+  const Mass target = wanted(total);
   if (target == 0 || target > total) return 0;
-  return find_place(space, held, s, target);
+  return find_place(space, held, order, weighing, floor, target);
 }
 
-template <bool kShared>
-__device__ __noinline__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Selection& s) {
+template <bool kShared, typename Order, typename Wanted>
+__device__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Order& order,
+                        const Weighing& weighing, const Floor& floor, Wanted wanted) {
   Mass rest = 0;
   const unsigned bin = find_bin(
       team, space,
       [&](auto add) {
         chunk.for_each([&](float x, int id) {
-          if (s.floor.admits(x, id)) add(s.order.bin(x), s.weighing(x));
+          if (floor.admits(x, id)) add(order.bin(x), weighing(x));
         });
       },
-      s.wanted, &rest);
+      wanted, &rest);
   if (bin == kBins) return 0;
   const auto in_bin = [&](auto body) {
     chunk.for_each([&](float x, int id) {
-      if (s.floor.admits(x, id) && s.order.bin(x) == bin) body(x, id);
+      if (floor.admits(x, id) && order.bin(x) == bin) body(x, id);
     });
   };
   int n = gather(team, space, [&](auto put) { in_bin([&](float x, int id) { put(place_of(x, id)); }); });
   if (n > kListMax) {
     // Many alike. A bin is a stretch of the order, so from here on the place alone says who is in.
     Stretch stretch =
-        find_stretch(team, space, [&](auto put) { in_bin([&](float x, int id) { put(s.order.place(x, id)); }); });
+        find_stretch(team, space, [&](auto put) { in_bin([&](float x, int id) { put(order.place(x, id)); }); });
     while (n > kListMax) {
       const auto in_stretch = [&](auto body) {
         chunk.for_each([&](float x, int id) {
-          if (!s.floor.admits(x, id)) return;
-          const Place p = s.order.place(x, id);
+          if (!floor.admits(x, id)) return;
+          const Place p = order.place(x, id);
           if (stretch.has(p)) body(p, x, id);
         });
       };
       const unsigned part = find_bin(
-          team, space,
-          [&](auto add) { in_stretch([&](Place p, float x, int) { add(stretch.bin(p), s.weighing(x)); }); },
-          Wanted{Wanted::kMass, rest}, &rest);
+          team, space, [&](auto add) { in_stretch([&](Place p, float x, int) { add(stretch.bin(p), weighing(x)); }); },
+          [&](Mass) { return rest; }, &rest);
       n = gather(team, space, [&](auto put) {
         in_stretch([&](Place p, float x, int id) {
           if (stretch.bin(p) == part) put(place_of(x, id));
@@ -497,8 +456,7 @@ __device__ __noinline__ Place select(const Team& team, Space& space, const Chunk
       });
     }
   }
-  // Of those pulled, all are at or above the floor, and in the bin or part.
-  return find_place(space, hold_pulled(space, n), s, rest);
+  return find_place(space, hold_pulled(space, n), order, weighing, floor, rest);
 }
 
 // --- the head ---
@@ -519,8 +477,8 @@ __device__ __forceinline__ unsigned nats_from(float best, float x) {
 // Nearly every draw is decided by a few hundred candidates of a vocabulary. One pass over it counts them by their
 // distance from the best and adds up all masses; another one picks the head.
 template <bool kShared>
-__device__ __noinline__ Head take_head(const Team& team, Space& space, const Chunk<kShared>& chunk, float best,
-                                       const Weighing& weighing) {
+__device__ Head take_head(const Team& team, Space& space, const Chunk<kShared>& chunk, float best,
+                          const Weighing& weighing) {
   constexpr int kFieldMax = 255;
   Head head;
   if (chunk.count > kFieldMax * kThreads) return head;  // a thread's counts have 8 bits
@@ -548,7 +506,7 @@ __device__ __noinline__ Head take_head(const Team& team, Space& space, const Chu
     const unsigned to = threadIdx.x / kNats, nat = threadIdx.x % kNats;
     *team.at(&space.nats_of[team.rank][nat], to) = space.nats[nat];
   }
-  mass = team_reduce<Add>(team, space.reduce, mass);
+  mass = team_reduce(team, space.reduce, mass, [](Mass a, Mass b) { return a + b; });
 
   int beyond = 0;
   for (unsigned nat = 0; nat < kNats; ++nat) {
@@ -572,7 +530,7 @@ __device__ __noinline__ Head take_head(const Team& team, Space& space, const Chu
   if (head.tail) {
     Mass held_mass = 0;
     head.held.for_each([&](float x, int) { held_mass += weighing(x); });
-    head.tail_mass = mass - team_reduce<Add>(Team{}, space.reduce, held_mass);
+    head.tail_mass = mass - team_reduce(Team{}, space.reduce, held_mass, [](Mass a, Mass b) { return a + b; });
   }
   return head;
 }

@@ -52,32 +52,11 @@ struct ReduceSpace {
   unsigned turn;  // 0 at first
 };
 
-struct Add {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-struct Larger {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a > b ? a : b;
-  }
-};
-struct Smaller {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a < b ? a : b;
-  }
-};
-
-// Folds the values of the team's threads in a fixed tree: lanes, warps, blocks in order of rank. T has 8 bytes at most;
-// all threads get the result. Functions like this one, which a draw calls many times, are not inlined: a draw runs
-// through its code once, and most of its time would go into fetching instructions.
-template <typename Fold, typename T>
-__device__ __noinline__ T team_reduce(Team team, ReduceSpace& space, T value) {
+// fold(...) over the team's threads in a fixed tree: lanes, warps, blocks in order of rank. T has 8 bytes at most; all
+// threads get the result.
+template <typename T, typename Fold>
+__device__ T team_reduce(const Team& team, ReduceSpace& space, T value, Fold fold) {
   static_assert(sizeof(T) <= sizeof(double));
-  constexpr Fold fold;
   for (int step = 16; step > 0; step /= 2) value = fold(value, __shfl_xor_sync(kFullWarp, value, step));
   T* warps = reinterpret_cast<T*>(space.warps);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
