@@ -96,7 +96,7 @@ __device__ __forceinline__ void split_terms(float low, float high, int reg, uint
   }
 }
 
-template <DType kType, int kReg>
+template <DType kType, bool kRaised, int kReg>
 __device__ __forceinline__ uint32_t unpack_register(int step, uint32_t nibbles, uint32_t pairs, uint32_t bits) {
   constexpr DeviceFormat f = *device_format(kType);
   constexpr int kPairsAt = f.nibbles ? 4 : 0, kBitAt = f.nibbles ? 4 : 2;
@@ -111,7 +111,7 @@ __device__ __forceinline__ uint32_t unpack_register(int step, uint32_t nibbles, 
     u = mask_onto_128(moved_pairs, 0x00030003u);
   }
   if constexpr (f.bit) u |= moved_bits & 0x00010001u << kBitAt;
-  return remove_offset<f.offset>(u);
+  return kRaised ? u : remove_offset<f.offset>(u);
 }
 
 // What a lane holds of a unit's quants.
@@ -148,10 +148,12 @@ __device__ __forceinline__ UnitQuants<kType> load_unit(const std::byte* unit, in
   return out;
 }
 
-// Group `group` of the unit; a constant where the loop over groups is unrolled.
-template <DType kType>
+// Group `group` of the unit, a constant where the loop over groups is unrolled. `kRaised` leaves 128 + u where u -
+// offset would be: for formats that have no offset.
+template <DType kType, bool kRaised = false>
 __device__ __forceinline__ Fragment<kType> make_fragment(const UnitQuants<kType>& q, int group) {
   constexpr DeviceFormat f = *device_format(kType);
+  static_assert(!kRaised || (f.offset == 0 && !f.bytes && !f.table && f.plain == 0));
   Fragment<kType> out;
   // Lower halves' bits in one byte, upper halves' in the other: one to each half word.
   const uint32_t bits = f.bit ? __byte_perm(q.bits, 0, group == 0 ? 0x4140 : 0x4342) : 0;
@@ -189,10 +191,10 @@ __device__ __forceinline__ Fragment<kType> make_fragment(const UnitQuants<kType>
         a[3] = signed_bytes_to_bf16(second >> 8);
       } else {
         const uint32_t word = f.nibbles ? q.words[2 * group + step] : 0;
-        a[0] = unpack_register<kType, 0>(step, word, q.pairs[group], bits);
-        a[1] = unpack_register<kType, 1>(step, word, q.pairs[group], bits);
-        a[2] = unpack_register<kType, 2>(step, word, q.pairs[group], bits);
-        a[3] = unpack_register<kType, 3>(step, word, q.pairs[group], bits);
+        a[0] = unpack_register<kType, kRaised, 0>(step, word, q.pairs[group], bits);
+        a[1] = unpack_register<kType, kRaised, 1>(step, word, q.pairs[group], bits);
+        a[2] = unpack_register<kType, kRaised, 2>(step, word, q.pairs[group], bits);
+        a[3] = unpack_register<kType, kRaised, 3>(step, word, q.pairs[group], bits);
       }
     }
   }

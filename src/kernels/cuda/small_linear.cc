@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "base/check.h"
@@ -46,18 +47,23 @@ const Card& card() {
 
 // Seconds, roughly, of all pairs under a plan, for whichever plan is least.
 double cost_of(const DeviceFormat& f, int64_t pairs, int64_t records, const Plan& plan) {
-  constexpr int kCardWarps = 16 * kPlannedProcessors;
-  const int64_t groups = kCardWarps / 8 / plan.slices * (8 / plan.k_warps);  // that hold a pair each
-  const int64_t rounds = ceil_div(pairs, std::max<int64_t>(groups, 1));
+  constexpr double kCardWarps = 16 * kPlannedProcessors, kBandwidth = 3.0e12;
+  constexpr double kUnitLatency = 0.25e-6;  // of a warp alone
   const int64_t part = ceil_div<int64_t>(records, int64_t{plan.slices} * plan.k_warps) * f.units;
-  // A unit takes its latency, or its share of the memory's time when all warps want it.
-  const double busy = std::min(1.0, static_cast<double>(pairs * plan.slices * plan.k_warps) / kCardWarps);
-  const double unit = std::max(0.25e-6, busy * kCardWarps * 2 * small::stage_tile_bytes(f) / 3.0e12);
-  const double adding = plan.k_warps > 1 ? 0.2e-6 : 0.05e-6;
-  // Sums of slices go through the second-level cache, and the last block to come waits for them.
-  const double slices = plan.slices > 1 ? 1.5e-6 + 0.05e-6 * plan.slices + 3.0e-6 / plan.k_warps : 0.0;
+  // The units that a warp's share of adding and writing is worth.
+  const double adding = plan.k_warps > 1 ? 2.0 : 1.5;
+  const double unit = kCardWarps * 2 * small::stage_tile_bytes(f) / kBandwidth;
+  const double items = static_cast<double>(pairs * plan.slices * plan.k_warps);
+  const double all = items * (static_cast<double>(part) + adding) / kCardWarps * unit;
+  const double last = static_cast<double>(part) * kUnitLatency * std::ceil(items / kCardWarps / 4);
+  const double meeting = plan.k_warps > 1 ? 0.3e-6 : 0.1e-6;
+  // Sums of slices go through the second-level cache twice; a warp waits while its own are on their way, and the last
+  // one to come for all.
+  const double slices = plan.slices > 1 ? 1.5e-6 * std::ceil(items / kCardWarps) + 1.0e-6 + 2.0e-6 / plan.k_warps +
+                                              static_cast<double>(pairs * plan.slices) * 8192.0 / kBandwidth
+                                        : 0.0;
   const double staging = 0.15e-9 * static_cast<double>(small::slice_columns(f, records, plan));
-  return static_cast<double>(rounds) * (static_cast<double>(part) * unit + adding) + slices + staging;
+  return all + last + meeting + slices + staging;
 }
 
 // Every choice must suit 32 tokens: the plan is the same for all.
@@ -122,8 +128,8 @@ Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::b
   args->columns = static_cast<int32_t>(small::slice_columns(*f, records, args->plan));
   const int token_tiles = small::token_tiles_of(x.t);
   const int64_t room = card().shared_bytes / (small::shared_bytes(*f, records, args->plan, token_tiles) + 1024);
-  const int64_t blocks = card().processors * std::clamp<int64_t>(room, 1, token_tiles <= 2 ? 2 : 1);
-  const int64_t wanted = ceil_div<int64_t>(pairs, small::warps_of(args->plan, token_tiles) / args->plan.k_warps);
+  const int64_t blocks = card().processors * std::clamp<int64_t>(room, 1, small::blocks_at_once(token_tiles));
+  const int64_t wanted = ceil_div<int64_t>(pairs, small::most_warps(token_tiles) / args->plan.k_warps);
   args->slice_blocks = static_cast<int32_t>(std::clamp<int64_t>(blocks / args->plan.slices, 1, wanted));
   args->arrived = reinterpret_cast<uint32_t*>(workspace);
   args->partials = reinterpret_cast<float4*>(workspace + kCountBytes);

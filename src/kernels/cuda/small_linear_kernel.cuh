@@ -71,25 +71,26 @@ template <DType kType>
 class Fetcher {
  public:
   __device__ Fetcher(const Args& args, const Walk& walk, uint32_t ring, int lane)
-      : args_(args), walk_(walk), ring_(ring), lane_(lane), pair_(walk.first_pair) {
+      : args_(args), walk_(walk), ring_(ring + 16 * lane), lane_bytes_(16 * lane), pair_(walk.first_pair) {
     begin_pair();
   }
 
-  // Fetches the next stage into `slot`; an empty group of copies after the last.
-  __device__ __forceinline__ void fetch(int slot) {
+  // Fetches the next stage to byte `stage` of the ring; an empty group of copies after the last.
+  __device__ __forceinline__ void fetch(uint32_t stage) {
     if (left_ > 0) {
       if (kFormat.units > 1 && left_ % kFormat.units == 0) {
-        copy_both<header_bytes(kFormat)>(ring_ + kHeaders + header_ * (2 * ring_header_bytes(kFormat)),
-                                         header_offset(kFormat));
+        constexpr int kHeader = header_bytes(kFormat);
+        copy_both<kHeader>(ring_ + kHeaders + header_ * (2 * kHeader), header_offset(kFormat),
+                           header_offset(kFormat) + kTileStage - kHeader);
         header_ ^= 1;
       }
-      copy_both<kTileStage>(ring_ + slot * (2 * kTileStage), 0);
+      copy_both<kTileStage>(ring_ + stage, 0, 0);
       --left_;
       // Over the header to the next record.
       const bool record_ends = kFormat.units > 1 && left_ % kFormat.units == 0;
       const int step = kTileStage + (record_ends ? header_bytes(kFormat) : 0);
-      from_[0] += step;
-      from_[1] += step;
+      first_ += step;
+      second_ += step;
       if (left_ == 0) {
         pair_ += walk_.pair_step;
         begin_pair();
@@ -103,17 +104,14 @@ class Fetcher {
   static constexpr int kTileStage = stage_tile_bytes(kFormat);
   static constexpr int kHeaders = 2 * stage_count(kFormat) * kTileStage;
 
-  // kBytes from `offset` on of the first tile, then of the second, 16 bytes a lane at a time.
+  // kBytes of the first tile, then of the second, 16 bytes a lane at a time.
   template <int kBytes>
-  __device__ __forceinline__ void copy_both(uint32_t to, int offset) {
+  __device__ __forceinline__ void copy_both(uint32_t to, int first_offset, int second_offset) {
 #pragma unroll
-    for (int first = 0; first < 2 * kBytes; first += 512) {
-      const int at = first + 16 * lane_;
-      const std::byte* from = first + 512 <= kBytes ? from_[0]
-                              : first >= kBytes     ? from_[1] - kBytes
-                              : at < kBytes         ? from_[0]
-                                                    : from_[1] - kBytes;
-      if (first + 512 <= 2 * kBytes || at < 2 * kBytes) copy_async(to + at, from + offset + first);
+    for (int at = 0; at < 2 * kBytes; at += 512) {
+      const bool in_second = at >= kBytes || (at + 512 > kBytes && at + lane_bytes_ >= kBytes);
+      const std::byte* from = in_second ? second_ + second_offset : first_ + first_offset;
+      if (at + 512 <= 2 * kBytes || at + lane_bytes_ < 2 * kBytes) copy_async(to + at, from + at);
     }
   }
   __device__ __forceinline__ void begin_pair() {
@@ -121,18 +119,19 @@ class Fetcher {
     if (pair_ >= args_.pairs) return;
     left_ = (walk_.record_end - walk_.record_begin) * kFormat.units;
     const TilePair pair = find_tiles(args_, pair_);
-    const int64_t offset = int64_t{walk_.record_begin} * record_bytes(kFormat) + 16 * lane_;
-    from_[0] = pair.tile[0] + offset;
-    from_[1] = pair.tile[1] + offset;
+    const int64_t offset = int64_t{walk_.record_begin} * record_bytes(kFormat) + lane_bytes_;
+    first_ = pair.tile[0] + offset;
+    second_ = pair.tile[1] + offset - kTileStage;
   }
 
   const Args& args_;
   const Walk walk_;
-  const uint32_t ring_;
-  const int lane_;
+  const uint32_t ring_;  // where this lane's bytes go
+  const int lane_bytes_;
   int pair_, header_ = 0;
-  int left_;                       // units of this pair's part
-  const std::byte* from_[2] = {};  // this lane's next bytes of each tile
+  int left_;  // units of this pair's part
+  // This lane's next bytes of each tile, the second's less those that the first has in the stage.
+  const std::byte *first_ = nullptr, *second_ = nullptr;
 };
 
 // acc += a unit of both tiles times activations. `unit` is its number in the record. `x` is where this lane's row of
@@ -155,8 +154,13 @@ __device__ __forceinline__ void multiply_unit(const std::byte* stage, const std:
     for (int n = 0; n < kTokenTiles; ++n) load_matrices(x + n * x_tile_bytes + g * (kGroupColumns * 2), b[n]);
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
-      const Fragment<kType> w = make_fragment<kType>(quants[m], g);
+      // Quants keep the 128 that brought them into bf16 where sums of x are at hand to take it off again.
+      constexpr bool kRaised = has_minimum(f.scales);
+      const auto w = make_fragment<kType, kRaised>(quants[m], g);
       const GroupScales s = group_scales<kType>(scales[m], g);
+      float minimum[2][2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) minimum[i / 2][i % 2] = fmaf(-128.0f, s.d[i / 2][i % 2], s.m[i / 2][i % 2]);
 #pragma unroll
       for (int n = 0; n < kTokenTiles; ++n) {
         if constexpr (f.scales == DeviceScales::kNone) {
@@ -176,7 +180,9 @@ __device__ __forceinline__ void multiply_unit(const std::byte* stage, const std:
             if constexpr (has_minimum(f.scales)) {
               const float2 sum = *reinterpret_cast<const float2*>(sums + ((g * kSums + h) * kTokenTiles + n) * 8);
 #pragma unroll
-              for (int i = 0; i < 4; ++i) acc[m][n][i] = fmaf(s.m[h][i / 2], i % 2 == 0 ? sum.x : sum.y, acc[m][n][i]);
+              for (int i = 0; i < 4; ++i) {
+                acc[m][n][i] = fmaf(minimum[h][i / 2], i % 2 == 0 ? sum.x : sum.y, acc[m][n][i]);
+              }
             }
           }
         }
@@ -310,47 +316,42 @@ template <int kTokenTiles>
 __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slice,
                                             const float (&acc)[2][kTokenTiles][4], float4* all_reduce,
                                             volatile uint32_t* last_flags) {
-  // Token tiles at a time, two tiles of the pair each: the group's warps share these sums among them.
-  constexpr int kAtOnce = kTokenTiles < 2 ? 1 : 2;
-  static_assert(kReduceBytes == 2 * 2 * 32 * sizeof(float4));
   const int thread = thread_here(), lane = thread % 32, slices = args.plan.slices, k_warps = args.plan.k_warps;
   const int first_warp = thread / 32 / k_warps * k_warps, k_warp = thread / 32 - first_warp;
   const WarpGroup group = {k_warps, 1 + first_warp};
-  float4* reduce = all_reduce + first_warp * (kReduceBytes / sizeof(float4)) + lane;
+  float4* reduce = all_reduce + first_warp * (kReduceBytes / 16) + lane;
   // [slices][token tiles][2 tiles][32 lanes]
   float4* parts = args.partials + int64_t{pair} * slices * (2 * kTokenTiles * 32) + lane;
   const Target target = target_of(args, pair);
 #pragma unroll
-  for (int first = 0; first < kTokenTiles; first += kAtOnce) {
+  for (int n = 0; n < kTokenTiles; ++n) {
 #pragma unroll
-    for (int i = 0; i < 2 * kAtOnce; ++i) {
-      const float(&a)[4] = acc[i % 2][first + i / 2];
-      reduce[(k_warp * (2 * kAtOnce) + i) * 32] = make_float4(a[0], a[1], a[2], a[3]);
+    for (int m = 0; m < 2; ++m) {
+      const float(&a)[4] = acc[m][n];
+      reduce[(k_warp * 2 + m) * 32] = make_float4(a[0], a[1], a[2], a[3]);
     }
     group.sync();
-    const auto block_sum = [&](int i) {
-      float4 sum = reduce[i * 32];
+    const auto block_sum = [&](int m) {
+      float4 sum = reduce[m * 32];
 #pragma unroll
       for (int w = 1; w < kMaxKWarps; ++w) {
-        if (w < k_warps) add(reduce[(w * (2 * kAtOnce) + i) * 32], &sum);
+        if (w < k_warps) add(reduce[(w * 2 + m) * 32], &sum);
       }
       return sum;
     };
     if (args.glu && slices == 1) {
-      for (int i = k_warp; i < kAtOnce; i += k_warps) {
-        emit(args, target, first + i, 0, lane, gate_times_up(args.activation, block_sum(2 * i), block_sum(2 * i + 1)));
-      }
+      if (k_warp == 0) emit(args, target, n, 0, lane, gate_times_up(args.activation, block_sum(0), block_sum(1)));
     } else {
-      for (int i = k_warp; i < 2 * kAtOnce; i += k_warps) {
-        const float4 sum = block_sum(i);
+      for (int m = k_warp; m < 2; m += k_warps) {
+        const float4 sum = block_sum(m);
         if (slices > 1) {
-          parts[(slice * (2 * kTokenTiles) + 2 * first + i) * 32] = sum;
+          parts[(slice * (2 * kTokenTiles) + 2 * n + m) * 32] = sum;
         } else {
-          emit(args, target, first + i / 2, i % 2, lane, sum);
+          emit(args, target, n, m, lane, sum);
         }
       }
     }
-    group.sync();  // the next token tiles write the same places
+    group.sync();  // the next token tile writes the same places
   }
   if (slices == 1) return;
 
@@ -392,7 +393,7 @@ __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slic
 }
 
 template <DType kType, int kTokenTiles>
-__global__ void __launch_bounds__(32 * most_warps(kTokenTiles), kTokenTiles <= 2 ? 2 : 1)
+__global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(kTokenTiles))
     small_linear_kernel(const __grid_constant__ Args args) {
   constexpr DeviceFormat f = *device_format(kType);
   constexpr int kTokens = 8 * kTokenTiles, kStages = stage_count(f);
@@ -422,7 +423,7 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), kTokenTiles <= 2
   // Weights are nobody's output: they come while the launch before is still running.
   Fetcher<kType> fetcher(args, walk, shared_address(ring), lane);
 #pragma unroll
-  for (int s = 0; s < kStages; ++s) fetcher.fetch(s);
+  for (int s = 0; s < kStages; ++s) fetcher.fetch(s * kStageBytes);
 
   wait_for_inputs();
   if (args.x.x != nullptr) {
@@ -442,7 +443,7 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), kTokenTiles <= 2
   // load_matrices: lanes 8j to 8j + 7 name the rows of columns 8j to 8j + 7.
   const uint32_t first_x = shared_address(rows + lane % 8 * pitch + lane / 8 * 8 + first_column);
   const float* first_sums = sums + first_column / sum_columns(f) * kTokens + lane % 4 * 2;
-  int slot = 0, next_header = 0;
+  int stage_at = 0, next_header = 0;
   const std::byte* header = nullptr;
   for (int pair = walk.first_pair; pair < args.pairs; pair += walk.pair_step) {
     float acc[2][kTokenTiles][4] = {};
@@ -451,7 +452,7 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), kTokenTiles <= 2
     for (int unit = 0; unit < units; ++unit) {
       wait_copies<kStages - 1>();
       __syncwarp();
-      const std::byte* stage = ring + slot * kStageBytes;
+      const std::byte* stage = ring + stage_at;
       if constexpr (f.units > 1) {
         if (unit % f.units == 0) {
           header = ring + kStages * kStageBytes + next_header * kHeaderBytes;
@@ -462,8 +463,8 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), kTokenTiles <= 2
       }
       multiply_unit<kType, kTokenTiles>(stage, header, unit % f.units, x, 16 * pitch, unit_sums, lane, acc);
       __syncwarp();
-      fetcher.fetch(slot);
-      slot = slot + 1 == kStages ? 0 : slot + 1;
+      fetcher.fetch(stage_at);
+      stage_at = stage_at + kStageBytes == kStages * kStageBytes ? 0 : stage_at + kStageBytes;
       x += 2 * unit_columns(f);
       unit_sums += unit_columns(f) / sum_columns(f) * kTokens;
     }
@@ -477,8 +478,7 @@ Status launch_tiles(const Args& args, Stream stream, bool pdl) {
   const auto kernel = small_linear_kernel<kType, kTokenTiles>;
   PARE_RETURN_IF_ERROR(allow_shared_memory(kernel, static_cast<size_t>(bytes)));
   const dim3 grid(static_cast<unsigned>(args.plan.slices * args.slice_blocks));
-  return launch(kernel, grid, dim3(32 * warps_of(args.plan, kTokenTiles)), static_cast<size_t>(bytes), stream, pdl,
-                args);
+  return launch(kernel, grid, dim3(32 * most_warps(kTokenTiles)), static_cast<size_t>(bytes), stream, pdl, args);
 }
 
 template <DType kType>
