@@ -1,9 +1,10 @@
 // y = x * W^T on the card for a few tokens, straight from packed weights (device_weight.h): one pass over the weights
 // at memory speed, products on tensor cores.
 //
-// x is bf16. Quants enter the products as exact integers; a group's scale (and minimum times the sum of x) meets the
-// fp32 accumulator once per group. F16 and F32 weights are split into two or three bf16 terms whose sum is exact. How K
-// is divided and in which order the parts are added follows from the weights' shapes and type alone: a row's bits
+// x is bf16. Quants enter the products as exact integers; a group's scale meets the fp32 accumulator once per group. In
+// formats with a minimum the integers are raised by 128, and the group's sum of x, times the minimum less 128 scales,
+// brings both to where they belong. F16 and F32 weights are split into two or three bf16 terms whose sum is exact. How
+// K is divided and in which order the parts are added follows from the weights' shapes and type alone: a row's bits
 // depend neither on how many rows there are nor on what they hold.
 //
 // Launches allocate nothing, wait for nothing and can be captured; with `pdl` they are programmatic dependents of the
