@@ -46,8 +46,9 @@ struct SmallLinearOutput {
   bool accumulate = false;  // y += result: the residual. fp32 only
 };
 
-// Bytes of workspace that any call with weights of these shapes needs, for up to `t` rows: device memory, 256-byte
-// aligned, zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one each.
+// Bytes of workspace that a call with any neighbours among these weights needs, for up to `t` rows: device memory,
+// 256-byte aligned, zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one
+// each.
 size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t);
 
 // All outputs read the same input, whose K is theirs. Outputs of one type share a launch, in the order given.
