@@ -129,7 +129,7 @@ Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::b
   const int token_tiles = small::token_tiles_of(x.t);
   const int64_t room = card().shared_bytes / (small::shared_bytes(*f, records, args->plan, token_tiles) + 1024);
   const int64_t blocks = card().processors * std::clamp<int64_t>(room, 1, small::blocks_at_once(token_tiles));
-  const int64_t wanted = ceil_div<int64_t>(pairs, small::warps_of(args->plan, token_tiles) / args->plan.k_warps);
+  const int64_t wanted = ceil_div<int64_t>(pairs, small::most_warps(token_tiles) / args->plan.k_warps);
   args->slice_blocks = static_cast<int32_t>(std::clamp<int64_t>(blocks / args->plan.slices, 1, wanted));
   args->arrived = reinterpret_cast<uint32_t*>(workspace);
   args->partials = reinterpret_cast<float4*>(workspace + kCountBytes);

@@ -24,13 +24,10 @@ struct Plan {
   int slices = 1, k_warps = 1;
 };
 
-// Warps of a block, and blocks that share a multiprocessor: as many as leave the registers that a kernel needs. The
-// activations of more tokens leave room for one block.
-constexpr int most_warps(int token_tiles) { return token_tiles <= 2 ? 8 : 12; }
-constexpr int blocks_at_once(int token_tiles) { return token_tiles <= 2 ? 2 : 1; }
-constexpr int warps_of(const Plan& plan, int token_tiles) {
-  return most_warps(token_tiles) / plan.k_warps * plan.k_warps;
-}
+// Warps of a block, and blocks that share a multiprocessor: 16 warps in all have the registers that a kernel needs. The
+// activations of more than 8 tokens take the room of a second block.
+constexpr int most_warps(int token_tiles) { return token_tiles == 1 ? 8 : 16; }
+constexpr int blocks_at_once(int token_tiles) { return token_tiles == 1 ? 2 : 1; }
 
 // Activations of the block's slice in shared memory: [8 * token tiles][columns + kPadColumns]. The padding puts the
 // rows of one column into different banks.
@@ -55,14 +52,12 @@ constexpr int sum_columns(const DeviceFormat& f) { return has_halves(f.scales) ?
 constexpr int64_t slice_columns(const DeviceFormat& f, int64_t records, const Plan& plan) {
   return ((records + plan.slices - 1) / plan.slices) * record_columns(f);
 }
-// Where a block's warps meet to add: token tiles at a time, and bytes of each warp.
-constexpr int sums_at_once(int token_tiles) { return token_tiles < 2 ? 1 : 2; }
-constexpr int reduce_bytes(int token_tiles) { return 2 * sums_at_once(token_tiles) * 32 * 16; }
+// Where a block's warps meet to add a token tile of both tiles: bytes of each warp.
+inline constexpr int kReduceBytes = 2 * 32 * 16;
 constexpr int64_t shared_bytes(const DeviceFormat& f, int64_t records, const Plan& plan, int token_tiles) {
-  const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, records, plan),
-                warps = warps_of(plan, token_tiles);
+  const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, records, plan), warps = most_warps(token_tiles);
   return tokens * (columns + kPadColumns) * 2 + (has_minimum(f.scales) ? tokens * (columns / sum_columns(f)) * 4 : 0) +
-         warps * (ring_bytes(f) + reduce_bytes(token_tiles));
+         warps * (ring_bytes(f) + kReduceBytes);
 }
 
 struct Args {

@@ -311,51 +311,47 @@ __device__ __forceinline__ int thread_here() {
 }
 
 // Adds the parts of a pair in ascending order, warps of a slice first, and writes what the last of them completes.
-// `all_reduce` has reduce_bytes for each warp, `last_flags` a word.
+// `all_reduce` has kReduceBytes for each warp, `last_flags` a word.
 template <int kTokenTiles>
 __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slice,
                                             const float (&acc)[2][kTokenTiles][4], float4* all_reduce,
                                             volatile uint32_t* last_flags) {
-  // Token tiles at a time, two tiles of the pair each: the group's warps share these sums among them.
-  constexpr int kAtOnce = sums_at_once(kTokenTiles);
   const int thread = thread_here(), lane = thread % 32, slices = args.plan.slices, k_warps = args.plan.k_warps;
   const int first_warp = thread / 32 / k_warps * k_warps, k_warp = thread / 32 - first_warp;
   const WarpGroup group = {k_warps, 1 + first_warp};
-  float4* reduce = all_reduce + first_warp * (2 * kAtOnce * 32) + lane;
+  float4* reduce = all_reduce + first_warp * (kReduceBytes / 16) + lane;
   // [slices][token tiles][2 tiles][32 lanes]
   float4* parts = args.partials + int64_t{pair} * slices * (2 * kTokenTiles * 32) + lane;
   const Target target = target_of(args, pair);
 #pragma unroll
-  for (int first = 0; first < kTokenTiles; first += kAtOnce) {
+  for (int n = 0; n < kTokenTiles; ++n) {
 #pragma unroll
-    for (int i = 0; i < 2 * kAtOnce; ++i) {
-      const float(&a)[4] = acc[i % 2][first + i / 2];
-      reduce[(k_warp * (2 * kAtOnce) + i) * 32] = make_float4(a[0], a[1], a[2], a[3]);
+    for (int m = 0; m < 2; ++m) {
+      const float(&a)[4] = acc[m][n];
+      reduce[(k_warp * 2 + m) * 32] = make_float4(a[0], a[1], a[2], a[3]);
     }
     group.sync();
-    const auto block_sum = [&](int i) {
-      float4 sum = reduce[i * 32];
+    const auto block_sum = [&](int m) {
+      float4 sum = reduce[m * 32];
 #pragma unroll
       for (int w = 1; w < kMaxKWarps; ++w) {
-        if (w < k_warps) add(reduce[(w * (2 * kAtOnce) + i) * 32], &sum);
+        if (w < k_warps) add(reduce[(w * 2 + m) * 32], &sum);
       }
       return sum;
     };
     if (args.glu && slices == 1) {
-      for (int i = k_warp; i < kAtOnce; i += k_warps) {
-        emit(args, target, first + i, 0, lane, gate_times_up(args.activation, block_sum(2 * i), block_sum(2 * i + 1)));
-      }
+      if (k_warp == 0) emit(args, target, n, 0, lane, gate_times_up(args.activation, block_sum(0), block_sum(1)));
     } else {
-      for (int i = k_warp; i < 2 * kAtOnce; i += k_warps) {
-        const float4 sum = block_sum(i);
+      for (int m = k_warp; m < 2; m += k_warps) {
+        const float4 sum = block_sum(m);
         if (slices > 1) {
-          parts[(slice * (2 * kTokenTiles) + 2 * first + i) * 32] = sum;
+          parts[(slice * (2 * kTokenTiles) + 2 * n + m) * 32] = sum;
         } else {
-          emit(args, target, first + i / 2, i % 2, lane, sum);
+          emit(args, target, n, m, lane, sum);
         }
       }
     }
-    group.sync();  // the next token tiles write the same places
+    group.sync();  // the next token tile writes the same places
   }
   if (slices == 1) return;
 
@@ -482,8 +478,7 @@ Status launch_tiles(const Args& args, Stream stream, bool pdl) {
   const auto kernel = small_linear_kernel<kType, kTokenTiles>;
   PARE_RETURN_IF_ERROR(allow_shared_memory(kernel, static_cast<size_t>(bytes)));
   const dim3 grid(static_cast<unsigned>(args.plan.slices * args.slice_blocks));
-  return launch(kernel, grid, dim3(32 * warps_of(args.plan, kTokenTiles)), static_cast<size_t>(bytes), stream, pdl,
-                args);
+  return launch(kernel, grid, dim3(32 * most_warps(kTokenTiles)), static_cast<size_t>(bytes), stream, pdl, args);
 }
 
 template <DType kType>
