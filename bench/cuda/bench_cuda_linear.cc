@@ -47,8 +47,7 @@ DeviceBuffer random_weights(DType dtype, int64_t n, int64_t k, int64_t copies) {
   std::mt19937 rng(2);
   std::vector<uint16_t> rows(distinct * k / info.block_items * info.block_bytes / 2);
   // Every half word a number of magnitude 2^-7 to 2, whatever a kernel takes it for.
-  for (uint16_t& h : rows)
-    h = static_cast<uint16_t>(rng() % 0x2000u + (rng() % 2 != 0 ? 0x2000u : 0xa000u));
+  for (uint16_t& h : rows) h = static_cast<uint16_t>(rng() % 0x2000u + (rng() % 2 != 0 ? 0x2000u : 0xa000u));
   std::vector<std::byte> packed(device_weight_bytes(dtype, distinct, k));
   pack_device_weight(dtype, reinterpret_cast<const std::byte*>(rows.data()), distinct, k, 0, 8, packed.data());
   const size_t tile = packed.size() / 8;

@@ -149,16 +149,22 @@ void check_input(const SmallLinearInput& x) {
 }  // namespace
 
 size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t) {
-  // Which of the weights share a launch is not known here: every sum of neighbours is allowed for.
+  // Which of the weights share a launch is not known here: every run of neighbours is allowed for, and each weight as
+  // the gate of a small_glu.
   int64_t most = 0;
   for (size_t first = 0; first < weights.size(); ++first) {
+    const DeviceFormat* f = device_format(weights[first].dtype);
+    if (f == nullptr) continue;
+    const int64_t k = weights[first].k;
+    const auto allow = [&](int64_t pairs) {
+      most = std::max(most, partial_bytes(plan_of(*f, pairs, records_of(*f, k)), pairs, t));
+    };
+    allow(tiles_of(weights[first].n));
     int64_t pairs = 0;
     for (size_t i = first; i < std::min(weights.size(), first + kMaxSmallOutputs); ++i) {
-      const DeviceWeight& w = weights[i];
-      const DeviceFormat* f = device_format(w.dtype);
-      if (f == nullptr || w.dtype != weights[first].dtype || w.k != weights[first].k) continue;
-      pairs += pairs_of(w.n);
-      most = std::max(most, partial_bytes(plan_of(*f, pairs, records_of(*f, w.k)), pairs, t));
+      if (weights[i].dtype != weights[first].dtype || weights[i].k != k) continue;
+      pairs += pairs_of(weights[i].n);
+      allow(pairs);
     }
   }
   return static_cast<size_t>(kCountBytes + most);

@@ -1,9 +1,10 @@
 // y = x * W^T on the card for a few tokens, straight from packed weights (device_weight.h): one pass over the weights
 // at memory speed, products on tensor cores.
 //
-// x is bf16. Quants enter the products as exact integers; a group's scale (and minimum times the sum of x) meets the
-// fp32 accumulator once per group. F16 and F32 weights are split into two or three bf16 terms whose sum is exact. How K
-// is divided and in which order the parts are added follows from the weights' shapes and type alone: a row's bits
+// x is bf16. Quants enter the products as exact integers; a group's scale meets the fp32 accumulator once per group. In
+// formats with a minimum the integers are raised by 128, and the group's sum of x, times the minimum less 128 scales,
+// brings both to where they belong. F16 and F32 weights are split into two or three bf16 terms whose sum is exact. How
+// K is divided and in which order the parts are added follows from the weights' shapes and type alone: a row's bits
 // depend neither on how many rows there are nor on what they hold.
 //
 // Launches allocate nothing, wait for nothing and can be captured; with `pdl` they are programmatic dependents of the
@@ -45,8 +46,9 @@ struct SmallLinearOutput {
   bool accumulate = false;  // y += result: the residual. fp32 only
 };
 
-// Bytes of workspace that any call with weights of these shapes needs, for up to `t` rows: device memory, 256-byte
-// aligned, zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one each.
+// Bytes of workspace that a call with any neighbours among these weights needs, for up to `t` rows: device memory,
+// 256-byte aligned, zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one
+// each.
 size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t);
 
 // All outputs read the same input, whose K is theirs. Outputs of one type share a launch, in the order given.
