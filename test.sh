@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Builds and runs every test. Usage: ./test.sh [--full]
-#   default  release suite; unit and property tests under ASan+UBSan; each fuzz target for 20 s
+#   default  release suite; unit and property tests under ASan+UBSan; each fuzz target for 20 s; and where CUDA 13 is
+#            installed, the CUDA build and its tests, which skip themselves without a card
 #   --full   adds the whole suite under ASan+UBSan and under TSan
 set -euo pipefail
 cd "$(dirname "$0")"
 full=0
 [ "${1:-}" = --full ] && full=1
 jobs=$(nproc)
+left_out=()
 
 tools/install_packages.sh --tests
 
@@ -28,6 +30,18 @@ fi
 echo "== release suite"
 ctest --test-dir build/release --output-on-failure --no-tests=error
 
+if nvcc --version 2>/dev/null | grep -qE 'release (1[3-9]|[2-9][0-9])\.'; then
+  # One architecture: that the kernels compile, and that everything links, is what this machine can tell without a card.
+  cmake --preset cuda -DPARE_CUDA_ARCHITECTURES=90a-real >build-cuda.log 2>&1 || { cat build-cuda.log; exit 1; }
+  rm -f build-cuda.log
+  echo "== building cuda"
+  cmake --build --preset cuda -j "$jobs" --target pare test_cuda -- --quiet
+  ctest --test-dir build/cuda --output-on-failure --no-tests=error -L cuda
+  [ -e /dev/nvidiactl ] || left_out+=("the CUDA tests' run: no card")
+else
+  left_out+=("the CUDA build and its tests: no CUDA 13")
+fi
+
 if [ "$full" = 1 ]; then
   build asan-ubsan
   echo "== ASan+UBSan, everything"
@@ -46,4 +60,5 @@ if [ "$full" = 1 ]; then
   echo "== TSan"
   ctest --test-dir build/tsan --output-on-failure --no-tests=error
 fi
+for what in ${left_out[@]+"${left_out[@]}"}; do echo "== left out: $what"; done
 echo "== all tests passed"

@@ -27,7 +27,8 @@ Status current_device(Device* out) {
   PARE_CUDA_RETURN_IF_ERROR(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   PARE_CUDA_RETURN_IF_ERROR(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
   PARE_CUDA_RETURN_IF_ERROR(cudaDeviceGetAttribute(&out->processors, cudaDevAttrMultiProcessorCount, device));
-  out->hopper = major == 9 && minor == 0;
+  // A build without Hopper code may run here as an older card's.
+  out->hopper = major == 9 && minor == 0 && prefill::has_hopper_code();
   return ok_status();
 }
 

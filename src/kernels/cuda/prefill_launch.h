@@ -28,6 +28,8 @@ struct Arguments {
   float scale_log2;  // scale * log2(e): logits to powers of two; with a cap 2 log2(e) * scale / cap
   float cap_log2;    // softcap * log2(e); 0: none
 };
+// Whether the code that this card loaded is Hopper's: a build for older cards runs here too, with empty Hopper kernels.
+bool has_hopper_code();
 // Launches the Hopper kernel of a head dimension on `blocks` blocks.
 cudaError_t launch_hopper_64(const Arguments& args, bool bf16, const CUtensorMap& page_map,
                              const CUtensorMap& granule_map, int blocks, cudaStream_t stream);
