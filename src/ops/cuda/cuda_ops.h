@@ -98,7 +98,7 @@ class CudaOps : public DeviceOps {
   cuda::Stream stream_ = nullptr, copies_ = nullptr;
   Status error_;
 
-  cuda::DeviceBuffer arena_, scratch_, linear_workspace_, prefill_workspace_, decode_done_, draw_ids_;
+  cuda::DeviceBuffer arena_, scratch_, linear_workspace_, prefill_workspace_, decode_done_;
   Tables tables_[2];
   int parity_ = 0;
   cuda::StepGraphs graphs_;
@@ -114,7 +114,7 @@ class CudaOps : public DeviceOps {
   cuda::DeviceBuffer formats_, zones_;
   std::vector<cuda::KvTensorMap> maps_;  // by pool
   std::unique_ptr<cuda::Gemm> gemm_;
-  const int32_t* draw_slots_ = nullptr;  // of the draws staged last, in the host tables
+  const int32_t* drawn_ids_ = nullptr;  // of the last step that drew; the card reads them there too
 
   // inv_freq tables already on the card, by their host address, which models keep.
   struct Frequencies {

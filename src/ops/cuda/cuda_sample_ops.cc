@@ -8,7 +8,6 @@
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/sample.h"
 #include "ops/cuda/cuda_ops.h"
-#include "tensor/cuda/status.h"
 
 namespace pare::ops {
 namespace {
@@ -34,6 +33,7 @@ cuda::SampleRow to_device_row(const SampleRow& r) {
   d.top_k = r.top_k;
   d.n_top = r.n_top;
   d.seed = r.seed;
+  d.slot = r.slot;
   d.branch = r.branch;
   d.position = r.position;
   d.n_counts = r.n_counts;
@@ -65,7 +65,7 @@ size_t workspace_bytes(int64_t rows, int64_t vocab) {
 
 size_t CudaOps::draw_table_bytes(const StepMemory& m) {
   const size_t rows = static_cast<size_t>(m.max_sequences);
-  return rows * (counted_bytes(m) + kBiasBytes + sizeof(cuda::SampleRow) + sizeof(int32_t) + kForkBytes) + 256;
+  return rows * (counted_bytes(m) + kBiasBytes + sizeof(cuda::SampleRow) + kForkBytes) + 256;
 }
 
 SampleBatch CudaOps::stage(Arena& tables, const SampleRow* rows, int64_t n) {
@@ -73,11 +73,9 @@ SampleBatch CudaOps::stage(Arena& tables, const SampleRow* rows, int64_t n) {
   batch.rows = rows;
   batch.n = n;
   if (n == 0) return batch;
-  const auto slots = tables.take<int32_t>(static_cast<size_t>(n));
   const auto device_rows = tables.take<cuda::SampleRow>(static_cast<size_t>(n));
-  PARE_CHECK(!slots.empty() && !device_rows.empty());
+  PARE_CHECK(!device_rows.empty());
   for (int64_t i = 0; i < n; ++i) {
-    slots[i] = rows[i].slot;
     cuda::SampleRow row = to_device_row(rows[i]);
     row.counts = on_device(copy_to<cuda::TokenCount>(tables, rows[i].counts, rows[i].n_counts));
     row.bias = on_device(copy_to<cuda::LogitBias>(tables, rows[i].bias, rows[i].n_bias));
@@ -85,44 +83,36 @@ SampleBatch CudaOps::stage(Arena& tables, const SampleRow* rows, int64_t n) {
     if (row.wants_logprob) batch.kinds |= kWantsLogprobs;
     if (row.n_top > 0) batch.kinds |= kWantsTop;
   }
-  draw_slots_ = slots.data();
   batch.device_rows = device_rows.data();
   return batch;
 }
 
 size_t CudaOps::sample_workspace_bytes(int64_t rows, int64_t vocab) const {
-  constexpr size_t kAlign = 4 * 64;
-  const size_t results = static_cast<size_t>(rows) * (sizeof(float) + kMaxTopLogprobs * sizeof(TopLogprob));
-  return workspace_bytes(rows, vocab) + results + kAlign;
+  constexpr size_t kAlign = 64;
+  return workspace_bytes(rows, vocab) + kAlign;
 }
 
 void CudaOps::sample(Arena& arena, const SampleBatch& batch, const Tensor& logits, const SampleOutput& out,
                      Tensor& last_tokens) {
-  const int64_t n = batch.n, vocab = logits.row_items();
+  if (batch.n == 0) return;
+  const int64_t vocab = logits.row_items();
   const size_t mark = arena.mark();
-  const auto logprobs = arena.take<float>(static_cast<size_t>(n));
-  const auto top = arena.take<cuda::TopLogprob>(static_cast<size_t>(n) * out.top_cap);
-  const auto workspace = arena.take<std::byte>(workspace_bytes(n, vocab));
+  const auto workspace = arena.take<std::byte>(workspace_bytes(batch.n, vocab));
   cuda::SampleArgs args;
   args.rows = static_cast<const cuda::SampleRow*>(batch.device_rows);
   args.logits = logits.as<float>();
-  args.n = n;
+  args.n = batch.n;
   args.vocab = vocab;
-  args.ids = draw_ids_.as<int32_t>();
-  args.logprobs = logprobs.data();
-  args.top = top.data();
-  args.top_cap = out.top_cap;
+  // The outputs are page-locked: the card writes the few bytes where the host reads them, which is quicker than a copy
+  // at the end of the step.
+  args.ids = out.ids;
+  drawn_ids_ = out.ids;
+  args.logprobs = (batch.kinds & kWantsLogprobs) != 0 ? out.logprobs : nullptr;
+  args.top = reinterpret_cast<cuda::TopLogprob*>(out.top);
+  args.top_cap = (batch.kinds & kWantsTop) != 0 ? out.top_cap : 0;
+  args.last_tokens = last_tokens.as<int32_t>();
   args.workspace = workspace.data();
   check(cuda::sample(args, stream_, true));
-  check(cuda::store_tokens(
-      {.ids = args.ids, .slots = on_device(draw_slots_), .last_tokens = last_tokens.as<int32_t>(), .n = n}, stream_,
-      true));
-  const auto bring_back = [&](void* host, const void* device, size_t bytes) {
-    check(cuda::to_status(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "drawn tokens"));
-  };
-  bring_back(out.ids, args.ids, static_cast<size_t>(n) * sizeof(int32_t));
-  if ((batch.kinds & kWantsLogprobs) != 0) bring_back(out.logprobs, logprobs.data(), logprobs.size_bytes());
-  if ((batch.kinds & kWantsTop) != 0) bring_back(out.top, top.data(), top.size_bytes());
   arena.release(mark);
 }
 
@@ -132,12 +122,9 @@ void CudaOps::store_token(Arena& tables, int64_t row, int32_t slot, Tensor& last
   PARE_CHECK(!place.empty());
   place[0] = static_cast<int32_t>(row);
   place[1] = slot;
-  check(cuda::store_tokens({.ids = draw_ids_.as<int32_t>(),
-                            .rows = &place[0],
-                            .slots = &place[1],
-                            .last_tokens = last_tokens.as<int32_t>(),
-                            .n = 1},
-                           stream_, false));
+  check(cuda::store_tokens(
+      {.ids = drawn_ids_, .rows = &place[0], .slots = &place[1], .last_tokens = last_tokens.as<int32_t>(), .n = 1},
+      stream_, false));
 }
 
 }  // namespace pare::ops

@@ -60,7 +60,6 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
                                                                    kv.n_kv_heads * sizeof(uint32_t)));
   PARE_RETURN_IF_ERROR(decode_done_.fill(0));
 
-  PARE_ASSIGN_OR_RETURN(draw_ids_, cuda::DeviceBuffer::allocate(sizeof(int32_t) * memory.max_sequences));
   // Page lists of all sequences of a step, and shared pages to copy, follow the host's own tables.
   const size_t pages = static_cast<size_t>(memory.max_sequences) * kMaxClasses *
                        static_cast<size_t>(ceil_div<int64_t>(memory.max_context, kPageRows)) * sizeof(int32_t);
