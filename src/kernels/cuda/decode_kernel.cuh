@@ -8,6 +8,7 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/decode_load.cuh"
 #include "kernels/cuda/decode_schedule.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda::decode {
@@ -87,7 +88,7 @@ Status launch(Params params, const DecodeOptions& options, const DeviceLimits& l
   config.dynamicSmemBytes = S::bytes(params.stages, params.query_terms);
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = options.overlap_launch ? 1 : 0;
+  config.numAttrs = options.overlap_launch && supports_pdl(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
   PARE_CUDA_RETURN_IF_ERROR(cudaLaunchKernelEx(&config, kernel, params));
   return ok_status();
 }

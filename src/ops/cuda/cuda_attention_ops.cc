@@ -80,7 +80,9 @@ void CudaOps::attend_layer(Arena& arena, const StepPlans& plans, int32_t l, floa
                                   prefill_workspace_.data(), {.plain = map.pool == nullptr}, stream_));
   }
   if (plans.n_decode_rows > 0) {
-    check(cuda::decode_attention(layer, cls.segment, {.overlap_launch = plans.n_prefill_rows == 0}, stream_));
+    check(cuda::decode_attention(
+        layer, cls.segment, {.query_rows = decode_rows_of_a_sequence_, .overlap_launch = plans.n_prefill_rows == 0},
+        stream_));
   }
   arena.release(mark);
 }

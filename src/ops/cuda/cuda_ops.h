@@ -103,7 +103,8 @@ class CudaOps : public DeviceOps {
   int parity_ = 0;
   cuda::StepGraphs graphs_;
   bool capturing_ = false;
-  std::vector<uint64_t> key_;  // of the step at hand
+  std::vector<uint64_t> key_;              // of the step at hand
+  int32_t decode_rows_of_a_sequence_ = 1;  // at most, in the step at hand
   StepMemory memory_;
   // Rows of the step at hand, and those of its logits: all, and the decode rows among them, which come first.
   struct Rows {

@@ -121,6 +121,11 @@ void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
 
 void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleBatch* batch, Arena& tables) {
   Tables& t = tables_[parity_];
+  decode_rows_of_a_sequence_ = 1;
+  for (int32_t s = 0; s < plans.n_seqs; ++s) {
+    const SeqStep& seq = plans.classes[0].seqs[s];
+    if ((seq.flags & kSeqDecode) != 0) decode_rows_of_a_sequence_ = std::max(decode_rows_of_a_sequence_, seq.n_q);
+  }
   upload_page_lists(plans, tables);
   if (plans.n_copies > 0) {
     const auto copies = tables.take<PageCopy>(static_cast<size_t>(plans.n_copies));
@@ -188,6 +193,7 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   add(plans.n_seqs);
   add(plans.n_rows);
   add(plans.n_logit_rows);
+  add(decode_rows_of_a_sequence_);
   add(plans.n_copies);
   add(plans.copies);
   add(plans.kv.page_ids);

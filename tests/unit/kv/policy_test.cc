@@ -74,12 +74,12 @@ TEST(SegmentPlanner, ItemsOfACardAreDealtInRounds) {
   const auto kv = make_kv_policy(*spec);
   const SegmentShape shape = {.n_heads = 32, .n_kv_heads = 8, .head_dim = 128, .threads = 132, .item_overhead = 256};
   const auto item_spans = [&](int sequences, int32_t context) {
-    const size_t bytes = segment_plan_max_bytes(*kv->policy, shape, sequences, sequences, context);
+    const size_t bytes = segment_plan_max_bytes(*kv->policy, shape, sequences, sequences, context).total();
     Arena arena(std::move(AlignedBuffer::allocate(bytes)).value());
     std::vector<SeqStep> seqs(sequences);
     for (int i = 0; i < sequences; ++i) seqs[i] = {.q_row = i, .n_q = 1, .pos = context - 1, .flags = kSeqDecode};
     SegmentPlan plan;
-    const Status status = build_segment_plan(*kv->policy, kNoWindow, shape, seqs, arena, plan);
+    const Status status = build_segment_plan(*kv->policy, kNoWindow, shape, seqs, arena, arena, plan);
     EXPECT_TRUE(status.ok()) << status.to_string();
     return status.ok() ? int{plan.runs[0].item_spans} : 0;
   };
