@@ -27,11 +27,11 @@ struct EngineOptions {
   int32_t steps_in_flight = -1;  // 0: tokens are looked at after each step; 1: one step late; -1: 1 on an accelerator
   bool kv_f32 = false;           // stored rows in fp32 instead of fp16: to compare with exact references; CPU only
   bool graphs = true;            // accelerators: capture decode steps once and replay them
-  // Accelerators: rows of a prompt and rows of an answer each have one kernel family and one order of summation, whatever
-  // else is in the step, as the CPU always has. Off: the fastest kernel for the step at hand.
+  // Accelerators: rows of a prompt and rows of an answer each have one kernel family and one order of summation,
+  // whatever else is in the step, as the CPU always has. Off: the fastest kernel for the step at hand.
   bool strict = false;
-  std::string attn = "dense";   // selector spec (docs/formats/spec.md)
-  std::string kv = "dense";     // policy spec
+  std::string attn = "dense";  // selector spec (docs/formats/spec.md)
+  std::string kv = "dense";    // policy spec
 };
 
 struct EngineStats {

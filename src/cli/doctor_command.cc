@@ -119,10 +119,10 @@ void print_report(const Json& r) {
     line("CUDA", r["cuda"]["why_not"].get<std::string>());
   }
   for (const Json& d : r["cuda"]["devices"]) {
-    line("CUDA", fmt::format("cuda:{} {}, compute {}, {} multiprocessors, {}, CUDA {}, driver for {}",
-                             d["index"].get<int>(), d["name"].get<std::string>(), d["compute"].get<std::string>(),
-                             d["multiprocessors"].get<int>(), bytes(d["memory_bytes"]),
-                             d["runtime"].get<std::string>(), d["driver"].get<std::string>()));
+    line("CUDA",
+         fmt::format("cuda:{} {}, compute {}, {} multiprocessors, {}, CUDA {}, driver for {}", d["index"].get<int>(),
+                     d["name"].get<std::string>(), d["compute"].get<std::string>(), d["multiprocessors"].get<int>(),
+                     bytes(d["memory_bytes"]), d["runtime"].get<std::string>(), d["driver"].get<std::string>()));
   }
   for (const Json& problem : r["problems"]) line("problem", problem.get<std::string>());
   fmt::print("\nlimits on what comes from outside\n");

@@ -87,8 +87,8 @@ Expected<double> ModelBench::decode() {
     request.max_tokens = config_.generate + 1 + ahead;
     request.ignore_eos = true;
     PARE_ASSIGN_OR_RETURN(const RequestId id, engine_->submit(std::move(request), [&timing, i](const TokenEvent& e) {
-                            if (e.token >= 0) timing.token(i);
-                          }));
+      if (e.token >= 0) timing.token(i);
+    }));
     ids.push_back(id);
   }
   double resident_bytes = 0.0;
@@ -138,10 +138,10 @@ BenchFloor ModelBench::floor() const {
   // count: there it is what was kept.
   const EngineStats stats = engine_->stats();
   if (engine_->kv_spec() != "dense" && stats.decode_steps > 0) {
-    floor.decode_bytes_per_step =
-        model_->accelerator ? static_cast<double>(model.decode_weight_bytes()) + resident_kv_bytes_
-                            : static_cast<double>(stats.decode_weight_bytes + stats.decode_kv_bytes) /
-                                  static_cast<double>(stats.decode_steps);
+    floor.decode_bytes_per_step = model_->accelerator
+                                      ? static_cast<double>(model.decode_weight_bytes()) + resident_kv_bytes_
+                                      : static_cast<double>(stats.decode_weight_bytes + stats.decode_kv_bytes) /
+                                            static_cast<double>(stats.decode_steps);
   }
   if (engine_->attn_spec() == "dense") floor.prefill_attention_flop = causal_attention_flop(c, config_.prompt);
   const double hd = static_cast<double>(c.n_heads) * c.head_dim, kd = static_cast<double>(c.n_kv_heads) * c.head_dim;
