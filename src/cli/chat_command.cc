@@ -47,6 +47,7 @@ class Chat {
     PARE_RETURN_IF_ERROR(check_context(*chat->model_, "--context", options.model.context));
     EngineOptions o;
     o.threads = options.model.threads;
+    o.strict = options.model.strict;
     o.attn = options.model.attn;
     o.kv = options.model.kv;
     const int32_t longest = chat->model_->model->config().context_max;

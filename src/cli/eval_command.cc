@@ -39,10 +39,12 @@ Expected<EvalText> open_text(const EvalOptions& o) {
   return t;
 }
 
-Expected<std::unique_ptr<Engine>> make_eval_engine(const std::shared_ptr<const LoadedModel>& model, int threads,
-                                                   int context, const std::string& attn, const std::string& kv) {
+Expected<std::unique_ptr<Engine>> make_eval_engine(const std::shared_ptr<const LoadedModel>& model,
+                                                   const ModelOptions& where, int context, const std::string& attn,
+                                                   const std::string& kv) {
   EngineOptions options;
-  options.threads = threads;
+  options.threads = where.threads;
+  options.strict = where.strict;
   options.max_context = context;
   options.max_sequences = 1;
   options.share_prefixes = false;
@@ -66,8 +68,7 @@ Status scoring_error(const Status& status, const std::string& file) {
 
 Status run_perplexity(const EvalOptions& o, bool json) {
   PARE_ASSIGN_OR_RETURN(const EvalText t, open_text(o));
-  PARE_ASSIGN_OR_RETURN(const auto engine,
-                        make_eval_engine(t.model, o.model.threads, o.context, o.model.attn, o.model.kv));
+  PARE_ASSIGN_OR_RETURN(const auto engine, make_eval_engine(t.model, o.model, o.context, o.model.attn, o.model.kv));
   arm_interrupt();
   Progress progress;
   const auto result = perplexity(*engine, t.ids, o.context, o.chunks, t.bos, show(&progress));
@@ -103,10 +104,9 @@ Status run_kl(const EvalOptions& o, bool json) {
     return invalid_argument(
         fmt::format("--against-model has {} tokens, MODEL has {}", other->model->config().vocab, vocab));
   }
-  PARE_ASSIGN_OR_RETURN(const auto reference, make_eval_engine(other, o.model.threads, o.context,
-                                                               print_spec(against.attn), print_spec(against.kv)));
-  PARE_ASSIGN_OR_RETURN(const auto candidate,
-                        make_eval_engine(t.model, o.model.threads, o.context, o.model.attn, o.model.kv));
+  PARE_ASSIGN_OR_RETURN(const auto reference,
+                        make_eval_engine(other, o.model, o.context, print_spec(against.attn), print_spec(against.kv)));
+  PARE_ASSIGN_OR_RETURN(const auto candidate, make_eval_engine(t.model, o.model, o.context, o.model.attn, o.model.kv));
   arm_interrupt();
   Progress progress;
   const auto result = divergence(*reference, *candidate, t.ids, vocab, o.context, o.chunks, t.bos, show(&progress));

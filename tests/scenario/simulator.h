@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -73,7 +74,7 @@ inline int steps_at_most(const Scenario& s) {
   int steps = 0, last_arrival = 0;
   for (const Planned& p : s.requests) {
     const int rows = static_cast<int>(p.request.tokens.size()) + p.request.max_tokens;
-    steps += p.request.samples * (rows + 1) * (1 + s.options.steps_in_flight);
+    steps += p.request.samples * (rows + 1) * (1 + std::max(0, s.options.steps_in_flight));
     last_arrival = std::max(last_arrival, p.arrives);
   }
   return last_arrival + steps + 1;

@@ -113,7 +113,6 @@ Status add(const float* x, float* y, int64_t items, Stream stream, bool pdl);   
 Status add_row(const float* row, float* y, int64_t rows, int64_t dim, Stream stream, bool pdl);  // y[t] += row
 Status scale(float factor, float* x, int64_t items, Stream stream, bool pdl);                    // x *= factor
 Status softcap(float cap, float* x, int64_t items, Stream stream, bool pdl);                     // cap tanh(x / cap)
-Status convert_to_bf16(const float* x, void* out, int64_t items, Stream stream, bool pdl);
 
 // out[t] = act(gate[t]) * up[t]; without `up`, act(gate[t]). Inputs F32 or BF16, out bf16 [T, F].
 struct GluArgs {

@@ -240,13 +240,6 @@ Status softcap(float cap, float* x, int64_t items, Stream stream, bool pdl) {
   });
 }
 
-Status convert_to_bf16(const float* x, void* out, int64_t items, Stream stream, bool pdl) {
-  auto* y = static_cast<__nv_bfloat16*>(out);
-  return for_elements(items, stream, pdl, [x, y] __device__(int64_t i, int columns) {
-    store_some(y + i, columns, load_some(x + i, columns));
-  });
-}
-
 Status glu(const GluArgs& args, Stream stream, bool pdl) {
   PARE_CHECK(args.type == DType::F32 || args.type == DType::BF16);
   if (args.rows == 0 || args.dim == 0) return ok_status();

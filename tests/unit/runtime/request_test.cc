@@ -162,7 +162,6 @@ TEST(EngineOptions, OutOfRangeIsNamed) {
     refuses("kv_rows", [&](EngineOptions& o) { o.kv_rows = bad; });
   }
   refuses("max_sequences", [](EngineOptions& o) { o.max_sequences = 0; });
-  refuses("step_rows", [](EngineOptions& o) { o.step_rows = 0; });
   refuses("logit_rows", [](EngineOptions& o) { o.logit_rows = 0; });
   refuses("max_context", [](EngineOptions& o) { o.max_context = 257; });  // the model has 256
   refuses("nonsense", [](EngineOptions& o) { o.attn = "nonsense"; });
