@@ -13,16 +13,6 @@
 namespace pare {
 namespace {
 
-uint16_t load16(const uint8_t* p) {
-  uint16_t v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-uint32_t load32(const uint8_t* p) {
-  uint32_t v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 void store32(uint8_t* p, uint32_t v) { std::memcpy(p, &v, sizeof v); }
 
 // Writes the 32 quants at u of row `r` into a block's zeroed quant bytes.

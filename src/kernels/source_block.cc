@@ -6,16 +6,6 @@
 namespace pare {
 namespace {
 
-uint16_t load16(const uint8_t* p) {
-  uint16_t v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-uint32_t load32(const uint8_t* p) {
-  uint32_t v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 void split_nibbles(const uint8_t* qs, int count, uint8_t* low, uint8_t* high) {
   for (int i = 0; i < count; ++i) {
     low[i] = qs[i] & 15;

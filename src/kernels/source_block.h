@@ -2,10 +2,23 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "tensor/dtype.h"
 
 namespace pare {
+
+// Little-endian words at any address.
+inline uint16_t load16(const uint8_t* p) {
+  uint16_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline uint32_t load32(const uint8_t* p) {
+  uint32_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
 
 inline constexpr int64_t kMaxSourceBlock = 256;
 
