@@ -71,6 +71,7 @@ class Engine {
   const std::string& attn_spec() const;  // canonical
   const std::string& kv_spec() const;
   int32_t threads() const;
+  const LoadedModel& model() const;
 
  private:
   friend struct EngineTestPeer;

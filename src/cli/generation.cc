@@ -17,7 +17,15 @@ struct DecodeCost {
   uint64_t steps = 0;
 };
 
-DecodeCost decode_cost(const GenerationResult& r, int threads) {
+// Of where the model runs; 0 when the card does not tell.
+double read_bandwidth(const Engine& engine) {
+  const auto& card = engine.model().accelerator;
+  if (!card) return read_bandwidth_bytes_per_s(engine.threads());
+  const auto bytes_per_s = card->read_bandwidth();
+  return bytes_per_s.ok() ? *bytes_per_s : 0.0;
+}
+
+DecodeCost decode_cost(const GenerationResult& r, const Engine& engine) {
   DecodeCost cost;
   cost.steps = r.after.decode_steps - r.before.decode_steps;
   if (cost.steps == 0) return cost;
@@ -25,7 +33,7 @@ DecodeCost decode_cost(const GenerationResult& r, int threads) {
   cost.bytes_per_step = static_cast<double>(r.after.decode_weight_bytes + r.after.decode_kv_bytes -
                                             r.before.decode_weight_bytes - r.before.decode_kv_bytes) /
                         cost.steps;
-  const double peak = read_bandwidth_bytes_per_s(threads);
+  const double peak = read_bandwidth(engine);
   if (cost.ms_per_step > 0 && peak > 0) cost.bandwidth_share = cost.bytes_per_step / (cost.ms_per_step * 1e-3) / peak;
   return cost;
 }
@@ -99,7 +107,7 @@ Expected<GenerationResult> generate(Engine& engine, const GenerationInput& input
 
 std::string statistics_line(const GenerationResult& r, const Engine& engine) {
   const RequestStats& s = r.stats;
-  const DecodeCost cost = decode_cost(r, engine.threads());
+  const DecodeCost cost = decode_cost(r, engine);
   std::string line = fmt::format("{} prompt tokens", s.prompt_tokens);
   if (s.cached_tokens > 0) line += fmt::format(" ({} cached)", s.cached_tokens);
   line += fmt::format(", {} generated | TTFT {:.0f} ms ({:.0f} tokens/s)", s.generated_tokens, s.ttft_ms,
@@ -112,7 +120,10 @@ std::string statistics_line(const GenerationResult& r, const Engine& engine) {
   }
   line += fmt::format(" | KV {} in {} pages", format_bytes(r.after.kv_bytes_used_peak), r.after.kv_pages_used_peak);
   if (r.after.kv_pages_freed > 0) line += fmt::format(" ({} freed)", r.after.kv_pages_freed);
-  line += fmt::format(", {} query-key pairs", r.after.keys_visited - r.before.keys_visited);
+  // A card does not count the pairs that it visits.
+  if (!engine.model().accelerator) {
+    line += fmt::format(", {} query-key pairs", r.after.keys_visited - r.before.keys_visited);
+  }
   if (s.preemptions > 0) line += fmt::format(", {} pre-emptions", s.preemptions);
   return line;
 }
@@ -141,7 +152,7 @@ nlohmann::ordered_json to_json(const GenerationResult& r, const Request& request
     object["samples"] = std::move(samples);
   }
   const RequestStats& s = r.stats;
-  const DecodeCost cost = decode_cost(r, engine.threads());
+  const DecodeCost cost = decode_cost(r, engine);
   object["stats"] = {{"prompt_tokens", s.prompt_tokens},
                      {"cached_tokens", s.cached_tokens},
                      {"generated_tokens", s.generated_tokens},
@@ -150,7 +161,8 @@ nlohmann::ordered_json to_json(const GenerationResult& r, const Request& request
                      {"itl_ms", inter_token_ms(s, r.samples.size())},
                      {"decode_bytes_per_step", cost.bytes_per_step},
                      {"decode_bandwidth_share", cost.bandwidth_share},
-                     {"query_key_pairs", r.after.keys_visited - r.before.keys_visited},
+                     {"query_key_pairs",
+                      engine.model().accelerator ? Json(nullptr) : Json(r.after.keys_visited - r.before.keys_visited)},
                      {"kv_bytes_used_peak", r.after.kv_bytes_used_peak},
                      {"kv_bytes_per_token", r.after.kv_bytes_per_token},
                      {"kv_pages_used_peak", r.after.kv_pages_used_peak},

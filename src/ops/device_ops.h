@@ -37,6 +37,11 @@ class DeviceOps {
   // False: the same launches were replayed, the caller must not queue them.
   virtual bool begin_launch(const StepPlans& plans, std::span<Tensor* const> tensors, const SampleBatch& batch) = 0;
   virtual Status end_launch() = 0;
+  // Weight bytes and products of the step at hand, kept with its captured launches so that replays count too; null
+  // where nothing is kept.
+  virtual ExecCounters* launch_cost() = 0;
+  // Bytes of stored rows that the step's decode rows read, every layer.
+  virtual uint64_t decode_kv_bytes() const = 0;
   virtual Status finish_step(int parity) = 0;
   // Waits for everything queued and copies; for observers and tests.
   virtual Status read(void* host, const void* device, size_t bytes) = 0;

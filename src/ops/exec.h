@@ -43,9 +43,9 @@ class ExecContext {
   const LinearKernels& linear;
   const ElementwiseKernels& elementwise;
   const AttentionKernels& attention;
-  Arena arena;   // temporaries, where the ops run
-  Arena tables;  // what the host writes for one step; ops see it after upload_step
-  ExecCounters counters;
+  Arena arena;                          // temporaries, where the ops run
+  Arena tables;                         // what the host writes for one step; ops see it after upload_step
+  ExecCounters counters, launch_begin;  // launch_begin: as they stood when the step at hand was launched
 };
 
 }  // namespace pare

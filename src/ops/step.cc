@@ -26,10 +26,25 @@ void upload_step(ExecContext& ctx, StepPlans& plans, std::span<Tensor* const> te
 
 bool begin_launch(ExecContext& ctx, const StepPlans& plans, std::span<Tensor* const> tensors,
                   const SampleBatch& batch) {
-  return !ctx.device_ops || ctx.device_ops->begin_launch(plans, tensors, batch);
+  if (!ctx.device_ops) return true;
+  const bool run = ctx.device_ops->begin_launch(plans, tensors, batch);
+  ctx.counters.kv_bytes += ctx.device_ops->decode_kv_bytes();
+  ctx.launch_begin = ctx.counters;
+  if (const ExecCounters* cost = ctx.device_ops->launch_cost(); cost && !run) {
+    ctx.counters.weight_bytes += cost->weight_bytes;
+    ctx.counters.macs += cost->macs;
+  }
+  return run;
 }
 
-Status end_launch(ExecContext& ctx) { return ctx.device_ops ? ctx.device_ops->end_launch() : ok_status(); }
+Status end_launch(ExecContext& ctx) {
+  if (!ctx.device_ops) return ok_status();
+  if (ExecCounters* cost = ctx.device_ops->launch_cost()) {
+    cost->weight_bytes = ctx.counters.weight_bytes - ctx.launch_begin.weight_bytes;
+    cost->macs = ctx.counters.macs - ctx.launch_begin.macs;
+  }
+  return ctx.device_ops->end_launch();
+}
 
 Status finish_step(ExecContext& ctx, int parity) {
   return ctx.device_ops ? ctx.device_ops->finish_step(parity) : ok_status();

@@ -121,6 +121,7 @@ EngineStats Engine::stats() const {
 
 const std::string& Engine::attn_spec() const { return impl_->memory->attn_spec(); }
 const std::string& Engine::kv_spec() const { return impl_->memory->kv_spec(); }
+const LoadedModel& Engine::model() const { return *impl_->loaded; }
 int32_t Engine::threads() const { return impl_->memory->context().pool.threads(); }
 
 }  // namespace pare

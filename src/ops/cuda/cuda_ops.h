@@ -31,6 +31,8 @@ class CudaOps : public DeviceOps {
   void upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleBatch* batch, Arena& tables) override;
   bool begin_launch(const StepPlans& plans, std::span<Tensor* const> tensors, const SampleBatch& batch) override;
   Status end_launch() override;
+  ExecCounters* launch_cost() override { return keyed_ ? graphs_.cost() : nullptr; }
+  uint64_t decode_kv_bytes() const override { return decode_kv_bytes_; }
   Status finish_step(int parity) override;
   Status read(void* host, const void* device, size_t bytes) override;
 
@@ -86,6 +88,7 @@ class CudaOps : public DeviceOps {
     PARE_CHECK(byte >= t.host.data() && byte <= t.host.data() + t.host.size());
     return reinterpret_cast<T*>(t.device.data() + (byte - t.host.data()));
   }
+  void count_decode_bytes(const StepPlans& plans);
   void upload_page_lists(StepPlans& plans, Arena& tables);
 
   // Of `t` rows, how many of the first go through the packed kernels; the others through 16-bit copies of the weights.
@@ -102,7 +105,8 @@ class CudaOps : public DeviceOps {
   Tables tables_[2];
   int parity_ = 0;
   cuda::StepGraphs graphs_;
-  bool capturing_ = false;
+  bool keyed_ = false, capturing_ = false;  // the step at hand has a key; its launches are being captured
+  uint64_t decode_kv_bytes_ = 0;
   std::vector<uint64_t> key_;              // of the step at hand
   int32_t decode_rows_of_a_sequence_ = 1;  // at most, in the step at hand
   StepMemory memory_;

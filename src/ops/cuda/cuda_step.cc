@@ -89,6 +89,23 @@ Arena CudaOps::begin_step(int parity) {
   return Arena(t.host.data(), t.host.size());
 }
 
+void CudaOps::count_decode_bytes(const StepPlans& plans) {
+  decode_kv_bytes_ = 0;
+  if (plans.n_decode_rows == 0) return;
+  uint64_t rows[kMaxClasses] = {};
+  for (int32_t c = 0; c < plans.n_classes; ++c) {
+    const SegmentPlan& segment = plans.classes[c].segment;
+    for (int32_t r = 0; r < *segment.n_runs; ++r) rows[c] += static_cast<uint64_t>(segment.runs[r].rows);
+  }
+  for (int32_t l = 0; l < plans.n_layers; ++l) {
+    const LayerPlan& where = plans.layer(l);
+    for (int32_t g = 0; g < host_kv_.n_kv_heads; ++g) {
+      const RowFormat& f = host_kv_.format(kZoneFull, where.kv_layer, g);
+      decode_kv_bytes_ += rows[where.cls] * (uint64_t{f.k_width} + f.v_width) * sizeof(uint16_t);
+    }
+  }
+}
+
 // The page lists of the step's sequences, one after the other; plans then name places in this copy. A list is at most
 // a few KiB, so that copying it whole costs less than knowing what changed.
 void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
@@ -126,6 +143,7 @@ void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleB
     const SeqStep& seq = plans.classes[0].seqs[s];
     if ((seq.flags & kSeqDecode) != 0) decode_rows_of_a_sequence_ = std::max(decode_rows_of_a_sequence_, seq.n_q);
   }
+  count_decode_bytes(plans);
   upload_page_lists(plans, tables);
   if (plans.n_copies > 0) {
     const auto copies = tables.take<PageCopy>(static_cast<size_t>(plans.n_copies));
@@ -179,7 +197,8 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   rows_ = {plans.n_rows, plans.n_decode_rows};
   logit_rows_ = {plans.n_logit_rows, plans.n_decode_logit_rows};
   check(cuda::to_status(cudaStreamWaitEvent(stream_, t.uploaded, 0), "cudaStreamWaitEvent"));
-  if (!memory_.graphs || plans.n_prefill_rows > 0 || !error_.ok()) return true;
+  keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && error_.ok();
+  if (!keyed_) return true;
   // Everything that launches are made from; item counts, lengths and pages are read on the card.
   std::vector<uint64_t>& key = key_;
   key.clear();
@@ -218,6 +237,7 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   add(batch.kinds);
   auto action = graphs_.begin(key, stream_);
   if (!action.ok()) {
+    keyed_ = false;
     check(action.status());
     return true;
   }

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "ops/exec.h"
 #include "pare/status.h"
 #include "tensor/cuda/stream.h"
 
@@ -26,6 +27,8 @@ class StepGraphs {
   Expected<Action> begin(std::span<const uint64_t> key, Stream stream);
   // Ends the capture, keeps the graph and queues it.
   Status finish_capture(Stream stream);
+  // What is kept with the step of the last begin().
+  ExecCounters* cost() { return entries_.empty() ? nullptr : &entries_.front().cost; }
 
   int64_t captured() const { return captured_; }
   int64_t replayed() const { return replayed_; }
@@ -34,6 +37,7 @@ class StepGraphs {
   struct Entry {
     std::vector<uint64_t> key;
     GraphExec graph = nullptr;  // null: seen once
+    ExecCounters cost;
   };
   static constexpr size_t kMaxEntries = 128;  // least recently used goes
 
