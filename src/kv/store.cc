@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/host_memory.h"
 #include "kv/store_impl.h"
 
 namespace pare {
@@ -19,14 +20,6 @@ Expected<int64_t> KvStore::planned_bytes(const KvStoreConfig& config) {
   return layout.pool_bytes + layout.table_bytes;
 }
 
-namespace {
-Expected<std::shared_ptr<std::byte>> allocate_host_pool(size_t bytes) {
-  PARE_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(bytes));
-  auto owner = std::make_shared<AlignedBuffer>(std::move(buffer));
-  return std::shared_ptr<std::byte>(owner, owner->data());
-}
-}  // namespace
-
 Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) {
   PARE_ASSIGN_OR_RETURN(StoreLayout layout, plan_store_layout(config));
   const int64_t table_bytes = layout.table_bytes;
@@ -37,7 +30,7 @@ Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) 
     for (int32_t c = 0; c < impl->n_classes(); ++c) {
       const ClassLayout& cls = impl->layout.classes[c];
       const size_t bytes = static_cast<size_t>(cls.pool_bytes);
-      auto buffer = config.allocate_pool ? config.allocate_pool(bytes) : allocate_host_pool(bytes);
+      auto buffer = config.allocate_pool ? config.allocate_pool(bytes) : allocate_host_memory(bytes);
       if (!buffer.ok()) {
         return buffer.status().with_context(
             fmt::format("KV pool of {} pages with {} bytes each", cls.pages, cls.page_bytes));

@@ -1,19 +1,9 @@
 #include "ops/step.h"
 
-#include "base/check.h"
+#include "base/host_memory.h"
 #include "ops/device_ops.h"
 
 namespace pare::ops {
-namespace {
-
-Expected<std::shared_ptr<std::byte>> allocate_host(size_t bytes) {
-  PARE_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(bytes));
-  auto owner = std::make_shared<AlignedBuffer>(std::move(buffer));
-  return std::shared_ptr<std::byte>(owner, owner->data());
-}
-
-}  // namespace
-
 void begin_step(ExecContext& ctx, int parity) {
   ctx.arena.reset();
   ctx.tables.reset();
@@ -59,11 +49,11 @@ Expected<std::span<const float>> read_values(ExecContext& ctx, const Tensor& x, 
 }
 
 Expected<std::shared_ptr<std::byte>> make_output_memory(ExecContext& ctx, size_t bytes) {
-  return ctx.device_ops ? ctx.device_ops->accelerator().allocate_pinned(bytes) : allocate_host(bytes);
+  return ctx.device_ops ? ctx.device_ops->accelerator().allocate_pinned(bytes) : allocate_host_memory(bytes);
 }
 
 Expected<std::shared_ptr<std::byte>> make_device_memory(ExecContext& ctx, size_t bytes) {
-  if (!ctx.device_ops) return allocate_host(bytes);
+  if (!ctx.device_ops) return allocate_host_memory(bytes);
   PARE_ASSIGN_OR_RETURN(auto memory, ctx.device_ops->accelerator().allocate(bytes));
   const std::vector<std::byte> zeros(bytes);
   PARE_RETURN_IF_ERROR(ctx.device_ops->accelerator().upload(memory.get(), zeros));

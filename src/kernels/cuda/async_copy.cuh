@@ -59,18 +59,4 @@ __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
 // the whole device.
 __device__ inline void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
-// Under programmatic dependent launch: waits until the kernels before this one in the stream are complete and their
-// writes visible. Otherwise, and before sm_90, nothing.
-__device__ inline void wait_for_earlier_kernels() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-// Lets the next kernel's blocks start where there is room; it still waits for the end of this one before it reads.
-__device__ inline void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 }  // namespace pare::cuda

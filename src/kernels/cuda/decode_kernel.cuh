@@ -33,12 +33,12 @@ __global__ void __launch_bounds__(kBlockThreads, 1) decode_kernel(const __grid_c
   }
   __syncthreads();
   if (warp < kAttendWarps) {
-    wait_for_earlier_kernels();
+    wait_for_inputs();
     Attend<T, S>(params, shared).run();
   } else if (warp < kAttendWarps + kLoadWarps) {
-    wait_for_earlier_kernels();
+    wait_for_inputs();
     Load<S>(params, shared, warp - kAttendWarps).run();
-    let_next_kernel_start();
+    start_dependents();
   } else {
     Schedule<T, S>(params, shared).run();
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace pare::cuda::decode {
@@ -25,7 +26,7 @@ class Schedule {
       open = run;
       Job job = resolve(item, static_cast<int32_t>(at % kv_heads));
       // Plans are older than the kernel before this one; rows, queries and picks need not be.
-      if (first) wait_for_earlier_kernels();
+      if (first) wait_for_inputs();
       first = false;
       const int32_t together = job.is(kJobPicked) ? params_.group : n_query_rows_ * params_.group;
       const int32_t chunks = (together + S::kColumns - 1) / S::kColumns;
@@ -45,7 +46,7 @@ class Schedule {
         publish(job);
       }
     }
-    if (first) wait_for_earlier_kernels();
+    if (first) wait_for_inputs();
     Job end{};
     end.flags = kJobNone;
     publish(end);

@@ -1,0 +1,14 @@
+// Host memory with shared owners, for blocks that could as well lie on another device.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "pare/status.h"
+
+namespace pare {
+
+// An AlignedBuffer of `bytes` (arena.h), freed with its last owner.
+Expected<std::shared_ptr<std::byte>> allocate_host_memory(size_t bytes);
+
+}  // namespace pare
