@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "../unit/kernels/linear_fixture.h"
 #include "cuda_test.h"
 #include "kernels/cuda/device_weight.h"
 #include "quant/blocks.h"
@@ -24,20 +25,6 @@ struct RandomWeight {
   DeviceWeight device() const { return {dtype, n, k, packed.data()}; }
 };
 
-// Where the fp16 scales of a block lie; -1: none.
-inline std::pair<int, int> scale_offsets(DType t) {
-  switch (t) {
-    case DType::Q4_1:
-    case DType::Q5_1:
-    case DType::Q4_K:
-    case DType::Q5_K: return {0, 2};
-    case DType::Q2_K: return {80, 82};
-    case DType::Q3_K: return {108, -1};
-    case DType::Q6_K: return {208, -1};
-    default: return {0, -1};
-  }
-}
-
 // Any bits as quants and sub-scales, scales of either sign around 0.01.
 inline RandomWeight random_weight(DType dtype, int64_t n, int64_t k, uint32_t seed) {
   std::mt19937 rng(seed);
@@ -55,7 +42,7 @@ inline RandomWeight random_weight(DType dtype, int64_t n, int64_t k, uint32_t se
     }
   } else {
     for (std::byte& b : w.rows) b = static_cast<std::byte>(rng());
-    const auto [d, m] = scale_offsets(dtype);
+    const auto [d, m] = scale_fields(dtype);
     for (size_t block = 0; block < w.rows.size(); block += info.block_bytes) {
       put(block + d, float_to_half(0.2f * normal(rng)));
       if (m >= 0) put(block + m, float_to_half(0.2f * normal(rng)));
