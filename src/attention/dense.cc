@@ -27,7 +27,7 @@ class DenseSelector final : public AttentionSelector {
   }
 };
 
-Expected<std::unique_ptr<AttentionSelector>> make(const BoundTerm&) {
+Expected<std::unique_ptr<AttentionSelector>> make(const BoundTerm&, const PolicyContext&) {
   return std::unique_ptr<AttentionSelector>(std::make_unique<DenseSelector>());
 }
 

@@ -17,7 +17,7 @@ std::span<const SelectorEntry> selector_registry() {
   return table;
 }
 
-Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map) {
+Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map, const PolicyContext& context) {
   const int32_t n_layers = static_cast<int32_t>(map.layers.size());
   constexpr int32_t kUnassigned = -1;
   std::vector<int32_t> term_of(n_layers, kUnassigned);
@@ -25,7 +25,7 @@ Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map) {
   int32_t rest = kUnassigned;
 
   const auto add = [&](const Spec& source, size_t t) -> Status {
-    PARE_ASSIGN_OR_RETURN(auto made, make_policy(selector_registry(), source, t));
+    PARE_ASSIGN_OR_RETURN(auto made, make_policy(selector_registry(), source, t, context));
     set.terms_.push_back({std::move(made.term), std::move(made.policy)});
     return ok_status();
   };

@@ -15,6 +15,7 @@
 #include "plan/block_plan.h"
 #include "plan/caps.h"
 #include "plan/layer_map.h"
+#include "plan/policy_context.h"
 #include "plan/prefill_facts.h"
 #include "plan/reach.h"
 #include "plan/registry.h"
@@ -65,7 +66,7 @@ class SelectorSet {
   // Terms with layers= take those; the one without takes the rest; with none, the rest is dense. Errors:
   // unknown term or parameter, a layer named twice or not in the model, two terms without layers=, more plans
   // than kMaxBlockPlans.
-  static Expected<SelectorSet> make(const Spec& spec, const LayerMap& map);
+  static Expected<SelectorSet> make(const Spec& spec, const LayerMap& map, const PolicyContext& context = {});
 
   // Canonical spec: terms with layers= by first layer, then the rest.
   const std::string& canonical() const { return canonical_; }

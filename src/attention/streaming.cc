@@ -39,7 +39,7 @@ class StreamingSelector final : public AttentionSelector {
   Reach reach_;
 };
 
-Expected<std::unique_ptr<AttentionSelector>> make(const BoundTerm& term) {
+Expected<std::unique_ptr<AttentionSelector>> make(const BoundTerm& term, const PolicyContext&) {
   const Reach reach = reach_of(term.integer("sink"), term.integer("window"));
   return std::unique_ptr<AttentionSelector>(std::make_unique<StreamingSelector>(reach));
 }

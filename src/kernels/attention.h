@@ -33,6 +33,7 @@
 #include "plan/block_plan.h"
 #include "plan/kv_layout.h"
 #include "plan/segment_plan.h"
+#include "plan/step.h"
 
 namespace pare {
 
@@ -75,12 +76,28 @@ struct AppendArgs {
   int32_t n_kv_heads = 0, head_dim = 0;
 };
 
+// Moves rows of the full zone into zone mid (RowMove, plan/step.h): kept channels of K in the order of the mid format's
+// channel list, V whole, both quantized where the mid codec is (kv_layout.h). Per K channel and k_group rows, and per V
+// row and v_group channels: over the finite values x of the group lo = min, hi = max, scale = (hi - lo) / (2^bits - 1)
+// and zero = lo, both rounded to fp16 (scale up, zero down, so that the range is covered); code = clamp(round to
+// nearest even of (x - zero) / scale) in fp32, 0 where scale is 0. A K group that a move fills in part is quantized
+// over the rows that move; row0 and rows are therefore multiples of k_group, or the group's other rows are never read.
+struct MoveRowsArgs {
+  std::byte* const* pools = nullptr;
+  const RowFormat *full = nullptr, *mid = nullptr;  // [K] of this layer, zone full and zone mid; mid v_width 0: nothing
+  const Channel* channels = nullptr;                // KvView::channels
+  const RowMove* moves = nullptr;
+  int32_t head_dim = 0;
+};
+
 // All functions are pure over their arguments, allocate nothing, and run on any thread. Plans are trusted:
 // check() belongs to src/plan.
 struct AttentionKernels {
   // What the level executes itself; other formats go to kernels/ref and count as fallbacks.
   bool (*supports)(const RowFormat& format, int32_t head_dim);
   void (*append_rows)(const AppendArgs& args, int64_t t0, int64_t t1);
+  // One move for one KV head.
+  void (*move_rows)(const MoveRowsArgs& args, int32_t move, int32_t g);
   // One task of a prefill: query tile `tile` for KV head `g` (all its query heads that the tile names).
   // Writes out for the tile's rows except those it must skip. workspace: prefill_workspace_bytes per thread,
   // 64-byte aligned.

@@ -17,7 +17,7 @@ class DensePolicy final : public KvPolicy {
   int max_runs() const override { return 2; }
 };
 
-Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm&) {
+Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm&, const PolicyContext&) {
   return std::unique_ptr<KvPolicy>(std::make_unique<DensePolicy>());
 }
 

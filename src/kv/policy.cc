@@ -15,11 +15,11 @@ std::span<const KvPolicyEntry> kv_policy_registry() {
   return table;
 }
 
-Expected<KvPolicyChoice> make_kv_policy(const Spec& spec) {
+Expected<KvPolicyChoice> make_kv_policy(const Spec& spec, const PolicyContext& context) {
   KvPolicyChoice choice;
   std::vector<const Caps*> stages;
   for (size_t t = 0; t < spec.terms.size(); ++t) {
-    PARE_ASSIGN_OR_RETURN(auto made, make_policy(kv_policy_registry(), spec, t));
+    PARE_ASSIGN_OR_RETURN(auto made, make_policy(kv_policy_registry(), spec, t, context));
     for (const Caps* before : stages) {
       if (Status legal = check_order(*before, *made.term.schema().caps, false); !legal.ok()) {
         return spec_error(spec, spec.terms[t].column, legal.message());

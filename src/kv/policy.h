@@ -9,6 +9,7 @@
 
 #include "pare/status.h"
 #include "plan/caps.h"
+#include "plan/policy_context.h"
 #include "plan/reach.h"
 #include "plan/registry.h"
 #include "plan/segment_plan.h"
@@ -50,6 +51,6 @@ struct KvPolicyChoice {
   std::unique_ptr<KvPolicy> policy;
   std::string canonical;
 };
-Expected<KvPolicyChoice> make_kv_policy(const Spec& spec);
+Expected<KvPolicyChoice> make_kv_policy(const Spec& spec, const PolicyContext& context = {});
 
 }  // namespace pare

@@ -30,7 +30,7 @@ class StreamingPolicy final : public KvPolicy {
   Reach reach_;
 };
 
-Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm& term) {
+Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm& term, const PolicyContext&) {
   const Reach reach = reach_of(term.integer("sink"), term.integer("recent"));
   return std::unique_ptr<KvPolicy>(std::make_unique<StreamingPolicy>(reach));
 }

@@ -103,6 +103,7 @@ void attend_layer(ExecContext& ctx, const StepPlans& plans, int32_t l, float log
   const ClassStep& cls = plans.classes[where.cls];
   PARE_CHECK(q.shape[0] == plans.n_rows && out.rows.t == plans.n_rows);
   if (where.writes_kv) append(ctx, plans, where, cls, k, v);
+  if (ctx.on_attention) ctx.on_attention(l, plans, q, k);
 
   AttentionLayer layer;
   layer.kv = plans.kv;
@@ -157,6 +158,25 @@ void copy_pages(ExecContext& ctx, const StepPlans& plans) {
         copy_plane(format.v, size_t{kPageRows} * format.v_width * v_item);
       }
     }
+  });
+}
+
+void move_rows(ExecContext& ctx, const StepPlans& plans) {
+  if (plans.n_moves == 0) return;
+  if (ctx.device_ops) return ctx.device_ops->move_rows(plans);
+  const int32_t kv_heads = plans.kv.n_kv_heads;
+  ctx.pool.run(int64_t{plans.n_layers} * plans.n_moves, [&](int64_t task, int) {
+    const LayerPlan& where = plans.layer(static_cast<int>(task / plans.n_moves));
+    const auto move = static_cast<int32_t>(task % plans.n_moves);
+    if (!where.writes_kv || plans.moves[move].cls != where.cls) return;
+    MoveRowsArgs args;
+    args.pools = plans.pools;
+    args.full = &plans.kv.format(kZoneFull, where.kv_layer, 0);
+    args.mid = &plans.kv.format(kZoneMid, where.kv_layer, 0);
+    args.channels = plans.kv.channels;
+    args.moves = plans.moves;
+    args.head_dim = plans.kv.head_dim;
+    for (int32_t g = 0; g < kv_heads; ++g) ctx.attention.move_rows(args, move, g);
   });
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "base/arena.h"
@@ -27,6 +28,11 @@ struct ExecCounters {
   uint64_t macs = 0;
 };
 
+// Sees what a layer's attention is about to read: q [T, H, D] and k [T, K, D] of this step's rows, fp32, after norm and
+// RoPE. For calibration and inspection; on the CPU only. Called on the engine's thread.
+using AttentionObserver =
+    std::function<void(int32_t layer, const struct StepPlans& plans, const Tensor& q, const Tensor& k)>;
+
 class ExecContext {
  public:
   // On the CPU. `pool` outlives the context. The arena holds the temporaries of one step; the planner sizes it.
@@ -45,6 +51,7 @@ class ExecContext {
   const AttentionKernels& attention;
   Arena arena;                          // temporaries, where the ops run
   Arena tables;                         // what the host writes for one step; ops see it after upload_step
+  AttentionObserver on_attention;       // may be empty
   ExecCounters counters, launch_begin;  // launch_begin: as they stood when the step at hand was launched
 };
 

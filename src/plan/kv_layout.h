@@ -27,7 +27,7 @@ enum class Order : uint8_t { Rows, Tiles };
 // Address of a plane = pool.base + plane offset + page * page_bytes.
 struct RowFormat {
   uint64_t k = kNoPlane, v = kNoPlane;    // byte offset of this head's K and V plane in a page's layout
-  uint64_t ks = kNoPlane, vs = kNoPlane;  // quantization scales
+  uint64_t ks = kNoPlane, vs = kNoPlane;  // quantization scales (below)
   uint64_t lw = kNoPlane;                 // fp32 log weights of estimated rows
   uint32_t page_bytes = 0;                // stride from a page to the next in this plane
   int32_t chan = -1;                      // into the channel table; -1 = all D in order
@@ -38,6 +38,25 @@ struct RowFormat {
   uint8_t pool = 0;
 };
 static_assert(sizeof(RowFormat) == 64);
+
+// Quantized rows (I8, I4, I2; kv=quant, KIVI §3). Codes are unsigned, 0 to 2^bits - 1; a value is fma(scale, code,
+// zero) in fp32 with fp16 scale and zero. Codes of a plane lie in the element order of its Order's F16 form (Tiles: K
+// [row/16][channel][16], V [row][channel]), packed little-endian: element i occupies bits [i * bits mod 8, + bits) of
+// byte i * bits / 8. Scale planes hold {fp16 scale, fp16 zero} pairs: ks [page_rows / k_group][k_width], one a channel
+// and k_group rows; vs [page_rows][v_width / v_group], one a row and v_group channels. k_group and v_group are
+// multiples of 16.
+inline constexpr int32_t codec_bits(Codec codec) {
+  switch (codec) {
+    case Codec::F32: return 32;
+    case Codec::F16:
+    case Codec::Bf16: return 16;
+    case Codec::I8: return 8;
+    case Codec::I4: return 4;
+    case Codec::I2: return 2;
+  }
+  return 0;
+}
+inline constexpr bool is_quantized(Codec codec) { return codec_bits(codec) < 16; }
 
 struct Channel {  // a kept K channel: q'_c = alpha * q[id]
   uint16_t id;
@@ -55,12 +74,13 @@ struct Zone {
   uint8_t tier = 0, picked = 0, line = 0, flags = 0;
 };
 inline constexpr int kMaxZones = 8;
+inline constexpr int kMaxPools = 2 * kMaxClasses;  // of class c: full zone c, mid zone kMaxClasses + c
 enum : uint8_t { kZoneFull = 0, kZoneMid = 1, kZoneSum = 2, kZoneLeaf = 3, kZoneMeta = 4 };
 
 // What a kernel needs to turn plan indices into addresses; built once, refreshed when pools move (never in a
 // step).
 struct KvView {
-  const std::byte* pools[8] = {};
+  const std::byte* pools[kMaxPools] = {};
   const RowFormat* formats = nullptr;  // [zone][kv_layer][K]
   const Zone* zones = nullptr;
   const Channel* channels = nullptr;

@@ -12,6 +12,7 @@
 
 #include "pare/status.h"
 #include "plan/caps.h"
+#include "plan/policy_context.h"
 #include "plan/spec.h"
 
 namespace pare {
@@ -80,7 +81,7 @@ template <typename T>
 struct RegistryEntry {
   PolicySchema schema;
   // From a term that bind_term accepted; checks what concerns several parameters together.
-  Expected<std::unique_ptr<T>> (*make)(const BoundTerm& term) = nullptr;
+  Expected<std::unique_ptr<T>> (*make)(const BoundTerm& term, const PolicyContext& context) = nullptr;
 };
 
 template <typename T>
@@ -91,13 +92,14 @@ struct BoundPolicy {
 
 // Looks the term up, binds it and makes the object.
 template <typename T>
-Expected<BoundPolicy<T>> make_policy(std::span<const RegistryEntry<T>> table, const Spec& spec, size_t term) {
+Expected<BoundPolicy<T>> make_policy(std::span<const RegistryEntry<T>> table, const Spec& spec, size_t term,
+                                     const PolicyContext& context) {
   std::vector<std::string_view> names;
   for (const RegistryEntry<T>& entry : table) {
     names.push_back(entry.schema.name);
     if (entry.schema.name != spec.terms[term].name) continue;
     PARE_ASSIGN_OR_RETURN(BoundTerm bound, bind_term(spec, term, entry.schema));
-    auto made = entry.make(bound);
+    auto made = entry.make(bound, context);
     if (!made.ok()) return spec_error(spec, spec.terms[term].column, made.status().message());
     return BoundPolicy<T>{std::move(bound), std::move(made).value()};
   }

@@ -17,11 +17,19 @@
 
 namespace pare {
 
-enum : uint32_t { kSeqDecode = 1 };  // SeqStep::flags
+// SeqStep::flags. kSeqDecode: rows go to the SegmentPlans. kSeqDense: the prompt is read densely whatever the selector
+// (its log-probabilities are wanted).
+enum : uint32_t { kSeqDecode = 1, kSeqDense = 2 };
 
 // Copy-on-write of a shared, partly filled page: whole page, every layer and head of the class.
 struct PageCopy {
   int32_t cls, src, dst;
+};
+
+// Rows that leave the full zone at the end of a step, after the last layer: every layer and head of the class. Row r of
+// page `src` (full zone) becomes row r of page `dst` (zone mid), r in [row0, row0 + rows), in that zone's format.
+struct RowMove {
+  int32_t cls, src, dst, row0, rows;
 };
 
 // What differs between layer classes.
@@ -49,6 +57,8 @@ struct StepPlans {
   const LayerPlan* layers = nullptr;  // [n_layers]
   const PageCopy* copies = nullptr;
   int32_t n_copies = 0;
+  const RowMove* moves = nullptr;
+  int32_t n_moves = 0;
   KvView kv;
   std::byte* const* pools = nullptr;  // writable, for append
 

@@ -65,6 +65,7 @@ Status Engine::Impl::run_step() {
     ops::select_tokens(ctx, known, slots, memory->last_tokens(), inputs.tokens);
     ops::copy_pages(ctx, plans);
     loaded->model->forward(ctx, inputs, &logits);
+    ops::move_rows(ctx, plans);
     ops::sample(ctx, draws, logits, memory->sample_output(parity), memory->last_tokens());
   }));
   PARE_RETURN_IF_ERROR(observe(logits));

@@ -451,6 +451,10 @@ struct Attention : AttentionTile<Isa> {
     }
   }
 
+  static void move_rows(const MoveRowsArgs& args, int32_t move, int32_t g) {
+    ref::attention_kernels().move_rows(args, move, g);
+  }
+
   static bool supports(const RowFormat& f, int32_t head_dim) {
     return f.order == Order::Tiles && f.k_codec == f.v_codec && (f.k_codec == Codec::F16 || f.k_codec == Codec::F32) &&
            f.k_width % 16 == 0 && f.k_width <= head_dim && f.v_width == head_dim && head_dim % 16 == 0 &&
@@ -461,6 +465,7 @@ struct Attention : AttentionTile<Isa> {
     return {
         .supports = supports,
         .append_rows = append_rows,
+        .move_rows = move_rows,
         .prefill_tile = prefill_tile,
         .prefill_workspace_bytes = prefill_workspace_bytes,
         .decode_item = decode_item,

@@ -376,6 +376,24 @@ void append_rows(const AppendArgs& args, int64_t t0, int64_t t1) {
   }
 }
 
+void move_rows(const MoveRowsArgs& args, int32_t move_index, int32_t g) {
+  const RowMove& move = args.moves[move_index];
+  const RowFormat &from = args.full[g], &to = args.mid[g];
+  if (to.v_width == 0) return;
+  const std::byte* src = args.pools[from.pool] + static_cast<uint64_t>(move.src) * from.page_bytes;
+  std::byte* dst = args.pools[to.pool] + static_cast<uint64_t>(move.dst) * to.page_bytes;
+  for (int32_t row = move.row0; row < move.row0 + move.rows; ++row) {
+    for (int32_t c = 0; c < to.k_width; ++c) {
+      const int32_t id = to.chan < 0 ? c : args.channels[to.chan + c].id;
+      store(to.k_codec, dst + to.k, k_index(to, row, c), load(from.k_codec, src + from.k, k_index(from, row, id)));
+    }
+    for (int32_t c = 0; c < to.v_width; ++c) {
+      store(to.v_codec, dst + to.v, v_index(to, kPageRows, row, c),
+            load(from.v_codec, src + from.v, v_index(from, kPageRows, row, c)));
+    }
+  }
+}
+
 bool supports(const RowFormat& f, int32_t head_dim) {
   const auto plain = [](Codec c) { return c == Codec::F32 || c == Codec::F16 || c == Codec::Bf16; };
   return plain(f.k_codec) && plain(f.v_codec) && f.k_width <= head_dim && (f.v_width == 0 || f.v_width == head_dim) &&
@@ -388,6 +406,7 @@ const AttentionKernels& attention_kernels() {
   static constexpr AttentionKernels kTable = {
       .supports = supports,
       .append_rows = append_rows,
+      .move_rows = move_rows,
       .prefill_tile = prefill_tile,
       .prefill_workspace_bytes = prefill_workspace_bytes,
       .decode_item = decode_item,

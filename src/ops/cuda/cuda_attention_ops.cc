@@ -97,4 +97,8 @@ void CudaOps::copy_pages(const StepPlans& plans) {
   check(cuda::copy_pages(args, stream_, true));
 }
 
+void CudaOps::move_rows(const StepPlans& plans) {
+  if (plans.n_moves > 0) check(unsupported("rows that move to another zone, on a card"));
+}
+
 }  // namespace pare::ops
