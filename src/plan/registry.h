@@ -93,7 +93,7 @@ struct BoundPolicy {
 // Looks the term up, binds it and makes the object.
 template <typename T>
 Expected<BoundPolicy<T>> make_policy(std::span<const RegistryEntry<T>> table, const Spec& spec, size_t term,
-                                     const PolicyContext& context) {
+                                     const PolicyContext& context = {}) {
   std::vector<std::string_view> names;
   for (const RegistryEntry<T>& entry : table) {
     names.push_back(entry.schema.name);
