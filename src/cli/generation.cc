@@ -119,6 +119,7 @@ std::string statistics_line(const GenerationResult& r, const Engine& engine) {
                         format_bytes(static_cast<int64_t>(cost.bytes_per_step)), cost.bandwidth_share * 100.0);
   }
   line += fmt::format(" | KV {} in {} pages", format_bytes(r.after.kv_bytes_used_peak), r.after.kv_pages_used_peak);
+  if (r.after.kv_pages_moved > 0) line += fmt::format(" ({} pruned or quantized)", r.after.kv_pages_moved);
   if (r.after.kv_pages_freed > 0) line += fmt::format(" ({} freed)", r.after.kv_pages_freed);
   // A card does not count the pairs that it visits.
   if (!engine.model().accelerator) {
@@ -168,6 +169,12 @@ nlohmann::ordered_json to_json(const GenerationResult& r, const Request& request
                      {"kv_pages_used_peak", r.after.kv_pages_used_peak},
                      {"kv_pages_cached", r.after.kv_pages_cached},
                      {"kv_pages_freed", r.after.kv_pages_freed},
+                     {"kv_pages_moved", r.after.kv_pages_moved},
+                     {"kv_bytes_allocated",
+                      {{"full", r.after.kv_bytes_full},
+                       {"mid_k", r.after.kv_bytes_mid_k},
+                       {"mid_v", r.after.kv_bytes_mid_v},
+                       {"mid_scales", r.after.kv_bytes_mid_scales}}},
                      {"weight_bytes", r.after.weight_bytes},
                      {"threads", engine.threads()},
                      {"attn", engine.attn_spec()},

@@ -117,7 +117,7 @@ class CudaOps : public DeviceOps {
   } rows_, logit_rows_;
 
   KvView host_kv_, kv_;  // formats and zones on the host; everything on the card
-  cuda::DeviceBuffer formats_, zones_;
+  cuda::DeviceBuffer formats_, zones_, channels_;
   std::vector<cuda::KvTensorMap> maps_;  // by pool
   std::unique_ptr<cuda::Gemm> gemm_;
   const int32_t* drawn_ids_ = nullptr;  // of the last step that drew; the card reads them there too

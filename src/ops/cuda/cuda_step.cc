@@ -61,7 +61,7 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
   PARE_RETURN_IF_ERROR(decode_done_.fill(0));
 
   // Page lists of all sequences of a step, and shared pages to copy, follow the host's own tables.
-  const size_t pages = static_cast<size_t>(memory.max_sequences) * kMaxClasses *
+  const size_t pages = static_cast<size_t>(memory.max_sequences) * 2 * kMaxClasses *
                        static_cast<size_t>(ceil_div<int64_t>(memory.max_context, kPageRows)) * sizeof(int32_t);
   const size_t copies = static_cast<size_t>(memory.max_sequences) * kMaxClasses * sizeof(PageCopy);
   const size_t tables = memory.tables_bytes + pages + copies + draw_table_bytes(memory);
@@ -77,6 +77,11 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
   PARE_RETURN_IF_ERROR(zones_.upload(kv.zones, sizeof(Zone) * kMaxZones));
   kv_.formats = formats_.as<RowFormat>();
   kv_.zones = zones_.as<Zone>();
+  if (memory.channels > 0) {
+    PARE_ASSIGN_OR_RETURN(channels_, cuda::DeviceBuffer::allocate(memory.channels * sizeof(Channel)));
+    PARE_RETURN_IF_ERROR(channels_.upload(kv.channels, memory.channels * sizeof(Channel)));
+    kv_.channels = channels_.as<Channel>();
+  }
   PARE_RETURN_IF_ERROR(make_maps());
   PARE_CUDA_RETURN_IF_ERROR(cudaDeviceSynchronize());
   return Arena(arena_.data(), arena_.size());
@@ -92,16 +97,23 @@ Arena CudaOps::begin_step(int parity) {
 void CudaOps::count_decode_bytes(const StepPlans& plans) {
   decode_kv_bytes_ = 0;
   if (plans.n_decode_rows == 0) return;
-  uint64_t rows[kMaxClasses] = {};
+  uint64_t rows[kMaxClasses][kMaxZones] = {};
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     const SegmentPlan& segment = plans.classes[c].segment;
-    for (int32_t r = 0; r < *segment.n_runs; ++r) rows[c] += static_cast<uint64_t>(segment.runs[r].rows);
+    for (int32_t r = 0; r < *segment.n_runs; ++r) {
+      rows[c][segment.runs[r].zone] += static_cast<uint64_t>(segment.runs[r].rows);
+    }
   }
   for (int32_t l = 0; l < plans.n_layers; ++l) {
     const LayerPlan& where = plans.layer(l);
-    for (int32_t g = 0; g < host_kv_.n_kv_heads; ++g) {
-      const RowFormat& f = host_kv_.format(kZoneFull, where.kv_layer, g);
-      decode_kv_bytes_ += rows[where.cls] * (uint64_t{f.k_width} + f.v_width) * sizeof(uint16_t);
+    for (const int zone : {kZoneFull, kZoneMid}) {
+      if (rows[where.cls][zone] == 0) continue;
+      uint64_t row_bits = 0;
+      for (int32_t g = 0; g < host_kv_.n_kv_heads; ++g) {
+        const RowFormat& f = host_kv_.format(zone, where.kv_layer, g);
+        row_bits += uint64_t{f.k_width} * codec_bits(f.k_codec) + uint64_t{f.v_width} * codec_bits(f.v_codec);
+      }
+      decode_kv_bytes_ += rows[where.cls][zone] * row_bits / 8;
     }
   }
 }
@@ -110,26 +122,48 @@ void CudaOps::count_decode_bytes(const StepPlans& plans) {
 // a few KiB, so that copying it whole costs less than knowing what changed.
 void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
   const int64_t list_max = ceil_div<int64_t>(memory_.max_context, kPageRows);
-  const auto lists = tables.take<int32_t>(static_cast<size_t>(plans.n_seqs * plans.n_classes * list_max));
+  const auto mid_pools = std::span(memory_.pool_bytes).subspan(kMaxClasses);
+  const bool any_mid = std::any_of(mid_pools.begin(), mid_pools.end(), [](size_t bytes) { return bytes > 0; });
+  const int64_t zones = any_mid ? 2 : 1;
+  const auto lists = tables.take<int32_t>(static_cast<size_t>(plans.n_seqs * plans.n_classes * zones * list_max));
   PARE_CHECK(!lists.empty());
   int32_t next = 0;
+  const auto copy_list = [&](uint32_t from, int32_t pages) {
+    std::copy_n(plans.kv.page_ids + from, pages, lists.data() + next);
+    next += pages;
+    return static_cast<uint32_t>(next - pages);
+  };
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     // The tables of the step are this step's own: their builder handed them over.
     auto* seqs = const_cast<SeqStep*>(plans.classes[c].seqs);
     const SegmentPlan& segment = plans.classes[c].segment;
-    auto* runs = const_cast<Run*>(segment.runs);
-    for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
+    const std::span<Run> runs(const_cast<Run*>(segment.runs), segment.n_runs ? *segment.n_runs : 0);
+    const auto seq_of = [&](const Run& run) { return segment.members[run.member0].seq; };
+    for (Run& run : runs) {
       // Relative to the list of the run's (first) sequence until that has its place.
-      runs[r].page0 -= static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
+      if (run.zone == kZoneFull) run.page0 -= static_cast<uint32_t>(seqs[seq_of(run)].page0);
     }
     for (int32_t s = 0; s < plans.n_seqs; ++s) {
       const int32_t pages = ceil_div(seqs[s].pos + seqs[s].n_q, kPageRows);
-      std::copy_n(plans.kv.page_ids + seqs[s].page0, pages, lists.data() + next);
-      seqs[s].page0 = next;
-      next += pages;
+      seqs[s].page0 = static_cast<int32_t>(copy_list(static_cast<uint32_t>(seqs[s].page0), pages));
     }
-    for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
-      runs[r].page0 += static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
+    uint32_t from = 0, to = 0;
+    int32_t copied = -1;
+    for (size_t r = 0; r < runs.size(); ++r) {
+      Run& run = runs[r];
+      if (run.zone == kZoneFull) {
+        run.page0 += static_cast<uint32_t>(seqs[seq_of(run)].page0);
+        continue;
+      }
+      // The pieces of a sequence's mid run are neighbours and share a list, which ends with the last of them.
+      if (copied != seq_of(run) || from != run.page0) {
+        size_t last = r;
+        while (last + 1 < runs.size() && runs[last + 1].zone == run.zone && runs[last + 1].page0 == run.page0) ++last;
+        from = run.page0;
+        to = copy_list(from, ceil_div(runs[last].row0 + runs[last].rows, kPageRows));
+        copied = seq_of(run);
+      }
+      run.page0 = to;
     }
   }
   plans.kv = kv_;
