@@ -51,6 +51,8 @@ struct DecodeRows {
 class KvPolicy {
  public:
   KvPolicy(KvDesign design, std::vector<const Caps*> stages);
+  KvPolicy(const KvPolicy&) = delete;  // caps_ names name_
+  KvPolicy& operator=(const KvPolicy&) = delete;
 
   // What holds of the pipeline as a whole: facts broken by any stage, the least rollback.
   const Caps& caps() const { return caps_; }

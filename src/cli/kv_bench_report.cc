@@ -1,0 +1,123 @@
+#include "cli/kv_bench_report.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "base/limits.h"
+#include "cli/console.h"
+#include "cli/version.h"
+#include "eval/kv_bench.h"
+#include "kernels/cpu_level.h"
+#include "runtime/policy_files.h"
+
+namespace pare::cli {
+namespace {
+
+// Numbers in [1, max] between `separator`s.
+Expected<std::vector<int32_t>> numbers_of(std::string_view option, std::string_view text, char separator, int64_t max) {
+  std::vector<int32_t> out;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(separator, at), text.size());
+    int64_t value = 0;
+    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, value);
+    if (error != std::errc() || stop != text.data() + end || value < 1 || value > max || out.size() == 64) {
+      return invalid_argument(
+          fmt::format("{} '{}': numbers from 1 to {}, '{}' between them, at most 64", option, text, max, separator));
+    }
+    out.push_back(static_cast<int32_t>(value));
+    at = end + 1;
+  }
+  return out;
+}
+
+nlohmann::ordered_json side_json(const KvBenchSide& s) {
+  return {{"seconds", s.seconds},
+          {"spread", s.spread},
+          {"bytes_read", s.bytes_read},
+          {"bytes_per_second", s.rate()},
+          {"bytes_used", s.bytes_used},
+          {"bytes_allocated", s.bytes_allocated},
+          {"bytes_by_formula", s.bytes_by_formula}};
+}
+
+void print_report(const KvBenchReport& r, const KvBenchConfig& c, std::string_view where) {
+  fmt::print(
+      "{}, {}, {} layers of {}/{} heads of {}, {} sequences; reading {:.1f} GB/s\nkv={} beside dense, {} steps "
+      "each, alternating\n\n",
+      version_text(), where, c.n_layers, c.n_heads, c.n_kv_heads, c.head_dim, c.batch, r.read_rate * 1e-9, r.kv,
+      c.repetitions);
+  fmt::print(
+      "| rows | dense ms | GB/s | {0} ms | GB/s | spread | speed-up | by bytes | of it | bytes held | of dense | "
+      "formula |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+      r.kv.substr(0, r.kv.find('(')));
+  for (const KvBenchLine& l : r.lines) {
+    const double speedup = l.dense.seconds / l.policy.seconds;
+    const double by_bytes = static_cast<double>(l.dense.bytes_read) / static_cast<double>(l.policy.bytes_read);
+    fmt::print(
+        "| {} | {:.3f} | {:.1f} | {:.3f} | {:.1f} | {:.1f} % | {:.2f} | {:.2f} | {:.0f} % | {} | {:.3f} | {} |\n",
+        l.length, l.dense.seconds * 1e3, l.dense.rate() * 1e-9, l.policy.seconds * 1e3, l.policy.rate() * 1e-9,
+        100 * std::max(l.dense.spread, l.policy.spread), speedup, by_bytes, 100 * speedup / by_bytes,
+        format_bytes(l.policy.bytes_used),
+        static_cast<double>(l.policy.bytes_used) / static_cast<double>(l.dense.bytes_used),
+        format_bytes(l.policy.bytes_by_formula));
+  }
+}
+
+}  // namespace
+
+Status bench_kv_command(const KvBenchOptions& o, bool json) {
+  KvBenchConfig config;
+  PARE_ASSIGN_OR_RETURN(const std::vector<int32_t> heads, numbers_of("--heads", o.heads, '/', kMaxHeads));
+  if (heads.size() != 3 || heads[0] % heads[1] != 0 || heads[2] % 16 != 0) {
+    return invalid_argument(
+        fmt::format("--heads '{}': query heads / KV heads / channels, the first a multiple of the "
+                    "second, the last of 16",
+                    o.heads));
+  }
+  config.n_heads = heads[0];
+  config.n_kv_heads = heads[1];
+  config.head_dim = heads[2];
+  config.n_layers = o.layers;
+  config.batch = o.batch;
+  config.repetitions = o.repetitions;
+  config.kv = o.kv;
+  config.threads = o.threads > 0 ? o.threads : usable_cpus();
+  PARE_ASSIGN_OR_RETURN(config.lengths, numbers_of("--lengths", o.lengths, ',', kMaxContext - 1));
+  PARE_ASSIGN_OR_RETURN(config.accelerator, ops::accelerator_by_name(o.device));
+  DiskPolicyFiles files;
+  config.files = &files;
+  arm_interrupt();
+  Progress progress;
+  config.next = [&](int64_t done, int64_t total) {
+    progress.update("attention", done, total, "groups of layers");
+    return !interrupted();
+  };
+  PARE_ASSIGN_OR_RETURN(const KvBenchReport report, bench_kv(config));
+  progress.finish();
+  PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
+  const std::string where = config.accelerator ? config.accelerator->info().name
+                                               : fmt::format("{} threads, {}", config.threads, cpu_level_name(level));
+  if (!json) {
+    print_report(report, config, where);
+    return ok_status();
+  }
+  nlohmann::ordered_json lines = nlohmann::ordered_json::array();
+  for (const KvBenchLine& l : report.lines) {
+    lines.push_back({{"rows", l.length}, {"dense", side_json(l.dense)}, {"policy", side_json(l.policy)}});
+  }
+  print_json({{"commit", commit()},
+              {"where", where},
+              {"kv", report.kv},
+              {"layers", config.n_layers},
+              {"heads", config.n_heads},
+              {"kv_heads", config.n_kv_heads},
+              {"head_dim", config.head_dim},
+              {"batch", config.batch},
+              {"read_bytes_per_s", report.read_rate},
+              {"lines", lines}});
+  return ok_status();
+}
+
+}  // namespace pare::cli
