@@ -42,9 +42,9 @@ class Reasons {
   std::vector<std::string> texts_;
 };
 
-struct Axis {
+struct Pipeline {
   std::string label;
-  std::vector<const Caps*> selectors, stages;
+  std::vector<const Caps*> stages;
 };
 
 void add_row(std::string* out, const std::vector<std::string>& cells) {
@@ -81,11 +81,11 @@ std::string pair_table(const std::vector<PolicyPair>& pairs, std::string_view co
 }
 
 // Every KV stage, and every two that may follow each other.
-std::vector<Axis> kv_pipelines(const std::vector<PolicyPair>& pairs) {
-  std::vector<Axis> out;
+std::vector<Pipeline> kv_pipelines(const std::vector<PolicyPair>& pairs) {
+  std::vector<Pipeline> out;
   const auto registry = kv_policy_registry();
   for (const KvPolicyEntry& entry : registry) {
-    out.push_back({fmt::format("kv={}", entry.schema.name), {}, {entry.schema.caps}});
+    out.push_back({fmt::format("kv={}", entry.schema.name), {entry.schema.caps}});
   }
   for (const KvPolicyEntry& a : registry) {
     for (const KvPolicyEntry& b : registry) {
@@ -93,10 +93,8 @@ std::vector<Axis> kv_pipelines(const std::vector<PolicyPair>& pairs) {
         return p.first == fmt::format("kv={}", a.schema.name) && p.then == fmt::format("kv={}", b.schema.name) &&
                p.legal.ok();
       });
-      // A stage that changes nothing adds no pipeline.
-      const auto neutral = [](const Caps& c) { return c.breaks == 0 && c.breaks_sealed == 0 && c.owns == 0; };
-      if (!legal || a.schema.name == b.schema.name || neutral(*a.schema.caps) || neutral(*b.schema.caps)) continue;
-      out.push_back({fmt::format("kv={}+{}", a.schema.name, b.schema.name), {}, {a.schema.caps, b.schema.caps}});
+      if (!legal) continue;
+      out.push_back({fmt::format("kv={}+{}", a.schema.name, b.schema.name), {a.schema.caps, b.schema.caps}});
     }
   }
   return out;
@@ -108,7 +106,7 @@ std::string configuration_table(const std::vector<PolicyPair>& pairs, Reasons* r
   for (const Caps& feature : feature_caps()) cells.push_back(fmt::format("`{}`", feature.name));
   add_header(&out, cells);
   for (const SelectorEntry& selector : selector_registry()) {
-    for (const Axis& kv : kv_pipelines(pairs)) {
+    for (const Pipeline& kv : kv_pipelines(pairs)) {
       cells = {fmt::format("`attn={}; {}`", selector.schema.name, kv.label)};
       const Caps* const selectors[] = {selector.schema.caps};
       cells.push_back(reasons->cell(check_legal(selectors, kv.stages, {})));
