@@ -47,6 +47,9 @@ struct EngineStats {
   int64_t kv_bytes_allocated = 0, kv_bytes_used = 0, kv_bytes_per_token = 0;
   int64_t kv_pages = 0, kv_pages_used = 0, kv_pages_cached = 0, kv_pages_freed = 0;
   int64_t kv_bytes_used_peak = 0, kv_pages_used_peak = 0;  // the most that one step held
+  // Pools as allocated, by kind: whole rows; of pruned or quantized ones keys, values and scales.
+  int64_t kv_bytes_full = 0, kv_bytes_mid_k = 0, kv_bytes_mid_v = 0, kv_bytes_mid_scales = 0;
+  int64_t kv_pages_moved = 0;  // from whole to pruned or quantized
   int64_t prefix_hit_rows = 0, sequences = 0;
 };
 

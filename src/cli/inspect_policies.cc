@@ -124,7 +124,7 @@ std::vector<PolicyPair> legality() {
   }
   for (const Named& a : stages) {
     for (const Named& b : stages)
-      pairs.push_back({a.label, b.label, check_order(*a.schema->caps, *b.schema->caps, false)});
+      pairs.push_back({a.label, b.label, check_order(*a.schema->caps, *b.schema->caps, true)});
   }
   for (const std::vector<Named>& family : {selectors, stages}) {
     for (const Named& a : family) {
@@ -162,7 +162,7 @@ Status inspect_spec(const std::string& text, const LayerMap& layers, bool json) 
   PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(pair.attn, layers));
   PARE_ASSIGN_OR_RETURN(const KvPolicyChoice kv, make_kv_policy(pair.kv));
   const std::vector<const Caps*> selector_caps = selectors.caps();
-  const Caps* const stages[] = {&kv.policy->caps()};
+  const std::span<const Caps* const> stages = kv.policy->stages();
   PARE_RETURN_IF_ERROR(check_legal(selector_caps, stages, {}));
   const std::string canonical = fmt::format("attn={}; kv={}", selectors.canonical(), kv.canonical);
   Json features = Json::object();

@@ -14,6 +14,10 @@ void apply_policies(const PrefillFacts& prefill, const KvPolicy& policy, const L
     config.decode_reach[c] = within_layer_window(policy.decode_reach(), layers.classes[c].window);
     config.share_decoded &= prefill.exact[c] && config.decode_reach[c] == prefill.reach[c];
   }
+  if (policy.mid() != nullptr) {
+    config.mid = *policy.mid();
+    config.share_decoded = false;
+  }
   if (caps.rollback_rows != INT32_MAX) config.rollback_rows = std::max(config.rollback_rows, caps.rollback_rows);
   if (prefill.horizon == Horizon::kTail) config.share_tail_rows = prefill.horizon_arg;
   if (prefill.horizon == Horizon::kEpoch || prefill.horizon == Horizon::kWhole) config.share_prefixes = false;

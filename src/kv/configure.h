@@ -9,7 +9,7 @@
 
 namespace pare {
 
-// Sets prompt_reach, decode_reach, rollback_rows, share_tail_rows and share_decoded of `config`, and clears
+// Sets prompt_reach, decode_reach, mid, rollback_rows, share_tail_rows and share_decoded of `config`, and clears
 // share_prefixes where nothing may be shared (Horizon kEpoch and kWhole: an epoch's rows know more than its
 // tokens).
 void apply_policies(const PrefillFacts& prefill, const KvPolicy& policy, const LayerMap& layers, KvStoreConfig& config);

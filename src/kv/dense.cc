@@ -9,16 +9,13 @@ constexpr Caps kCaps = {.name = "dense",
                         .scope = Scope::kLayer,
                         .owns = kOwnPredicate | kOwnMidRows | kOwnPlacement | kOwnHeadOrder | kOwnCodec};
 
-class DensePolicy final : public KvPolicy {
+class DenseStage final : public KvStage {
  public:
-  const Caps& caps() const override { return kCaps; }
-  Reach decode_reach() const override { return {}; }
-  int build_runs(const DecodeRows& rows, std::span<Run> out) const override { return runs_of_reach(rows, out); }
-  int max_runs() const override { return 2; }
+  Status apply(KvDesign*) const override { return ok_status(); }
 };
 
-Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm&, const PolicyContext&) {
-  return std::unique_ptr<KvPolicy>(std::make_unique<DensePolicy>());
+Expected<std::unique_ptr<KvStage>> make(const BoundTerm&, const PolicyContext&) {
+  return std::unique_ptr<KvStage>(std::make_unique<DenseStage>());
 }
 
 }  // namespace

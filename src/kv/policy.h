@@ -1,12 +1,19 @@
 // KvPolicy: how a sequence's stored rows are kept and which of them a decode row reads. It decides; KvStore
 // owns the bytes and the pages, SegmentPlanner turns the runs into work items.
+//
+// A `kv` spec is a pipeline of stages; each stage fills in its part of one KvDesign (what is dropped, pruned,
+// quantized), and the policy is what the finished design says.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "kv/mid_zone.h"
 #include "pare/status.h"
 #include "plan/caps.h"
 #include "plan/policy_context.h"
@@ -16,37 +23,60 @@
 
 namespace pare {
 
-// A decoding sequence in one layer class: query rows at positions [pos, pos + n_q), rows [0, pos + n_q)
-// appended.
+struct KvDesign {
+  Reach reach;                 // what a decode row sees in a class without a window of its own
+  std::optional<MidZone> mid;  // rows that leave the recent ones; layers with a window of their own have none
+};
+
+// One term of a `kv` spec.
+class KvStage {
+ public:
+  virtual ~KvStage() = default;
+  // Adds this stage's decisions. Errors: they contradict an earlier stage's.
+  virtual Status apply(KvDesign* design) const = 0;
+};
+
+using KvPolicyEntry = RegistryEntry<KvStage>;
+std::span<const KvPolicyEntry> kv_policy_registry();
+
+// A decoding sequence in one layer class: query rows at positions [pos, pos + n_q), rows [0, pos + n_q) appended, of
+// which none but the last n_q may be newer than what mid.moved was computed for.
 struct DecodeRows {
   int32_t pos = 0, n_q = 1;
   int32_t page0 = 0;  // its page list
   Reach reach;        // decode_reach() within the class's own window
+  MidRows mid;
 };
 
 class KvPolicy {
  public:
-  virtual ~KvPolicy() = default;
-  virtual const Caps& caps() const = 0;
+  KvPolicy(KvDesign design, std::vector<const Caps*> stages);
+
+  // What holds of the pipeline as a whole: facts broken by any stage, the least rollback.
+  const Caps& caps() const { return caps_; }
+  std::span<const Caps* const> stages() const { return stages_; }
 
   // What a decode row sees in a class without a window of its own. Once the prompt has ended, pages out of it
   // die.
-  virtual Reach decode_reach() const = 0;
+  Reach decode_reach() const { return design_.reach; }
+  // The mid zone of classes without a window of their own; null: there is none.
+  const MidZone* mid() const { return design_.mid ? &*design_.mid : nullptr; }
 
-  // Writes the runs that the rows read, ascending in row0 within a zone, no span in two runs; fills every
-  // field of Run except members and item_spans. Returns their number, at most max_runs(). No allocation.
-  virtual int build_runs(const DecodeRows& rows, std::span<Run> out) const = 0;
-  virtual int max_runs() const = 0;
+  // Writes the runs that the rows read, ascending in (zone, row0); fills every field of Run except members and
+  // item_spans. Two runs of a zone may meet within a span: they are partial results of their own. Returns
+  // their number, at most max_runs(). No allocation.
+  int build_runs(const DecodeRows& rows, std::span<Run> out) const;
+  int max_runs() const { return design_.mid ? 3 : 2; }
+
+ private:
+  KvDesign design_;
+  std::vector<const Caps*> stages_;
+  std::string name_;
+  Caps caps_;
 };
 
-// The runs of a policy that keeps a reach of plain rows in the full zone. At most 2.
-int runs_of_reach(const DecodeRows& rows, std::span<Run> out);
-
-using KvPolicyEntry = RegistryEntry<KvPolicy>;
-std::span<const KvPolicyEntry> kv_policy_registry();
-
-// A `kv` spec: one policy. Pipelines of several stages are checked against the capability records; those that
-// are legal but have no implementation are kUnsupported.
+// A bound `kv` spec. Stages are checked against the capability records in the order written: an illegal pair is
+// refused by name, with the reason.
 struct KvPolicyChoice {
   std::unique_ptr<KvPolicy> policy;
   std::string canonical;

@@ -101,7 +101,8 @@ int64_t floats_of_slot(const SegmentShape& shape) { return int64_t{shape.n_heads
 }  // namespace
 
 Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const SegmentShape& shape,
-                          std::span<SeqStep> seqs, Arena& tables, Arena& workspace, SegmentPlan& out) {
+                          std::span<SeqStep> seqs, std::span<const MidRows> mids, Arena& tables, Arena& workspace,
+                          SegmentPlan& out) {
   const Reach reach = within_layer_window(policy.decode_reach(), layer_window);
   const int max_runs = policy.max_runs();
   if (max_runs > kMaxRunsOfPolicy) return internal_error(fmt::format("a KV policy with {} runs a sequence", max_runs));
@@ -110,7 +111,9 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
   RunRows rows;
   Run runs_of_seq[kMaxRunsOfPolicy];
   const auto plan_seq = [&](const SeqStep& s) {
-    return policy.build_runs({.pos = s.pos, .n_q = s.n_q, .page0 = s.page0, .reach = reach}, runs_of_seq);
+    DecodeRows decode{.pos = s.pos, .n_q = s.n_q, .page0 = s.page0, .reach = reach};
+    if (!mids.empty()) decode.mid = mids[static_cast<size_t>(&s - seqs.data())];
+    return policy.build_runs(decode, runs_of_seq);
   };
   for (SeqStep& s : seqs) {
     s.fold0 = s.n_folds = 0;

@@ -25,11 +25,13 @@ struct SegmentShape {
 };
 inline constexpr int32_t kMinItemOverhead = 128;
 
-// Plans the sequences with kSeqDecode for one layer class. Sets fold0 and n_folds of every sequence (0 for
+// Plans the sequences with kSeqDecode for one layer class; mids[i]: where sequence i's moved rows lie (empty: the class
+// has no mid zone). Sets fold0 and n_folds of every sequence (0 for
 // the others). `layer_window`: the class's own window. What the host writes comes from `tables`, room for the partial
 // results, which only kernels touch, from `workspace`; kResourceExhausted when one is full.
 Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const SegmentShape& shape,
-                          std::span<SeqStep> seqs, Arena& tables, Arena& workspace, SegmentPlan& out);
+                          std::span<SeqStep> seqs, std::span<const MidRows> mids, Arena& tables, Arena& workspace,
+                          SegmentPlan& out);
 
 // Bytes that build_segment_plan takes at most for max_seqs decoding sequences with max_rows query rows in all.
 struct PlanBytes {

@@ -38,12 +38,23 @@ Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) 
       impl->pools[c] = buffer->get();
       impl->buffers.push_back(std::move(buffer).value());
       impl->pages.emplace_back(static_cast<int32_t>(cls.pages));
+      impl->mid_pages.emplace_back(static_cast<int32_t>(cls.mid.pages));
+      if (cls.mid.pool_bytes == 0) continue;
+      const size_t mid_bytes = static_cast<size_t>(cls.mid.pool_bytes);
+      auto mid = config.allocate_pool ? config.allocate_pool(mid_bytes) : allocate_host_memory(mid_bytes);
+      if (!mid.ok()) {
+        return mid.status().with_context(
+            fmt::format("KV pool of {} mid pages with {} bytes each", cls.mid.pages, cls.mid.page_bytes));
+      }
+      impl->pools[kMaxClasses + c] = mid->get();
+      impl->buffers.push_back(std::move(mid).value());
     }
-    impl->formats = make_row_formats(config, impl->layout);
+    impl->formats = make_row_formats(config, impl->layout, &impl->channels);
     impl->zones.resize(kMaxZones);
     impl->prefixes = PrefixIndex(static_cast<int32_t>(impl->layout.prefix_nodes));
-    impl->page_ids.assign(static_cast<size_t>(config.max_sequences) * impl->n_classes() * impl->layout.list_pitch,
-                          kNoPage);
+    impl->page_ids.assign(
+        static_cast<size_t>(config.max_sequences * impl->n_classes() * impl->layout.lists * impl->layout.list_pitch),
+        kNoPage);
     impl->sequences.resize(config.max_sequences);
     for (SeqId seq = config.max_sequences - 1; seq >= 0; --seq) impl->free_sequences.push_back(seq);
     impl->chain.resize(impl->layout.list_pitch);
@@ -54,6 +65,7 @@ Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) 
     std::copy(std::begin(impl->pools), std::end(impl->pools), std::begin(view.pools));
     view.formats = impl->formats.data();
     view.zones = impl->zones.data();
+    view.channels = impl->channels.data();
     view.page_ids = impl->page_ids.data();
     view.n_kv_layers = config.layers->n_kv_layers;
     view.n_kv_heads = config.n_kv_heads;
@@ -142,6 +154,14 @@ Expected<SeqId> KvStore::fork(SeqId parent) {
       if (ids[i] != kNoPage) m.pages[c].ref(ids[i]);
     }
 #endif
+    if (!m.has_mid(c)) continue;
+    // Moved rows never change, so both read the same ones. Pages for rows that have not moved yet stay with the parent.
+    s.n_mid[c] = from.moved[c] / kPageRows;
+    const int32_t* mid_ids = m.mid_list(parent, c);
+    for (int32_t i = m.config.mid->first_page(); i < s.n_mid[c]; ++i) {
+      m.mid_list(seq, c)[i] = mid_ids[i];
+      m.mid_pages[c].ref(mid_ids[i]);
+    }
   }
   return seq;
 }
@@ -151,6 +171,7 @@ void KvStore::free_sequence(SeqId seq) {
   Sequence& s = m.at(seq);
   if (s.staged > 0) m.unstage(seq);
   for (int32_t c = 0; c < m.n_classes(); ++c) m.release_pages(seq, c, 0, s.n_pages);
+  m.release_mid_pages(seq);
   s.live = false;
   m.free_sequences.push_back(seq);
 }
@@ -187,7 +208,9 @@ int32_t KvStore::min_length(SeqId seq) const {
   const Sequence& s = impl_->at(seq);
   int32_t min = 0;
   for (int32_t c = 0; c < m.n_classes(); ++c) {
-    if (s.dead_begin[c] == s.dead_end[c]) continue;
+    // Rows that have moved are gone as they were: a shorter sequence would still read some of them whole.
+    if (s.moved[c] > 0) min = std::max({min, s.prompt_len, s.moved[c] + m.config.mid->recent});
+    if (m.has_mid(c) || s.dead_begin[c] == s.dead_end[c]) continue;
     const ClassLayout& cls = m.layout.classes[c];
     const int64_t first_kept = int64_t{s.dead_end[c]} * kPageRows, grid = m.config.tile_rows;
     int64_t needed = round_up(first_kept + cls.decode_keep.window - 1, grid);
@@ -205,7 +228,7 @@ int32_t KvStore::min_length(SeqId seq) const {
 
 // --- a step ---
 
-Status KvStore::reserve(SeqId seq, int32_t rows) {
+Status KvStore::reserve(SeqId seq, int32_t rows, int32_t prompt_len) {
   Impl& m = *impl_;
   Sequence& s = m.at(seq);
   PARE_CHECK(s.staged == 0 && rows >= 0);
@@ -226,6 +249,11 @@ Status KvStore::reserve(SeqId seq, int32_t rows) {
       return resource_exhausted(fmt::format("KV pages: {} needed, {} of {} available (class {})", needed,
                                             available_pages(c), m.pages[c].pages(), c));
     }
+    const int64_t mid_needed = m.mid_pages_needed(seq, c, m.moved_at(s, c, s.len + rows, prompt_len));
+    if (mid_needed > m.mid_pages[c].n_free()) {
+      return resource_exhausted(fmt::format("KV mid pages: {} needed, {} of {} available (class {})", mid_needed,
+                                            m.mid_pages[c].n_free(), m.mid_pages[c].pages(), c));
+    }
   }
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     int32_t* ids = m.list(seq, c);
@@ -239,6 +267,7 @@ Status KvStore::reserve(SeqId seq, int32_t rows) {
       m.forget_page(c, ids[tail_page]);  // its rows change: the index must not name it any longer
     }
     for (int32_t i = s.n_pages; i < end; ++i) ids[i] = m.take_page(c);
+    m.take_mid_pages(seq, c, m.moved_at(s, c, s.len + rows, prompt_len));
   }
   s.n_pages = std::max(s.n_pages, end);
   return ok_status();
@@ -313,8 +342,9 @@ void KvStore::abort_step() {
 void KvStore::Impl::count_peak() {
   int64_t bytes = 0, used = 0;
   for (int32_t c = 0; c < n_classes(); ++c) {
-    used += pages[c].n_used();
+    used += pages[c].n_used() + mid_pages[c].n_used();
     bytes += pages[c].n_used() * layout.classes[c].page_bytes;
+    bytes += mid_pages[c].n_used() * layout.classes[c].mid.page_bytes;
   }
   pages_used_peak = std::max(pages_used_peak, used);
   bytes_used_peak = std::max(bytes_used_peak, bytes);
@@ -334,6 +364,7 @@ void KvStore::commit_step() {
         if (node != PagePool::kNone) m.prefixes.set_filled(node, c);
       }
     }
+    m.commit_moves(seq);
     m.free_dead_pages(seq);
   }
   m.touched.clear();
@@ -352,16 +383,20 @@ void KvStore::Impl::free_dead_pages(SeqId seq) {
     if (reach.unlimited()) continue;
     const auto [begin, end] = dead_pages(reach, std::max(0, s.len - config.rollback_rows), config.tile_rows);
     if (end <= begin) continue;
-    // Neither the sinks nor the window move back, so the dead entries stay one stretch.
-    const auto die = [&](int32_t from, int32_t to) { freed_dead[c] += release_pages(seq, c, from, to); };
-    int32_t& dead_begin = s.dead_begin[c];
-    int32_t& dead_end = s.dead_end[c];
-    if (dead_begin == dead_end) dead_begin = dead_end = std::min(begin, end);
-    die(begin, dead_begin);
-    die(dead_end, end);
-    dead_begin = std::min(dead_begin, begin);
-    dead_end = std::max(dead_end, end);
+    kill_pages(seq, c, begin, end);
   }
+}
+
+void KvStore::Impl::kill_pages(SeqId seq, int32_t c, int32_t begin, int32_t end) {
+  // Neither the sinks nor the window move back, so the dead entries stay one stretch.
+  const auto die = [&](int32_t from, int32_t to) { freed_dead[c] += release_pages(seq, c, from, to); };
+  int32_t& dead_begin = sequences[seq].dead_begin[c];
+  int32_t& dead_end = sequences[seq].dead_end[c];
+  if (dead_begin == dead_end) dead_begin = dead_end = std::min(begin, end);
+  die(begin, dead_begin);
+  die(dead_end, end);
+  dead_begin = std::min(dead_begin, begin);
+  dead_end = std::max(dead_end, end);
 }
 
 // --- reading ---
@@ -393,10 +428,11 @@ void KvStore::execute_copies() {
 
 const KvView& KvStore::view() const { return impl_->view; }
 std::byte* const* KvStore::pools() const { return impl_->pools; }
-std::array<size_t, kMaxClasses> KvStore::pool_bytes() const {
-  std::array<size_t, kMaxClasses> bytes{};
+std::array<size_t, kMaxPools> KvStore::pool_bytes() const {
+  std::array<size_t, kMaxPools> bytes{};
   for (size_t c = 0; c < impl_->layout.classes.size(); ++c) {
     bytes[c] = static_cast<size_t>(impl_->layout.classes[c].pool_bytes);
+    bytes[kMaxClasses + c] = static_cast<size_t>(impl_->layout.classes[c].mid.pool_bytes);
   }
   return bytes;
 }

@@ -17,11 +17,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/arena.h"
+#include "kv/mid_zone.h"
 #include "pare/status.h"
 #include "plan/kv_layout.h"
 #include "plan/layer_map.h"
@@ -49,6 +51,9 @@ struct KvStoreConfig {
   // given back.
   Reach prompt_reach[kMaxClasses], decode_reach[kMaxClasses];
 
+  // Rows of classes without a window of their own that leave the recent ones for pages of another form.
+  std::optional<MidZone> mid;
+
   // Rows stay a little longer than the reaches say: so that the last rollback_rows can be truncated, and
   // because a prefill tile visits keys for its whole grid cell, of tile_rows positions.
   int32_t rollback_rows = 16;
@@ -66,15 +71,18 @@ struct KvClassStats {
   int64_t page_bytes = 0;                                               // K and V of every layer and head of the class
   int64_t freed_dead = 0;  // pages given back by live sequences because no row can see them, since create()
   int64_t evicted = 0;     // cached pages reused, since create()
-  int64_t rows_held = 0;   // rows of live sequences whose pages are alive; shared ones counted by each holder
+  int64_t rows_held = 0;   // rows of live sequences whose full pages are alive; shared ones counted by each holder
+  int64_t mid_pages = 0, mid_pages_used = 0, mid_page_bytes = 0;  // of the mid zone
+  int64_t moved = 0;                                              // pages moved to the mid zone, since create()
 };
 
 struct KvStats {
-  int64_t bytes_k = 0, bytes_v = 0;                  // pools, as allocated
+  int64_t bytes_k = 0, bytes_v = 0;                                // pools of the full zone, as allocated
+  int64_t bytes_mid_k = 0, bytes_mid_v = 0, bytes_mid_scales = 0;  // pools of the mid zone, as allocated
   int64_t bytes_tables = 0;                          // page ids, metadata, prefix index, sequence records, formats
-  int64_t bytes_used = 0;                            // K and V bytes of used pages; shared pages once
+  int64_t bytes_used = 0;                            // bytes of used pages, both zones; shared pages once
   int64_t bytes_used_peak = 0, pages_used_peak = 0;  // the most that one step held, since create()
-  int64_t bytes_per_row = 0;                         // K and V of one position, every layer
+  int64_t bytes_per_row = 0;                         // K and V of one position in the full zone, every layer
   int64_t sequences = 0;
   int64_t rows = 0;                                             // sum of sequence lengths
   int64_t copies = 0, prefix_hit_rows = 0, prefix_lookups = 0;  // since create()
@@ -113,10 +121,12 @@ class KvStore {
   bool is_live(SeqId seq) const;
 
   // --- a step ---
-  // Makes sure that `rows` more rows have pages and that the page they begin in is not shared. All or
-  // nothing. kResourceExhausted: no page is free (the caller pre-empts), kInvalidArgument: beyond max_context
-  // or max_step_rows.
-  Status reserve(SeqId seq, int32_t rows);
+  // Makes sure that `rows` more rows have pages, that the page they begin in is not shared, and that rows which move
+  // after this step (prompt_len <= length + rows) have pages to move to. All or nothing. kResourceExhausted: no page is
+  // free (the caller pre-empts), kInvalidArgument: beyond max_context or max_step_rows.
+  Status reserve(SeqId seq, int32_t rows, int32_t prompt_len = 0);
+  // Rows past the prompt that may be appended in one step before others move: decode steps stay within it.
+  int64_t rows_until_move(SeqId seq) const;
   // For tests: after `n` more reserves, one finds no page free.
   void deny_reserve_after(int64_t n);
   // Appends the rows of `tokens` (reserved before). prompt_len: final length of the prompt they belong to or
@@ -133,10 +143,15 @@ class KvStore {
   std::span<const PageCopy> copies() const;
   // Runs them on pools in host memory.
   void execute_copies();
+  // The class's moved rows of a sequence, as the rows of this step see them.
+  MidRows mid(SeqId seq, int32_t cls) const;
+  // Rows that move at the end of this step, once everything is appended: counts them, then writes them.
+  int64_t n_moves() const;
+  void fill_moves(std::span<RowMove> out) const;
 
   const KvView& view() const;
   std::byte* const* pools() const;
-  std::array<size_t, kMaxClasses> pool_bytes() const;
+  std::array<size_t, kMaxPools> pool_bytes() const;
   int32_t n_classes() const;
   KvStats stats() const;
 

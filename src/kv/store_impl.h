@@ -19,29 +19,38 @@ struct KvStore::Impl {
   KvStoreConfig config;
   StoreLayout layout;
   std::vector<std::shared_ptr<std::byte>> buffers;  // [class]
-  std::byte* pools[kMaxClasses] = {};
+  std::byte* pools[kMaxPools] = {};
   std::vector<RowFormat> formats;
   std::vector<Zone> zones;
+  std::vector<Channel> channels;
   KvView view;
 
   // Changing.
-  std::vector<PagePool> pages;  // [class]
+  std::vector<PagePool> pages;      // [class], full zone
+  std::vector<PagePool> mid_pages;  // [class]; without pages where the class has no mid zone
   PrefixIndex prefixes{0};
-  std::vector<int32_t> page_ids;  // [sequence][class][list_pitch]
+  std::vector<int32_t> page_ids;  // [sequence][class][zone][list_pitch]
   std::vector<Sequence> sequences;
   std::vector<SeqId> free_sequences;  // a stack
   std::vector<SeqId> touched;         // sequences with staged rows, in order of their first append
   std::vector<PageCopy> copies;
   std::vector<int32_t> chain;  // scratch of adopt_prefix
-  int64_t freed_dead[kMaxClasses] = {}, evicted[kMaxClasses] = {};
+  int64_t freed_dead[kMaxClasses] = {}, evicted[kMaxClasses] = {}, moved_pages[kMaxClasses] = {};
   int64_t n_copies = 0, prefix_hit_rows = 0, prefix_lookups = 0;
   int64_t bytes_used_peak = 0, pages_used_peak = 0;
   int64_t reserves_until_denied = 0;  // 0: none is
 
   int32_t n_classes() const { return static_cast<int32_t>(layout.classes.size()); }
   int32_t list_base(SeqId seq, int32_t cls) const {
-    return static_cast<int32_t>((int64_t{seq} * n_classes() + cls) * layout.list_pitch);
+    return static_cast<int32_t>((int64_t{seq} * n_classes() + cls) * layout.lists * layout.list_pitch);
   }
+  int32_t mid_list_base(SeqId seq, int32_t cls) const {
+    return list_base(seq, cls) + static_cast<int32_t>(layout.list_pitch);
+  }
+  int32_t* mid_list(SeqId seq, int32_t cls) { return page_ids.data() + mid_list_base(seq, cls); }
+  const int32_t* mid_list(SeqId seq, int32_t cls) const { return page_ids.data() + mid_list_base(seq, cls); }
+  bool has_mid(int32_t cls) const { return layout.classes[cls].mid.pages > 0; }
+
   int32_t* list(SeqId seq, int32_t cls) { return page_ids.data() + list_base(seq, cls); }
   const int32_t* list(SeqId seq, int32_t cls) const { return page_ids.data() + list_base(seq, cls); }
   Sequence& at(SeqId seq);
@@ -62,6 +71,16 @@ struct KvStore::Impl {
   int32_t shareable_rows(const Sequence& s) const;
   const Reach& keep(const Sequence& s, int32_t cls, int32_t len) const;
   void free_dead_pages(SeqId seq);
+  // Gives back full pages [begin, end) of a live sequence's list; dead entries stay one stretch.
+  void kill_pages(SeqId seq, int32_t cls, int32_t begin, int32_t end);
+
+  // Mid zone (store_mid.cc). Where moved rows will end once the sequence has `len` rows of a prompt of prompt_len.
+  int32_t moved_at(const Sequence& s, int32_t cls, int32_t len, int32_t prompt_len) const;
+  int64_t mid_pages_needed(SeqId seq, int32_t cls, int32_t moved) const;
+  void take_mid_pages(SeqId seq, int32_t cls, int32_t moved);
+  void commit_moves(SeqId seq);
+  void release_mid_pages(SeqId seq);
+  Status check_mid() const;
   void unstage(SeqId seq);
   void count_peak();
 };

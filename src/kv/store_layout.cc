@@ -53,6 +53,14 @@ int64_t pages_of_sequence(const KvStoreConfig& config, Reach keep) {
   return std::min(all, ceil_div<int64_t>(keep.sink, kPageRows) + ceil_div<int64_t>(rows, kPageRows) + 2);
 }
 
+// Pages of the full zone that all sequences need at most when rows move on to a mid zone: one prompt of full length
+// while it is read, and of every other sequence its sinks, its recent rows and the page that both ends may cut.
+int64_t pages_beside_mid(const KvStoreConfig& config, const MidZone& mid) {
+  const int64_t whole_rows = int64_t{mid.recent} + mid.flush + config.tile_rows;
+  const int64_t of_sequence = ceil_div<int64_t>(mid.sink, kPageRows) + ceil_div<int64_t>(whole_rows, kPageRows) + 2;
+  return ceil_div<int64_t>(config.max_context, kPageRows) + config.max_sequences * of_sequence;
+}
+
 }  // namespace
 
 DeadPages dead_pages(Reach keep, int32_t len, int32_t tile_rows) {
@@ -85,6 +93,11 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
     // Every sequence may hold one page of its own beside the rows it shares.
     const int64_t for_rows = ceil_div<int64_t>(config.total_rows, kPageRows) + config.max_sequences;
     cls.pages = config.total_rows == 0 ? per_sequence : std::min(per_sequence, for_rows);
+    if (config.mid && config.layers->classes[i].window == kNoWindow) {
+      PARE_ASSIGN_OR_RETURN(cls.mid, plan_mid_layout(*config.mid, plain_rows(config), cls.kv_layers, cls.pages));
+      if (config.total_rows > 0) cls.pages = std::min(cls.pages, pages_beside_mid(config, *config.mid));
+      layout.lists = 2;
+    }
     if (cls.pages > INT32_MAX / kPageRows) {
       return resource_exhausted(
           fmt::format("KV store: {} pages in a class, limit {}", cls.pages, INT32_MAX / kPageRows));
@@ -93,16 +106,17 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
     if (cls.layer_page_bytes > UINT32_MAX) return too_large;
     cls.page_bytes = cls.layer_page_bytes * static_cast<int64_t>(cls.kv_layers.size());
     const auto bytes = checked_mul(cls.page_bytes, cls.pages);
-    const auto sum = bytes ? checked_add(layout.pool_bytes, *bytes) : std::nullopt;
+    const auto both = bytes ? checked_add(*bytes, cls.mid.pool_bytes) : std::nullopt;
+    const auto sum = both ? checked_add(layout.pool_bytes, *both) : std::nullopt;
     if (!sum) return too_large;
     cls.pool_bytes = *bytes;
     layout.pool_bytes = *sum;
     layout.prefix_nodes = std::max(layout.prefix_nodes, config.share_prefixes ? cls.pages : 0);
-    layout.table_bytes += PagePool::bytes(cls.pages);
+    layout.table_bytes += PagePool::bytes(cls.pages) + PagePool::bytes(cls.mid.pages);
     layout.classes.push_back(std::move(cls));
   }
 
-  const int64_t ids = config.max_sequences * n_classes * layout.list_pitch;
+  const int64_t ids = config.max_sequences * n_classes * layout.lists * layout.list_pitch;
   if (ids > INT32_MAX) {
     return resource_exhausted(fmt::format("KV store: page lists of {} sequences with {} rows hold {} ids, limit {}",
                                           config.max_sequences, config.max_context, ids, INT32_MAX));
@@ -117,8 +131,10 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
   return layout;
 }
 
-std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout) {
-  std::vector<RowFormat> formats(static_cast<size_t>(kMaxZones) * config.layers->n_kv_layers * config.n_kv_heads);
+std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout,
+                                        std::vector<Channel>* channels) {
+  const size_t of_zone = static_cast<size_t>(config.layers->n_kv_layers) * config.n_kv_heads;
+  std::vector<RowFormat> formats(kMaxZones * of_zone);
   for (size_t c = 0; c < layout.classes.size(); ++c) {
     const ClassLayout& cls = layout.classes[c];
     for (size_t i = 0; i < cls.kv_layers.size(); ++i) {
@@ -132,6 +148,10 @@ std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const Store
         format.order = config.order;
         format.pool = static_cast<uint8_t>(c);
       }
+    }
+    if (cls.mid.pages > 0) {
+      fill_mid_formats(*config.mid, plain_rows(config), cls.kv_layers, cls.mid, kMaxClasses + static_cast<int>(c),
+                       std::span(formats).subspan(kZoneMid * of_zone, of_zone), channels);
     }
   }
   return formats;

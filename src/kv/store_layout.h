@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kv/mid_layout.h"
 #include "kv/store.h"
 #include "pare/status.h"
 #include "plan/kv_layout.h"
@@ -21,20 +22,27 @@ struct ClassLayout {
   int64_t layer_page_bytes = 0;  // K and V of one page in one layer
   int64_t page_bytes = 0;        // in every layer of the class
   int64_t pool_bytes = 0;
+  MidLayout mid;
 };
 
 struct StoreLayout {
   std::vector<ClassLayout> classes;
   int64_t plane_bytes = 0;  // K (or V) of one page of one head
-  int64_t list_pitch = 0;   // page ids of one (sequence, class)
+  int64_t list_pitch = 0;   // page ids of one (sequence, class, zone)
+  int64_t lists = 1;        // zones with page lists: full; full and mid
   int64_t prefix_nodes = 0;
-  int64_t pool_bytes = 0, table_bytes = 0;
+  int64_t pool_bytes = 0, table_bytes = 0;  // pools of both zones
 };
 
 Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config);
 
-// [kMaxZones][kv layer][K]; only the full zone is filled in.
-std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout);
+// [kMaxZones][kv layer][K]; the full zone and, where there is one, the mid zone are filled in.
+std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout,
+                                        std::vector<Channel>* channels);
+
+inline PlainRows plain_rows(const KvStoreConfig& config) {
+  return {config.n_kv_heads, config.head_dim, config.codec, config.order};
+}
 
 // List entries [begin, end) that no row from position len on can need; begin >= end: none. len counts rows
 // that are certain to stay. A query tile that begins within [len - tile_rows, len] visits keys for its whole

@@ -77,7 +77,6 @@ void KvStore::clear_cache() {
 KvStats KvStore::stats() const {
   const Impl& m = *impl_;
   KvStats stats;
-  stats.bytes_k = stats.bytes_v = m.layout.pool_bytes / 2;
   stats.bytes_tables = m.layout.table_bytes;
   stats.bytes_used_peak = m.bytes_used_peak;
   stats.pages_used_peak = m.pages_used_peak;
@@ -94,7 +93,17 @@ KvStats KvStore::stats() const {
     cls.page_bytes = m.layout.classes[c].page_bytes;
     cls.freed_dead = m.freed_dead[c];
     cls.evicted = m.evicted[c];
-    stats.bytes_used += cls.pages_used * cls.page_bytes;
+    const ClassLayout& layout = m.layout.classes[c];
+    cls.mid_pages = layout.mid.pages;
+    cls.mid_pages_used = m.mid_pages[c].n_used();
+    cls.mid_page_bytes = layout.mid.page_bytes;
+    cls.moved = m.moved_pages[c];
+    stats.bytes_k += layout.pool_bytes / 2;
+    stats.bytes_v += layout.pool_bytes / 2;
+    stats.bytes_mid_k += layout.mid.page_bytes_k * layout.mid.pages;
+    stats.bytes_mid_v += layout.mid.page_bytes_v * layout.mid.pages;
+    stats.bytes_mid_scales += layout.mid.page_bytes_scales * layout.mid.pages;
+    stats.bytes_used += cls.pages_used * cls.page_bytes + cls.mid_pages_used * cls.mid_page_bytes;
     stats.bytes_per_row += cls.page_bytes / kPageRows;
     for (const Sequence& s : m.sequences) {
       if (s.live) cls.rows_held += s.len - int64_t{s.dead_end[c] - s.dead_begin[c]} * kPageRows;
@@ -161,7 +170,7 @@ Status KvStore::check() const {
   if (m.prefixes.size() > nodes_named) {
     return internal_error(fmt::format("{} prefix nodes, {} named pages", m.prefixes.size(), nodes_named));
   }
-  return ok_status();
+  return m.check_mid();
 }
 
 }  // namespace pare

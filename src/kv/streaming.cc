@@ -18,21 +18,21 @@ constexpr ParamSchema kParams[] = {
     {.name = "recent", .fallback = 1024, .min = 1, .max = kMaxContext, .help = "last rows that are kept"},
 };
 
-class StreamingPolicy final : public KvPolicy {
+class StreamingStage final : public KvStage {
  public:
-  explicit StreamingPolicy(Reach reach) : reach_(reach) {}
-  const Caps& caps() const override { return kCaps; }
-  Reach decode_reach() const override { return reach_; }
-  int build_runs(const DecodeRows& rows, std::span<Run> out) const override { return runs_of_reach(rows, out); }
-  int max_runs() const override { return 2; }
+  explicit StreamingStage(Reach reach) : reach_(reach) {}
+  Status apply(KvDesign* design) const override {
+    design->reach = reach_;
+    return ok_status();
+  }
 
  private:
   Reach reach_;
 };
 
-Expected<std::unique_ptr<KvPolicy>> make(const BoundTerm& term, const PolicyContext&) {
+Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyContext&) {
   const Reach reach = reach_of(term.integer("sink"), term.integer("recent"));
-  return std::unique_ptr<KvPolicy>(std::make_unique<StreamingPolicy>(reach));
+  return std::unique_ptr<KvStage>(std::make_unique<StreamingStage>(reach));
 }
 
 }  // namespace

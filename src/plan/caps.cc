@@ -70,7 +70,8 @@ Status check_legal(std::span<const Caps* const> selectors, std::span<const Caps*
                    std::span<const Caps* const> features) {
   for (size_t i = 0; i < kv_stages.size(); ++i) {
     for (const Caps* selector : selectors) PARE_RETURN_IF_ERROR(check_order(*selector, *kv_stages[i], false));
-    for (size_t j = 0; j < i; ++j) PARE_RETURN_IF_ERROR(check_order(*kv_stages[j], *kv_stages[i], false));
+    // A stage acts on what the ones before it made of the prompt's rows.
+    for (size_t j = 0; j < i; ++j) PARE_RETURN_IF_ERROR(check_order(*kv_stages[j], *kv_stages[i], true));
   }
   for (const Caps* feature : features) {
     const bool sealed = feature->phase == Phase::kDecode;

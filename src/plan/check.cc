@@ -173,6 +173,12 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
         PARE_RETURN_IF_ERROR(
             check_live(check, s, run.row0, run.row0 + run.rows).with_context(fmt::format("run {}", r)));
       }
+      if (run.zone == kZoneMid && check.kv != nullptr) {
+        for (int32_t p = run.row0 / kPageRows; p < ceil_div(run.row0 + run.rows, kPageRows); ++p) {
+          if (check.kv->page_ids[run.page0 + p] < 0) return fail(fmt::format("mid page {} is not there", p));
+        }
+        if (run.row0 + run.rows > s.pos) return fail("moved rows that are not older than the query");
+      }
       pieces[member.seq].push_back({member.part0, units, octets ? kOctetSpans : 1, run.row0 / kSpanRows, run.zone,
                                     run.row0, run.row0 + run.rows});
     }
@@ -195,7 +201,7 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
       const Piece& piece = mine[p];
       if (piece.zone == kZoneFull) newest = std::max(newest, piece.end);
       if (p > 0 && mine[p - 1].zone == piece.zone) {
-        if ((mine[p - 1].end - 1) / kSpanRows >= piece.span0) return fail("two runs in a span");
+        if (mine[p - 1].end > piece.row0) return fail("two runs with the same rows");
         const bool by_octet = piece.unit == kOctetSpans || mine[p - 1].unit == kOctetSpans;
         if (by_octet && (mine[p - 1].end - 1) / kOctetRows >= piece.row0 / kOctetRows)
           return fail("two runs in an octet");

@@ -103,13 +103,19 @@ EngineStats Engine::stats() const {
   s.weight_bytes = static_cast<int64_t>(impl_->loaded->model->weight_bytes());
   s.workspace_bytes = static_cast<int64_t>(impl_->memory->context().arena.capacity());
   const KvStats kv = impl_->memory->store().stats();
-  s.kv_bytes_allocated = kv.bytes_k + kv.bytes_v + kv.bytes_tables;
+  s.kv_bytes_full = kv.bytes_k + kv.bytes_v;
+  s.kv_bytes_mid_k = kv.bytes_mid_k;
+  s.kv_bytes_mid_v = kv.bytes_mid_v;
+  s.kv_bytes_mid_scales = kv.bytes_mid_scales;
+  s.kv_bytes_allocated =
+      s.kv_bytes_full + s.kv_bytes_mid_k + s.kv_bytes_mid_v + s.kv_bytes_mid_scales + kv.bytes_tables;
   s.kv_bytes_used = kv.bytes_used;
   s.kv_bytes_used_peak = kv.bytes_used_peak;
   s.kv_bytes_per_token = kv.bytes_per_row;
   for (int32_t c = 0; c < kv.n_classes; ++c) {
-    s.kv_pages += kv.classes[c].pages;
-    s.kv_pages_used += kv.classes[c].pages_used;
+    s.kv_pages += kv.classes[c].pages + kv.classes[c].mid_pages;
+    s.kv_pages_used += kv.classes[c].pages_used + kv.classes[c].mid_pages_used;
+    s.kv_pages_moved += kv.classes[c].moved;
     s.kv_pages_cached += kv.classes[c].pages_cached;
     s.kv_pages_freed += kv.classes[c].freed_dead;
   }

@@ -99,10 +99,9 @@ Status EngineMemory::make_policies() {
   PARE_ASSIGN_OR_RETURN(policy_, make_kv_policy(kv));
 
   const std::vector<const Caps*> selector_caps = selectors_->caps();
-  const Caps* const kv_caps[] = {&policy_.policy->caps()};
   std::vector<const Caps*> features;
   for (const char* name : {"chunked_prefill", "fork", "preemption"}) features.push_back(find_feature(name));
-  return check_legal(selector_caps, kv_caps, features);
+  return check_legal(selector_caps, policy_.policy->stages(), features);
 }
 
 Status EngineMemory::make_store(const LoadedModel& model) {

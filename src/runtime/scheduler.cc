@@ -99,7 +99,7 @@ void Scheduler::preempt(Branch* branch) {
 }
 
 bool Scheduler::reserve(Branch* branch, int32_t rows) {
-  while (!store_.reserve(branch->seq, rows).ok()) {
+  while (!store_.reserve(branch->seq, rows, branch->prompt_len).ok()) {
 #ifdef PARE_FAULT_RUNTIME_PREEMPT_OLDEST
     const auto victim = std::find_if(order_.begin(), order_.end(), [](const auto& b) { return b->is_running(); });
 #else
@@ -123,7 +123,9 @@ void Scheduler::plan_decode(Branch* branch, int32_t rows_max, int32_t logit_rows
   ScheduledRows s;
   s.branch = branch;
   s.decode = true;
-  s.rows = std::min({branch->drawn() - branch->computed, kMaxDecodeRows, rows_max});
+  // Rows of one step read the same stored rows in the same form: a replay stops where it once moved some.
+  const auto until_move = static_cast<int32_t>(std::min<int64_t>(store_.rows_until_move(branch->seq), kMaxDecodeRows));
+  s.rows = std::min({branch->drawn() - branch->computed, until_move, rows_max});
   s.samples = branch->computed + s.rows == branch->drawn();
   s.n_logit_rows = s.samples ? 1 : 0;
   if (s.rows <= 0 || s.n_logit_rows > logit_rows_max || !reserve(branch, s.rows)) return;

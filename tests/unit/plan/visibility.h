@@ -67,7 +67,7 @@ inline KeyCounts block_keys(const BlockPlan& plan, std::span<const SeqStep> seqs
   return counts;
 }
 
-// Keys [0, n_keys) that query row q of sequence `seq` attends through the runs of the full zone.
+// Keys [0, n_keys) that query row q of sequence `seq` attends through the runs of all zones.
 inline KeyCounts segment_keys(const SegmentPlan& plan, std::span<const SeqStep> seqs, int32_t seq, int32_t q,
                               int32_t n_keys) {
   KeyCounts counts(n_keys, 0);

@@ -1,0 +1,153 @@
+// Rows that move to another form while an engine runs: what that may change and what it may not.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engine_rig.h"
+
+namespace pare::test {
+namespace {
+
+// Prompt 150, 100 tokens more: 64 rows move at the prompt's end, 64 more after 42 tokens.
+Request long_answer(uint64_t seed) {
+  Philox rng(seed);
+  Request request;
+  request.tokens = random_tokens(rng, 150);
+  request.max_tokens = 100;
+  request.ignore_eos = true;
+  return request;
+}
+
+// Greedy tokens and the logits that each was drawn from.
+struct Trace {
+  std::vector<int32_t> tokens;
+  std::vector<std::vector<float>> logits;
+};
+Trace trace(Request request, const EngineOptions& options, const std::string& model) {
+  Trace out;
+  request.on_logits = [&](int32_t, int32_t, std::span<const float> row) {
+    out.logits.emplace_back(row.begin(), row.end());
+  };
+  const auto engine = make_engine(options, tiny_model(model));
+  EXPECT_TRUE(engine->submit(request, [&](const TokenEvent& e) { out.tokens.push_back(e.token); }).ok());
+  EXPECT_TRUE(engine->run().ok());
+  return out;
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double most = 0;
+  for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(double{a[i]} - double{b[i]}));
+  return most;
+}
+
+// A mask that keeps every channel moves rows but changes no value: what differs is how partial sums are grouped, by
+// about 1e-7, which the 8-bit activations of the next product can make a step of theirs (2^-8 of a row's largest
+// value).
+TEST(MidZone, RowsThatKeepEveryChannelChangeOnlyRounding) {
+  for (const char* model : {"llama", "qwen2", "gemma3"}) {
+    EngineOptions dense, moved;
+    dense.max_context = moved.max_context = 256;
+    moved.kv = "leank(sink=4,recent=64,flush=64)";
+    const Trace a = trace(long_answer(1), dense, model), b = trace(long_answer(1), moved, model);
+    ASSERT_EQ(a.logits.size(), b.logits.size());
+    for (size_t i = 0; i < a.logits.size() && a.tokens[i] == b.tokens[i]; ++i) {
+      ASSERT_LE(largest_difference(a.logits[i], b.logits[i]), 5e-3) << model << ", token " << i;
+    }
+    EXPECT_EQ(a.tokens, b.tokens) << model;
+  }
+}
+
+EngineOptions options_of(const std::string& kv, int32_t max_sequences = 4) {
+  EngineOptions options;
+  options.threads = 2;
+  options.max_context = 256;
+  options.max_sequences = max_sequences;
+  options.kv = kv;
+  return options;
+}
+
+constexpr const char* kMoving = "leank(sink=4,recent=64,flush=64)";
+
+TEST(MidZone, NeutralWindowsAreDenseBitForBit) {
+  for (const char* kv : {"leank(recent=16777216)", "quant(recent=16777216)", "leank+quant(recent=16777216)"}) {
+    const Answers dense = run_alone(long_answer(2), options_of("dense"));
+    const Answers neutral = run_alone(long_answer(2), options_of(kv));
+    EXPECT_EQ(dense[0].rows, neutral[0].rows) << kv;
+  }
+}
+
+// Alone, beside others, in chunks of any size, pre-empted and replayed, on any number of threads: the same bits.
+TEST(MidZone, WhatARowReadsFollowsFromItsPositionAlone) {
+  for (const char* attn : {"dense", "streaming(sink=4,window=80)"}) {
+    EngineOptions alone = options_of(kMoving, 1);
+    alone.attn = attn;
+    std::vector<Answers> expected;
+    for (uint64_t seed = 0; seed < 4; ++seed) expected.push_back(run_alone(long_answer(seed), alone));
+
+    for (const int32_t step_rows : {7, 64, 512}) {
+      for (const bool scarce : {false, true}) {
+        EngineOptions together = options_of(kMoving);
+        together.attn = attn;
+        together.step_rows = step_rows;
+        together.kv_rows = 1024;
+        together.threads = step_rows == 7 ? 1 : 2;
+        const auto engine = make_engine(together);
+        std::vector<std::shared_ptr<Answers>> answers;
+        for (uint64_t seed = 0; seed < 4; ++seed) answers.push_back(submit(*engine, long_answer(seed)));
+        for (int64_t step = 0;; ++step) {
+          // The third or fourth branch of a step finds no page.
+          KvStore& store = EngineTestPeer::store(*engine);
+          if (scarce && step % 19 == 0 && store.stats().sequences == 4) store.deny_reserve_after(2 + step % 2);
+          const auto more = engine->step();
+          ASSERT_TRUE(more.ok());
+          if (!*more) break;
+        }
+        for (uint64_t seed = 0; seed < 4; ++seed) {
+          EXPECT_EQ((*answers[seed])[0].rows, expected[seed][0].rows) << attn << ", rows of a step " << step_rows;
+          EXPECT_EQ((*answers[seed])[0].tokens, expected[seed][0].tokens);
+        }
+        EXPECT_EQ(engine->stats().preemptions > 0, scarce);
+        EXPECT_GT(engine->stats().kv_pages_moved, 0);
+        expect_idle(*engine);
+      }
+    }
+  }
+}
+
+// Samples of one prompt share its moved rows.
+TEST(MidZone, ForksShareMovedPages) {
+  Request request = long_answer(5);
+  request.samples = 3;
+  request.sampling.temperature = 1.0f;
+  request.max_tokens = 10;
+  const auto engine = make_engine(options_of(kMoving));
+  const auto answers = submit(*engine, request);
+  int64_t most = 0;
+  for (;;) {
+    const auto more = engine->step();
+    ASSERT_TRUE(more.ok());
+    if (!*more) break;
+    KvStore& store = EngineTestPeer::store(*engine);
+    ASSERT_TRUE(store.check().ok()) << store.check().message();
+    most = std::max(most, store.stats().classes[0].mid_pages_used);
+  }
+  EXPECT_EQ(most, 1);
+  request.samples = 1;
+  EXPECT_EQ((*answers)[0].rows, run_alone(request, options_of(kMoving))[0].rows);
+  expect_idle(*engine);
+}
+
+// The prompt's whole rows outlive the sequence that pruned them: the next request takes them from the prefix index.
+TEST(MidZone, PrefixesAreSharedWhole) {
+  const auto engine = make_engine(options_of(kMoving));
+  const auto first = submit(*engine, long_answer(6));
+  ASSERT_TRUE(engine->run().ok());
+  const auto second = submit(*engine, long_answer(6));
+  ASSERT_TRUE(engine->run().ok());
+  EXPECT_EQ((*first)[0].tokens, (*second)[0].tokens);
+  EXPECT_EQ(engine->stats().prefix_hit_rows, 128);
+  expect_idle(*engine);
+}
+
+}  // namespace
+}  // namespace pare::test
