@@ -20,7 +20,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct InspectOptions {
-  std::string task, what, model;
+  std::string task, what, model, svg;
   bool tensors = false, markdown = false;
 };
 
@@ -143,6 +143,7 @@ Status inspect_model(const InspectOptions& o, bool json) {
 }
 
 Status inspect(const InspectOptions& o, bool json) {
+  if (!o.svg.empty() && o.task != "mask") return invalid_argument("--svg is for mask");
   if (o.markdown && o.task != "policies") return invalid_argument("--markdown is for policies");
   if (o.task == "policies") {
     if (!o.what.empty()) return invalid_argument("inspect policies takes no further argument");
@@ -160,7 +161,7 @@ Status inspect(const InspectOptions& o, bool json) {
                                                            : "a spec string"));
   }
   if (o.task == "model") return inspect_model(o, json);
-  if (o.task == "mask") return inspect_mask(o.what, json);
+  if (o.task == "mask") return inspect_mask(o.what, o.svg, json);
   LayerMap layers = uniform_layer_map(static_cast<int32_t>(kMaxLayers));
   if (!o.model.empty()) {
     PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model));
@@ -183,6 +184,7 @@ void add_inspect_command(Commands* commands) {
       ->check(CLI::IsMember({"model", "spec", "mask", "policies"}));
   app->add_option("WHAT", o->what, "model: a store name or a path; spec: the text, both halves or one; mask: a file");
   app->add_flag("--tensors", o->tensors, "model: list every tensor");
+  app->add_option("--svg", o->svg, "mask: write a figure of the kept channels by RoPE frequency")->type_name("FILE");
   app->add_flag("--markdown", o->markdown, "policies: what goes with what, as docs/composition.md has it");
   app->add_option("--model", o->model,
                   "spec: the model whose layers `layers=` names; without it, any layer is accepted")

@@ -5,12 +5,35 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/console.h"
+#include "eval/plot/plot.h"
+#include "io/atomic_file.h"
 #include "io/mask_file.h"
 #include "plan/mask_statistics.h"
 
 namespace pare::cli {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
+
+Status write_figure(const ChannelMask& mask, const std::string& name, const std::string& path) {
+  const MaskStatistics s = mask_statistics(mask);
+  plot::LinePlot figure;
+  figure.title = fmt::format("Key channels kept, {}", name);
+  figure.x = {.label = "RoPE frequency, fast to slow", .log = false, .min = 0.0, .max = {}};
+  figure.y = {.label = "share of heads and pair members", .log = false, .min = 0.0, .max = 1.0};
+  plot::Series kept{.name = fmt::format("{:.1f} % in all", 100.0 * s.kept_fraction()), .points = {}};
+  for (size_t f = 0; f < s.frequency_keep_rate.size(); ++f) {
+    kept.points.push_back({.x = static_cast<double>(f), .y = s.frequency_keep_rate[f]});
+  }
+  figure.series.push_back(std::move(kept));
+  PARE_ASSIGN_OR_RETURN(const std::string svg, plot::to_svg(figure));
+  PARE_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  PARE_RETURN_IF_ERROR(file.write(std::string_view(svg)));
+  return file.commit();
+}
+
+}  // namespace
 
 nlohmann::ordered_json mask_json(const ChannelMask& mask) {
   const MaskStatistics s = mask_statistics(mask);
@@ -50,8 +73,11 @@ void print_mask(const ChannelMask& mask) {
              s.pairs_one, 100.0 * s.kept_fraction_paired());
 }
 
-Status inspect_mask(const std::string& path, bool json) {
+Status inspect_mask(const std::string& path, const std::string& svg, bool json) {
   PARE_ASSIGN_OR_RETURN(const ChannelMask mask, read_channel_mask(std::filesystem::path(path)));
+  if (!svg.empty()) {
+    PARE_RETURN_IF_ERROR(write_figure(mask, std::filesystem::path(path).filename().string(), svg));
+  }
   if (json) {
     print_json(mask_json(mask));
   } else {

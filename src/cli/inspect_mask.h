@@ -9,7 +9,8 @@
 
 namespace pare::cli {
 
-Status inspect_mask(const std::string& path, bool json);
+// `svg` unless empty: a figure to write there, the share of kept channels by RoPE frequency.
+Status inspect_mask(const std::string& path, const std::string& svg, bool json);
 
 // The same of a mask in memory.
 nlohmann::ordered_json mask_json(const ChannelMask& mask);
