@@ -9,6 +9,7 @@ void add_tune_command(Commands* commands) {
   CLI::App* app =
       commands->add("tune", "Make the file that a policy needs for a model", [chosen] { return (*chosen)(); });
   app->require_subcommand(1);
+  app->footer("  pare tune leank smollm2-135m-instruct --keep 0.5 -o smollm2.mask.json");
   add_tune_leank(app, commands, chosen);
 }
 

@@ -51,7 +51,12 @@ class Magnitudes {
       for (int32_t h = 0; h < s.n_kv_heads; ++h) {
         for (int32_t c = 0; c < s.head_dim; ++c) {
           double q = 0.0;
-          for (int32_t r = 0; r < group; ++r) q += q_[index(l, config_.n_heads, h * group + r, c)];
+#ifdef PARE_FAULT_EVAL_FIRST_HEAD_OF_GROUP
+          const int32_t heads = 1;
+#else
+          const int32_t heads = group;
+#endif
+          for (int32_t r = 0; r < heads; ++r) q += q_[index(l, config_.n_heads, h * group + r, c)];
           s.values.push_back(q / (n * group) * (k_[index(l, config_.n_kv_heads, h, c)] / n));
         }
       }

@@ -156,7 +156,9 @@ class MaskReader {
       return unsupported(
           fmt::format("channel_order: {}, not '{}' or '{}'", quote_name(order), kHalfSplitName, kInterleavedName));
     }
+#ifndef PARE_FAULT_IO_MASK_ORDER
     interleaved_ = order == kInterleavedName;
+#endif
     return ok_status();
   }
 
