@@ -194,7 +194,7 @@ void add_inspect_command(Commands* commands) {
       "capability records (src/plan/caps.h): what each needs of the stored rows and what it breaks.\n\n"
       "  pare inspect model smollm2-135m-instruct --tensors\n"
       "  pare inspect spec \"attn=streaming(sink=4,window=256); kv=streaming\"\n"
-      "  pare inspect mask configs/leank/smollm2-135m-instruct.keep50.mask.json\n"
+      "  pare inspect mask configs/leank/smollm2-135m-instruct.keep50.json\n"
       "  pare inspect policies");
 }
 

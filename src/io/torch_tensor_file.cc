@@ -116,12 +116,15 @@ Expected<TorchTensor> read_archive(const ZipArchive& archive) {
     items = *product;
   }
   PARE_ASSIGN_OR_RETURN(const int64_t reached, items_reached(record));
-#ifndef PARE_FAULT_IO_TORCH_STRIDE
-  if (reached > record.storage_items) {
+#ifdef PARE_FAULT_IO_TORCH_STRIDE
+  const bool outside = reached < 0;
+#else
+  const bool outside = reached > record.storage_items;
+#endif
+  if (outside) {
     return data_loss(
         fmt::format("the tensor reaches item {} of a storage of {} items", reached - 1, record.storage_items));
   }
-#endif
   const std::string member = fmt::format("{}/data/{}", folder, record.storage_key);
   PARE_ASSIGN_OR_RETURN(const std::string storage, read_member(archive, member, kMaxTorchStorageBytes));
   const int64_t wanted = record.storage_items * torch_type_bytes(record.type);
