@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Makes the seed files of fuzz/corpus/{gguf,safetensors,json_config}.
+"""Makes the seed files of fuzz/corpus/{gguf,safetensors,json_config,channel_mask}.
 
     venv/bin/pip install gguf==0.19.0 safetensors numpy
     venv/bin/python tools/make_fuzz_seeds.py
 
 Seeds are small: a few tensors of each kind, every metadata type, and the configurations of the tiny models.
 """
+import hashlib
 import json
 import pathlib
 import shutil
 import struct
+import zipfile
 
 import gguf
 import numpy as np
@@ -74,8 +76,31 @@ def json_seeds(folder: pathlib.Path) -> None:
          "j": 1e300, "k": [[1], [2, [3]]], "l": "\u00e9\ud83d\ude00\n"}))
 
 
+def mask_seeds(folder: pathlib.Path) -> None:
+    """A mask in both formats, and the pickle of a published one by itself."""
+    with zipfile.ZipFile(ROOT / "tests" / "data" / "leank" / "qwen2.5-7b-insturct.pth") as published:
+        pickle = published.read("a/data.pkl")
+    (folder / "tensor.pkl").write_bytes(pickle)
+    # 28 x 4 x 128 becomes 2 x 1 x 32.
+    small = pickle.replace(b"M\0\x38", b"M\x40\0").replace(b"K\x1cK\x04K\x80\x87", b"K\x02K\x01K\x20\x87")
+    small = small.replace(b"M\0\x02K\x80K\x01\x87", b"K\x20K\x20K\x01\x87")
+    values = np.zeros((2, 1, 32), np.float32)
+    values[0, 0, 8:24] = 1
+    with zipfile.ZipFile(folder / "small.pth", "w") as archive:
+        for name, data in (("a/data.pkl", small), ("a/byteorder", b"little"), ("a/data/0", values.tobytes())):
+            archive.writestr(zipfile.ZipInfo(name), data)
+    for order in ("half-split", "interleaved"):
+        body = {"format": "pare channel mask", "version": 1, "model_hash": "0123456789abcdef", "layers": 2,
+                "kv_heads": 1, "head_dim": 32, "rope": "half-split", "channel_order": order, "provenance": "seed",
+                "kept": [["00ffff00"], ["00000000"]], "alpha": [["3800" * 16], [""]]}
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        body["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        (folder / f"{order}.json").write_text(json.dumps(body))
+
+
 def main() -> None:
-    for name, make in (("gguf", gguf_seeds), ("safetensors", safetensors_seeds), ("json_config", json_seeds)):
+    for name, make in (("gguf", gguf_seeds), ("safetensors", safetensors_seeds), ("json_config", json_seeds),
+                       ("channel_mask", mask_seeds)):
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)
         make(folder)

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "pare/attention_observer.h"
 #include "pare/request.h"
 #include "pare/status.h"
 
@@ -30,8 +31,9 @@ struct EngineOptions {
   // Accelerators: rows of a prompt and rows of an answer each have one kernel family and one order of summation,
   // whatever else is in the step, as the CPU always has. Off: the fastest kernel for the step at hand.
   bool strict = false;
-  std::string attn = "dense";  // selector spec (docs/formats/spec.md)
-  std::string kv = "dense";    // policy spec
+  std::string attn = "dense";      // selector spec (docs/formats/spec.md)
+  std::string kv = "dense";        // policy spec
+  AttentionObserver on_attention;  // may be empty; the CPU only
 };
 
 struct EngineStats {

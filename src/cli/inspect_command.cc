@@ -6,7 +6,9 @@
 
 #include "base/limits.h"
 #include "cli/command.h"
+#include "cli/composition_table.h"
 #include "cli/console.h"
+#include "cli/inspect_mask.h"
 #include "cli/inspect_policies.h"
 #include "io/quote_name.h"
 #include "io/store.h"
@@ -18,8 +20,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct InspectOptions {
-  std::string task, what, model;
-  bool tensors = false;
+  std::string task, what, model, svg;
+  bool tensors = false, markdown = false;
 };
 
 std::string shape_text(const TensorEntry& entry) {
@@ -141,15 +143,25 @@ Status inspect_model(const InspectOptions& o, bool json) {
 }
 
 Status inspect(const InspectOptions& o, bool json) {
+  if (!o.svg.empty() && o.task != "mask") return invalid_argument("--svg is for mask");
+  if (o.markdown && o.task != "policies") return invalid_argument("--markdown is for policies");
   if (o.task == "policies") {
     if (!o.what.empty()) return invalid_argument("inspect policies takes no further argument");
+    if (o.markdown) {
+      if (json) return invalid_argument("--markdown and --json exclude each other");
+      fmt::print("{}", composition_page());
+      return ok_status();
+    }
     return inspect_policies(json);
   }
   if (o.what.empty()) {
     return invalid_argument(fmt::format("inspect {} needs WHAT: {}", o.task,
-                                        o.task == "model" ? "a store name or a path" : "a spec string"));
+                                        o.task == "model"  ? "a store name or a path"
+                                        : o.task == "mask" ? "a file"
+                                                           : "a spec string"));
   }
   if (o.task == "model") return inspect_model(o, json);
+  if (o.task == "mask") return inspect_mask(o.what, o.svg, json);
   LayerMap layers = uniform_layer_map(static_cast<int32_t>(kMaxLayers));
   if (!o.model.empty()) {
     PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model));
@@ -164,13 +176,16 @@ Status inspect(const InspectOptions& o, bool json) {
 
 void add_inspect_command(Commands* commands) {
   auto o = std::make_shared<InspectOptions>();
-  CLI::App* app = commands->add("inspect", "Show a model file, a policy spec, or every policy and what goes with what",
-                                [o, commands] { return inspect(*o, commands->json()); });
-  app->add_option("TASK", o->task, "model, spec or policies")
+  CLI::App* app = commands->add(
+      "inspect", "Show a model file, a policy spec, a channel mask, or every policy and what goes with what",
+      [o, commands] { return inspect(*o, commands->json()); });
+  app->add_option("TASK", o->task, "model, spec, mask or policies")
       ->required()
-      ->check(CLI::IsMember({"model", "spec", "policies"}));
-  app->add_option("WHAT", o->what, "model: a store name or a path; spec: the text, both halves or one");
+      ->check(CLI::IsMember({"model", "spec", "mask", "policies"}));
+  app->add_option("WHAT", o->what, "model: a store name or a path; spec: the text, both halves or one; mask: a file");
   app->add_flag("--tensors", o->tensors, "model: list every tensor");
+  app->add_option("--svg", o->svg, "mask: write a figure of the kept channels by RoPE frequency")->type_name("FILE");
+  app->add_flag("--markdown", o->markdown, "policies: what goes with what, as docs/composition.md has it");
   app->add_option("--model", o->model,
                   "spec: the model whose layers `layers=` names; without it, any layer is accepted")
       ->type_name("MODEL");
@@ -179,6 +194,7 @@ void add_inspect_command(Commands* commands) {
       "capability records (src/plan/caps.h): what each needs of the stored rows and what it breaks.\n\n"
       "  pare inspect model smollm2-135m-instruct --tensors\n"
       "  pare inspect spec \"attn=streaming(sink=4,window=256); kv=streaming\"\n"
+      "  pare inspect mask configs/leank/smollm2-135m-instruct.keep50.json\n"
       "  pare inspect policies");
 }
 

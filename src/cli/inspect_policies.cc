@@ -115,13 +115,8 @@ Status feature_after(const Caps& policy, const Caps& feature) {
   return check_order(policy, feature, feature.phase == Phase::kDecode);
 }
 
-struct Pair {
-  std::string first, then;
-  Status legal;
-};
-
-std::vector<Pair> legality() {
-  std::vector<Pair> pairs;
+std::vector<PolicyPair> legality() {
+  std::vector<PolicyPair> pairs;
   const auto selectors = all_selectors(), stages = all_kv_policies();
   for (const Named& a : selectors) {
     for (const Named& b : stages)
@@ -159,6 +154,8 @@ void print_policy(const Named& policy) {
 }
 
 }  // namespace
+
+std::vector<PolicyPair> policy_pairs() { return legality(); }
 
 Status inspect_spec(const std::string& text, const LayerMap& layers, bool json) {
   PARE_ASSIGN_OR_RETURN(const SpecPair pair, parse_spec_pair(text));
@@ -201,7 +198,7 @@ Status inspect_policies(bool json) {
     };
     Json features = Json::array(), pairs = Json::array();
     for (const Caps& f : feature_caps()) features.push_back({{"name", f.name}, {"caps", caps_json(f)}});
-    for (const Pair& p : legality()) {
+    for (const PolicyPair& p : legality()) {
       pairs.push_back({{"first", p.first},
                        {"then", p.then},
                        {"legal", p.legal.ok()},
@@ -216,7 +213,7 @@ Status inspect_policies(bool json) {
   for (const Named& p : all_selectors()) print_policy(p);
   for (const Named& p : all_kv_policies()) print_policy(p);
   fmt::print("{:<18} {:<18} legal\n", "first", "then");
-  for (const Pair& p : legality()) {
+  for (const PolicyPair& p : legality()) {
     fmt::print("{:<18} {:<18} {}\n", p.first, p.then, p.legal.ok() ? "yes" : fmt::format("no: {}", p.legal.message()));
   }
   return ok_status();

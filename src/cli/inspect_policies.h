@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "pare/status.h"
 #include "plan/layer_map.h"
@@ -14,5 +15,13 @@ Status inspect_spec(const std::string& text, const LayerMap& layers, bool json);
 
 // Every selector and KV policy: parameters, defaults, capability record; then who may follow whom.
 Status inspect_policies(bool json);
+
+// Two methods in order, or a method and an engine feature, and whether the records allow them together.
+struct PolicyPair {
+  std::string first, then;  // "attn=dense", "kv=streaming", "second_turn"
+  Status legal;
+};
+// Selectors with KV stages, stages with stages, methods with features: all of what is registered.
+std::vector<PolicyPair> policy_pairs();
 
 }  // namespace pare::cli

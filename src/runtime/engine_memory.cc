@@ -58,6 +58,7 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   o.logit_rows = std::min(o.logit_rows, o.step_rows);
   PARE_RETURN_IF_ERROR(bounded("steps_in_flight", o.steps_in_flight, -1, 1));
   if (o.steps_in_flight < 0) o.steps_in_flight = model.accelerator ? 1 : 0;
+  if (o.on_attention && model.accelerator) return unsupported("an observer of attention on an accelerator");
   if (o.kv_f32 && model.accelerator) return unsupported("stored rows in fp32 on an accelerator");
   memory->layers_ = layer_map(config);
   PARE_RETURN_IF_ERROR(memory->make_context(model));
@@ -85,6 +86,7 @@ Status EngineMemory::make_context(const LoadedModel& model) {
     shape_.item_overhead = 256;
   }
   context_ = std::make_unique<ExecContext>(pool_.get(), level, Arena(), std::move(device_ops));
+  context_->on_attention = options_.on_attention;
   tile_rows_ = static_cast<uint16_t>(ops::preferred_tile_rows(*context_, c.n_heads / c.n_kv_heads, c.head_dim));
   return ok_status();
 }

@@ -303,7 +303,7 @@ TEST(Interface, PullListsAndDoctorReports) {
 TEST(Interface, EveryCommandExplainsItself) {
   const ProcessResult all = run_pare({"--help"});
   EXPECT_EQ(all.code, 0);
-  for (const char* name : {"run", "chat", "embed", "bench", "eval", "tokenize", "render", "inspect", "convert",
+  for (const char* name : {"run", "chat", "embed", "bench", "eval", "tune", "tokenize", "render", "inspect", "convert",
                            "quantize", "pull", "doctor"}) {
     EXPECT_THAT(all.out, testing::HasSubstr(std::string("\n  ") + name + " "));
     const ProcessResult one = run_pare({name, "--help"});
