@@ -75,6 +75,7 @@ void add_chat_command(Commands* commands);
 void add_embed_command(Commands* commands);
 void add_bench_command(Commands* commands);
 void add_eval_command(Commands* commands);
+void add_tune_command(Commands* commands);
 void add_tokenize_command(Commands* commands);
 void add_render_command(Commands* commands);
 void add_inspect_command(Commands* commands);

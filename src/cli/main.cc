@@ -73,6 +73,7 @@ int run_program(int argc, char** argv) {
   add_embed_command(&commands);
   add_bench_command(&commands);
   add_eval_command(&commands);
+  add_tune_command(&commands);
   add_tokenize_command(&commands);
   add_render_command(&commands);
   add_inspect_command(&commands);

@@ -11,6 +11,7 @@
 #include "kernels/cpu_level.h"
 #include "kernels/elementwise.h"
 #include "kernels/linear.h"
+#include "pare/attention_observer.h"
 #include "tensor/tensor.h"
 
 namespace pare::ops {
@@ -27,11 +28,6 @@ struct ExecCounters {
   uint64_t keys_visited = 0;
   uint64_t macs = 0;
 };
-
-// Sees what a layer's attention is about to read: q [T, H, D] and k [T, K, D] of this step's rows, fp32, after norm and
-// RoPE. For calibration and inspection; on the CPU only. Called on the engine's thread.
-using AttentionObserver =
-    std::function<void(int32_t layer, const struct StepPlans& plans, const Tensor& q, const Tensor& k)>;
 
 class ExecContext {
  public:
