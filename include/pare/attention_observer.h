@@ -7,7 +7,7 @@
 
 namespace pare {
 
-class Tensor;
+struct Tensor;
 struct StepPlans;
 
 // Sees what a layer's attention is about to read: q [T, H, D] and k [T, K, D] of this step's rows, fp32, after norm and
