@@ -42,7 +42,11 @@ struct EngineStats {
   uint64_t decode_steps = 0;             // steps of decode rows alone
   // Bytes that had to be read by decode-only steps: weights and stored rows.
   uint64_t decode_weight_bytes = 0, decode_kv_bytes = 0;
-  uint64_t keys_visited = 0;  // query-key pairs computed
+  uint64_t keys_visited = 0;  // query-key pairs computed, every layer and head; 0 on an accelerator
+  uint64_t keys_causal = 0;   // those that the same rows would have had with dense policies
+  // Requests that have begun, and those whose prompt some selector read densely although it leaves keys out of others:
+  // because it is shorter than the selector's min_tokens; because its log-probabilities were wanted.
+  uint64_t prompts = 0, prompts_dense_short = 0, prompts_dense_observed = 0;
   int64_t weight_bytes = 0, workspace_bytes = 0;
   int64_t kv_bytes_allocated = 0, kv_bytes_used = 0, kv_bytes_per_token = 0;
   int64_t kv_pages = 0, kv_pages_used = 0, kv_pages_cached = 0, kv_pages_freed = 0;

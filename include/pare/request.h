@@ -42,7 +42,11 @@ struct Request {
   bool ignore_eos = false;
   int32_t logprobs = -1;        // -1: none; n >= 0: of the chosen token and of the n most likely
   bool observe_prompt = false;  // on_logits sees every prompt row too, once, as branch 0's (perplexity)
-  LogitObserver on_logits;      // may be empty
+  int32_t observe_from = 0;     // with observe_prompt: the first row that on_logits sees, in [0, tokens)
+  // With observe_prompt: a selector that leaves keys out for the sake of the last rows (Caps::dense_prompts) reads this
+  // prompt densely, since its inner rows predict nothing that the model would; true: as it reads any other.
+  bool observe_sparse = false;
+  LogitObserver on_logits;  // may be empty
 };
 
 // Every field within the ranges above and within base/limits.h; ids in [0, vocab). Errors name field and value.
@@ -75,6 +79,8 @@ struct RequestStats {
   int32_t prompt_tokens = 0, cached_tokens = 0;  // of the prompt, taken over from the prefix cache
   int32_t generated_tokens = 0;                  // all branches
   int32_t preemptions = 0;
+  // Some selector read the prompt densely: shorter than its min_tokens; log-probabilities of the prompt were wanted.
+  bool dense_short = false, dense_observed = false;
   double queue_ms = 0, ttft_ms = 0, decode_ms = 0;  // submit to first step; submit to first token; first to last token
 };
 

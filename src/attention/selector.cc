@@ -8,12 +8,14 @@
 
 #include "attention/dense.h"
 #include "attention/streaming.h"
+#include "attention/triangle.h"
 #include "base/checked.h"
 
 namespace pare {
 
 std::span<const SelectorEntry> selector_registry() {
-  static const std::array<SelectorEntry, 2> table = {dense_selector_entry(), streaming_selector_entry()};
+  static const std::array<SelectorEntry, 3> table = {dense_selector_entry(), streaming_selector_entry(),
+                                                     triangle_selector_entry()};
   return table;
 }
 
@@ -117,6 +119,15 @@ PrefillFacts SelectorSet::facts() const {
     facts.horizon_arg = std::max(facts.horizon_arg, caps.horizon_arg);
   }
   return facts;
+}
+
+uint32_t SelectorSet::dense_terms(int32_t prompt_len, uint32_t flags) const {
+  static_assert(kMaxSpecTerms < 31, "and one that stands for the rest");
+  uint32_t bits = 0;
+  for (size_t t = 0; t < terms_.size(); ++t) {
+    if (terms_[t].selector->reads_densely(prompt_len, flags)) bits |= 1u << t;
+  }
+  return bits;
 }
 
 int32_t SelectorSet::chunk_grid() const {

@@ -42,6 +42,14 @@ class AttentionSelector {
   // True iff every row sees exactly reach() (so that a decode row with that reach equals a prefill row).
   virtual bool reach_is_exact() const = 0;
 
+  // Prompts of fewer tokens are read densely, where the record allows that.
+  virtual int32_t min_tokens() const { return 0; }
+  // Whether every row of such a prompt attends every earlier one. `flags`: SeqStep::flags. A property of the whole
+  // prompt, so that it may be part of the tag that stored rows are shared under.
+  bool reads_densely(int32_t prompt_len, uint32_t flags) const {
+    return caps().dense_prompts && ((flags & kSeqDense) != 0 || prompt_len < min_tokens());
+  }
+
   // Fills `out` (arrays from `arena`) for layers whose model attends the last `layer_window` keys only.
   // kResourceExhausted when the arena is full. Cost O(tiles + sequences); no allocation outside the arena.
   virtual Status build(const PrefillRows& rows, int32_t layer_window, Arena& arena, BlockPlan& out) const = 0;
@@ -76,6 +84,10 @@ class SelectorSet {
   // the reaches, exact iff every term in it has exactly that one.
   PrefillFacts facts() const;
   int32_t chunk_grid() const;  // prefill chunks end at multiples of it, or with the prompt
+
+  // How a prompt is read: bit t: term t, as written, leaves keys out of a prompt and reads this one densely. Rows of
+  // prompts with other bits are not interchangeable.
+  uint32_t dense_terms(int32_t prompt_len, uint32_t flags) const;
 
   // Sets plans.blocks, n_blocks, layers and n_layers, arrays from `arena`.
   Status build(const PrefillRows& rows, Arena& arena, StepPlans& plans) const;

@@ -29,6 +29,8 @@ inline constexpr int64_t kMaxTemplateSteps = 2'000'000;
 inline constexpr int64_t kMaxTemplateOutputBytes = 64 << 20;
 inline constexpr int64_t kMaxSpecBytes = 4'096;
 inline constexpr int64_t kMaxSpecTerms = 16;
+inline constexpr int64_t kMaxRankingFileBytes = 1 << 20;
+inline constexpr int64_t kMaxDeviceClasses = 64;
 inline constexpr int64_t kMaxLayers = 1'024;
 inline constexpr int64_t kMaxHeads = 1'024;
 inline constexpr int64_t kMaxHeadDim = 1'024;
@@ -70,6 +72,8 @@ inline constexpr std::array kLimits = {
     Limit{"template output", "bytes", kMaxTemplateOutputBytes},
     Limit{"policy spec", "bytes", kMaxSpecBytes},
     Limit{"policy spec terms", "", kMaxSpecTerms},
+    Limit{"layer ranking file", "bytes", kMaxRankingFileBytes},
+    Limit{"device classes in a file", "", kMaxDeviceClasses},
     Limit{"layers", "", kMaxLayers},
     Limit{"heads", "", kMaxHeads},
     Limit{"head dimension", "", kMaxHeadDim},

@@ -3,10 +3,12 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "cli/attention_report.h"
 #include "cli/bench_report.h"
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/kernel_report.h"
+#include "cli/kv_bench_report.h"
 #include "cli/machine.h"
 #include "cli/peer.h"
 #include "eval/bandwidth.h"
@@ -23,12 +25,13 @@ struct BenchOptions {
   std::string shape, dtype = "bf16";
   BenchConfig config;
   int repetitions = 5;
-  std::string peer, format = "md";
+  std::string peer, format = "md", lengths;
   KernelsOptions kernels;
+  KvBenchOptions kv;
 };
 
 // What MODEL is called when no model is measured.
-constexpr std::string_view kKernels = "kernels";
+constexpr std::string_view kKernels = "kernels", kAttention = "attention", kKv = "kv";
 
 Status check_options(const BenchOptions& o) {
   if (o.config.prompt == 0 && o.config.generate == 0) {
@@ -127,6 +130,28 @@ Status bench_model(BenchOptions o, bool json) {
 
 Status bench(const BenchOptions& o, bool json) {
   json = json || o.format == "json";
+  if (o.model.model == kAttention) {
+    if (!o.peer.empty()) return invalid_argument("bench attention measures no model: it takes no --peer");
+    return bench_attention_command({.attn = o.model.attn,
+                                    .shape = o.shape,
+                                    .lengths = o.lengths,
+                                    .device = o.model.device,
+                                    .threads = o.model.threads,
+                                    .repetitions = o.repetitions},
+                                   json);
+  }
+  if (o.model.model == kKv) {
+    if (!o.peer.empty()) return invalid_argument("bench kv measures no model: it takes no --peer");
+    KvBenchOptions kv = o.kv;
+    kv.device = o.model.device;
+    kv.kv = o.model.kv;
+    kv.threads = o.model.threads;
+    kv.batch = o.config.parallel;
+    if (!o.shape.empty()) kv.heads = o.shape;
+    if (!o.lengths.empty()) kv.lengths = o.lengths;
+    return bench_kv_command(kv, json);
+  }
+  if (!o.lengths.empty()) return invalid_argument("--lengths belongs to `pare bench attention` and `pare bench kv`");
   if (o.model.model != kKernels) {
     if (!o.kernels.only.empty() || !o.kernels.peer_file.empty()) {
       return invalid_argument("--only and --peer-json belong to `pare bench kernels`");
@@ -170,12 +195,23 @@ void add_bench_command(Commands* commands) {
       ->type_name("PROGRAM");
   app->add_option("--format", o->format, "md: a table for a page; json: as --json")
       ->check(CLI::IsMember({"md", "json"}));
+  app->add_option("--lengths", o->lengths, "Prompts to measure, as 1024,4K,1M; --shape is then heads/kv_heads/head_dim")
+      ->type_name("LIST")
+      ->group("bench attention");
   app->add_option("--only", o->kernels.only, "Lines whose \"group: name\" contains this")
       ->type_name("TEXT")
       ->group("bench kernels --device cuda");
   app->add_option("--peer-json", o->kernels.peer_file, "What tools/bench_cudnn.py printed: a column of its times")
       ->type_name("FILE")
       ->group("bench kernels --device cuda");
+  app->add_option("--layers", o->kv.layers, "Layers; a mask that --kv names must have as many")
+      ->type_name("N")
+      ->check(CLI::Range(int64_t{1}, kMaxLayers))
+      ->group("bench kv");
+  app->add_option("--rounds", o->kv.repetitions, "Steps of each side, alternating; medians are reported")
+      ->type_name("N")
+      ->check(CLI::Range(3, 10'000))
+      ->group("bench kv");
   app->footer(
       "Prefill and decode are separate runs over random tokens, as in llama-bench; decode starts at --depth. Rates "
       "are\n"
@@ -188,6 +224,9 @@ void add_bench_command(Commands* commands) {
       "`bench kernels` measures the CUDA kernels one by one: each beside the time that its bytes or products take at "
       "the\n"
       "rates measured in the same run.\n"
+      "`bench attention --attn SPEC` measures one layer's attention under the selector and densely, in turn: the "
+      "share\n"
+      "of query-key pairs kept, and what a pair costs beside one of dense attention (time over pairs; 1: as much).\n"
       "--shape measures without a file: the speed is that of the shape, the weights are random.\n"
       "TTFT, time to first token: from the submission of a request to its first token; here --prompt over the prefill\n"
       "rate. ITL, inter-token latency: mean time between the tokens after the first; here --parallel over the decode\n"
@@ -196,7 +235,9 @@ void add_bench_command(Commands* commands) {
       "  pare bench smollm2-135m-instruct --prompt 0 --gen 128 --depth 2048 --kv \"streaming(sink=4,recent=256)\"\n"
       "  pare bench model.gguf --parallel 8 --json\n"
       "  pare bench --shape llama-3.1-8b --dtype q4_0 --device cuda --depth 32768 --parallel 8\n"
-      "  pare bench kernels --device cuda --only prefill");
+      "  pare bench kernels --device cuda --only prefill\n"
+      "  pare bench kv --kv \"leank(mask=mask.json)\" --shape 14/2/64 --layers 24 --lengths 8192,32768\n"
+      "  pare bench attention --attn triangle --shape 14/2/64 --lengths 2K,4K,8K");
 }
 
 }  // namespace pare::cli

@@ -16,6 +16,7 @@ struct EvalOptions {
   std::string file;
   int context = 512, chunks = 0;
   std::string against = "attn=dense; kv=dense", against_model;
+  bool observe_sparse = false;
 };
 
 struct EvalText {
@@ -66,12 +67,20 @@ Status scoring_error(const Status& status, const std::string& file) {
   return status.code() == StatusCode::kCancelled ? cancelled("interrupted") : at_path(status, file);
 }
 
+// A selector that reads observed prompts densely has not been measured.
+void tell_dense(const Engine& engine) {
+  const uint64_t dense = engine.stats().prompts_dense_observed;
+  if (dense == 0) return;
+  fmt::print(stderr, "{}: {} contexts were read densely because their log-probabilities are wanted; --observe-sparse\n",
+             engine.attn_spec(), dense);
+}
+
 Status run_perplexity(const EvalOptions& o, bool json) {
   PARE_ASSIGN_OR_RETURN(const EvalText t, open_text(o));
   PARE_ASSIGN_OR_RETURN(const auto engine, make_eval_engine(t.model, o.model, o.context, o.model.attn, o.model.kv));
   arm_interrupt();
   Progress progress;
-  const auto result = perplexity(*engine, t.ids, o.context, o.chunks, t.bos, show(&progress));
+  const auto result = perplexity(*engine, t.ids, o.context, o.chunks, t.bos, show(&progress), o.observe_sparse);
   progress.finish();
   if (!result.ok()) return scoring_error(result.status(), o.file);
   const PerplexityResult& r = *result;
@@ -82,11 +91,13 @@ Status run_perplexity(const EvalOptions& o, bool json) {
                 {"tokens", r.tokens},
                 {"chunks", r.chunks},
                 {"context", o.context},
+                {"dense_observed", engine->stats().prompts_dense_observed},
                 {"attn", engine->attn_spec()},
                 {"kv", engine->kv_spec()}});
   } else {
     fmt::print("perplexity {:.4f} +/- {:.4f} over {} tokens in {} contexts of {}\n", r.perplexity,
                r.perplexity * r.nll_stderr, r.tokens, r.chunks, o.context);
+    tell_dense(*engine);
   }
   return ok_status();
 }
@@ -109,7 +120,8 @@ Status run_kl(const EvalOptions& o, bool json) {
   PARE_ASSIGN_OR_RETURN(const auto candidate, make_eval_engine(t.model, o.model, o.context, o.model.attn, o.model.kv));
   arm_interrupt();
   Progress progress;
-  const auto result = divergence(*reference, *candidate, t.ids, vocab, o.context, o.chunks, t.bos, show(&progress));
+  const auto result =
+      divergence(*reference, *candidate, t.ids, vocab, o.context, o.chunks, t.bos, show(&progress), o.observe_sparse);
   progress.finish();
   if (!result.ok()) return scoring_error(result.status(), o.file);
   const DivergenceResult& r = *result;
@@ -121,6 +133,7 @@ Status run_kl(const EvalOptions& o, bool json) {
                 {"perplexity", r.candidate_perplexity},
                 {"reference_perplexity", r.reference_perplexity},
                 {"tokens", r.tokens},
+                {"dense_observed", candidate->stats().prompts_dense_observed},
                 {"attn", candidate->attn_spec()},
                 {"kv", candidate->kv_spec()},
                 {"against_attn", reference->attn_spec()},
@@ -131,6 +144,7 @@ Status run_kl(const EvalOptions& o, bool json) {
         "tokens\n",
         r.kl_mean, r.kl_stderr, r.kl_max, r.top1_agreement * 100.0, r.candidate_perplexity, r.reference_perplexity,
         r.tokens);
+    tell_dense(*candidate);
   }
   return ok_status();
 }
@@ -159,6 +173,9 @@ void add_eval_command(Commands* commands) {
   app->add_option("--chunks", o->chunks, "Contexts to score; 0: all that the text fills")
       ->type_name("N")
       ->check(CLI::Range(0, INT32_MAX));
+  app->add_flag("--observe-sparse", o->observe_sparse,
+                "Score contexts as triangle reads prompts; without it they are read densely, as requests for\n"
+                "log-probabilities of a prompt are");
   app->add_option("--against", o->against, "The reference's policies: \"attn=SPEC; kv=SPEC\", one of them or both")
       ->type_name("SPECS")
       ->group("Reference (kl)");

@@ -38,6 +38,14 @@ DecodeCost decode_cost(const GenerationResult& r, const Engine& engine) {
   return cost;
 }
 
+// " (41.3 % of dense)", where policies left some out.
+std::string share_of_causal(const GenerationResult& r) {
+  const uint64_t pairs = r.after.keys_visited - r.before.keys_visited;
+  const uint64_t causal = r.after.keys_causal - r.before.keys_causal;
+  if (pairs >= causal) return "";
+  return fmt::format(" ({:.1f} % of dense)", 100.0 * static_cast<double>(pairs) / static_cast<double>(causal));
+}
+
 double inter_token_ms(const RequestStats& s, size_t samples) {
   const double gaps = static_cast<double>(s.generated_tokens) / static_cast<double>(samples) - 1.0;
   return gaps > 0 ? s.decode_ms / gaps : 0.0;
@@ -123,8 +131,10 @@ std::string statistics_line(const GenerationResult& r, const Engine& engine) {
   if (r.after.kv_pages_freed > 0) line += fmt::format(" ({} freed)", r.after.kv_pages_freed);
   // A card does not count the pairs that it visits.
   if (!engine.model().accelerator) {
-    line += fmt::format(", {} query-key pairs", r.after.keys_visited - r.before.keys_visited);
+    line += fmt::format(", {} query-key pairs{}", r.after.keys_visited - r.before.keys_visited, share_of_causal(r));
   }
+  if (s.dense_short) line += ", read densely: shorter than the selector's min_tokens";
+  if (s.dense_observed) line += ", read densely: log-probabilities of the prompt were wanted";
   if (s.preemptions > 0) line += fmt::format(", {} pre-emptions", s.preemptions);
   return line;
 }
@@ -164,6 +174,9 @@ nlohmann::ordered_json to_json(const GenerationResult& r, const Request& request
                      {"decode_bandwidth_share", cost.bandwidth_share},
                      {"query_key_pairs",
                       engine.model().accelerator ? Json(nullptr) : Json(r.after.keys_visited - r.before.keys_visited)},
+                     {"query_key_pairs_dense", r.after.keys_causal - r.before.keys_causal},
+                     {"dense_short", s.dense_short},
+                     {"dense_observed", s.dense_observed},
                      {"kv_bytes_used_peak", r.after.kv_bytes_used_peak},
                      {"kv_bytes_per_token", r.after.kv_bytes_per_token},
                      {"kv_pages_used_peak", r.after.kv_pages_used_peak},

@@ -10,9 +10,12 @@
 #include "cli/console.h"
 #include "cli/inspect_mask.h"
 #include "cli/inspect_policies.h"
+#include "eval/attention_map.h"
+#include "io/atomic_file.h"
 #include "io/quote_name.h"
 #include "io/store.h"
 #include "plan/layer_map.h"
+#include "runtime/policy_files.h"
 
 namespace pare::cli {
 namespace {
@@ -20,8 +23,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct InspectOptions {
-  std::string task, what, model, svg;
+  std::string task, what, model, file, svg;
   bool tensors = false, markdown = false;
+  AttentionMapOptions attention;
 };
 
 std::string shape_text(const TensorEntry& entry) {
@@ -142,8 +146,45 @@ Status inspect_model(const InspectOptions& o, bool json) {
   return ok_status();
 }
 
+// One head's attention on a text.
+Status inspect_attention(const InspectOptions& o, bool json) {
+  if (o.file.empty()) return invalid_argument("inspect attention needs --file: the text that the model reads");
+  PARE_ASSIGN_OR_RETURN(const std::string text, read_text_file(o.file, kMaxPromptBytes));
+  PARE_RETURN_IF_ERROR(check_utf8(o.file, text));
+  PARE_ASSIGN_OR_RETURN(const auto model, load_by_name(o.what, o.attention.threads));
+  PARE_ASSIGN_OR_RETURN(std::vector<TokenId> tokens, model->tokenizer->encode(text, {.parse_special = false}));
+  PARE_RETURN_IF_ERROR(check_context(*model, o.file, static_cast<int64_t>(tokens.size())));
+  PARE_ASSIGN_OR_RETURN(const AttentionMap m, attention_map(model, std::move(tokens), o.attention));
+  if (!o.svg.empty()) {
+    PARE_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(o.svg));
+    PARE_RETURN_IF_ERROR(file.write(attention_map_svg(m)));
+    PARE_RETURN_IF_ERROR(file.commit());
+  }
+  if (!json) {
+    fmt::print("{}", attention_map_text(m));
+    return ok_status();
+  }
+  print_json({{"attn", m.attn},
+              {"layer", m.layer},
+              {"head", m.head},
+              {"tokens", m.tokens},
+              {"cells", m.cells},
+              {"cell_tokens", m.cell_tokens},
+              {"pairs_kept", m.pairs_kept},
+              {"pairs_causal", m.pairs_causal},
+              {"captured_mean", m.captured_mean},
+              {"captured_min", m.captured_min},
+              {"captured_last", m.captured_last},
+              {"captured", m.captured},
+              {"kept", m.kept},
+              {"mass", m.mass}});
+  return ok_status();
+}
+
 Status inspect(const InspectOptions& o, bool json) {
-  if (!o.svg.empty() && o.task != "mask") return invalid_argument("--svg is for mask");
+  if (!o.svg.empty() && o.task != "mask" && o.task != "attention") {
+    return invalid_argument("--svg is for mask and attention");
+  }
   if (o.markdown && o.task != "policies") return invalid_argument("--markdown is for policies");
   if (o.task == "policies") {
     if (!o.what.empty()) return invalid_argument("inspect policies takes no further argument");
@@ -156,20 +197,32 @@ Status inspect(const InspectOptions& o, bool json) {
   }
   if (o.what.empty()) {
     return invalid_argument(fmt::format("inspect {} needs WHAT: {}", o.task,
-                                        o.task == "model"  ? "a store name or a path"
+                                        o.task == "spec"   ? "a spec string"
                                         : o.task == "mask" ? "a file"
-                                                           : "a spec string"));
+                                                           : "a store name or a path"));
   }
+  if (o.task == "attention") return inspect_attention(o, json);
   if (o.task == "model") return inspect_model(o, json);
   if (o.task == "mask") return inspect_mask(o.what, o.svg, json);
   LayerMap layers = uniform_layer_map(static_cast<int32_t>(kMaxLayers));
+  DiskPolicyFiles files;
+  PolicyContext context;
+  context.files = &files;
+  PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
+  const std::string device = device_class(level);
+  context.device_class = device;
   if (!o.model.empty()) {
     PARE_ASSIGN_OR_RETURN(const auto path, resolve_model(o.model));
     PARE_ASSIGN_OR_RETURN(const ModelFile file, ModelFile::open(path));
     PARE_ASSIGN_OR_RETURN(const ModelConfig config, read_model_config(file));
     layers = uniform_layer_map(config.n_layers);
+    context.n_layers = config.n_layers;
+    context.n_heads = config.n_heads;
+    context.n_kv_heads = config.n_kv_heads;
+    context.head_dim = config.head_dim;
+    context.model_hash = file.content_hash();
   }
-  return inspect_spec(o.what, layers, json);
+  return inspect_spec(o.what, layers, context, json);
 }
 
 }  // namespace
@@ -177,25 +230,41 @@ Status inspect(const InspectOptions& o, bool json) {
 void add_inspect_command(Commands* commands) {
   auto o = std::make_shared<InspectOptions>();
   CLI::App* app = commands->add(
-      "inspect", "Show a model file, a policy spec, a channel mask, or every policy and what goes with what",
+      "inspect",
+      "Show a model file, a policy spec, a channel mask, every policy and what goes with what, or what a head attends",
       [o, commands] { return inspect(*o, commands->json()); });
-  app->add_option("TASK", o->task, "model, spec, mask or policies")
+  app->add_option("TASK", o->task, "model, spec, mask, policies or attention")
       ->required()
-      ->check(CLI::IsMember({"model", "spec", "mask", "policies"}));
-  app->add_option("WHAT", o->what, "model: a store name or a path; spec: the text, both halves or one; mask: a file");
+      ->check(CLI::IsMember({"model", "spec", "mask", "policies", "attention"}));
+  app->add_option("WHAT", o->what,
+                  "model, attention: a store name or a path; spec: the text, both halves or one; mask: a file");
   app->add_flag("--tensors", o->tensors, "model: list every tensor");
-  app->add_option("--svg", o->svg, "mask: write a figure of the kept channels by RoPE frequency")->type_name("FILE");
+  app->add_option("--svg", o->svg,
+                  "mask: write a figure of the kept channels by RoPE frequency; attention: draw the picture there too")
+      ->type_name("FILE");
   app->add_flag("--markdown", o->markdown, "policies: what goes with what, as docs/composition.md has it");
   app->add_option("--model", o->model,
                   "spec: the model whose layers `layers=` names; without it, any layer is accepted")
       ->type_name("MODEL");
+  const auto add = [&](const char* name, auto& value, const char* type, const char* description) {
+    return app->add_option(name, value, description)->type_name(type)->group("attention");
+  };
+  add("--file", o->file, "FILE", "The text that the model reads; - is standard input");
+  add("--layer", o->attention.layer, "N", "Which layer")->check(CLI::Range(int64_t{0}, kMaxLayers - 1));
+  add("--head", o->attention.head, "N", "Which query head")->check(CLI::Range(int64_t{0}, kMaxHeads - 1));
+  add("--attn", o->attention.attn, "SPEC", "The selector whose choice is shown");
+  add("--cells", o->attention.cells, "N", "Side of the picture at most")->check(CLI::Range(1, 512));
+  add("--threads", o->attention.threads, "N", "CPU threads; 0: as many as the process may use")
+      ->check(CLI::Range(int64_t{0}, kMaxThreads));
   app->footer(
       "kv_bytes_per_token counts every layer in fp16, before any policy. Legality comes from the policies'\n"
       "capability records (src/plan/caps.h): what each needs of the stored rows and what it breaks.\n\n"
       "  pare inspect model smollm2-135m-instruct --tensors\n"
       "  pare inspect spec \"attn=streaming(sink=4,window=256); kv=streaming\"\n"
       "  pare inspect mask configs/leank/smollm2-135m-instruct.keep50.json\n"
-      "  pare inspect policies");
+      "  pare inspect policies\n"
+      "  pare inspect attention smollm2-135m-instruct --layer 20 --head 3 --file notes.txt --attn triangle --svg "
+      "a.svg");
 }
 
 }  // namespace pare::cli

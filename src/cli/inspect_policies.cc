@@ -88,6 +88,7 @@ Json caps_json(const Caps& c) {
           {"rollback_rows", c.rollback_rows == INT32_MAX ? Json(nullptr) : Json(c.rollback_rows)},
           {"verify_rows", c.verify_rows},
           {"min_tokens", c.min_tokens},
+          {"dense_prompts", c.dense_prompts},
           {"batch_invariant", c.batch_invariant}};
 }
 
@@ -157,10 +158,10 @@ void print_policy(const Named& policy) {
 
 std::vector<PolicyPair> policy_pairs() { return legality(); }
 
-Status inspect_spec(const std::string& text, const LayerMap& layers, bool json) {
+Status inspect_spec(const std::string& text, const LayerMap& layers, const PolicyContext& context, bool json) {
   PARE_ASSIGN_OR_RETURN(const SpecPair pair, parse_spec_pair(text));
-  PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(pair.attn, layers));
-  PARE_ASSIGN_OR_RETURN(const KvPolicyChoice kv, make_kv_policy(pair.kv));
+  PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(pair.attn, layers, context));
+  PARE_ASSIGN_OR_RETURN(const KvPolicyChoice kv, make_kv_policy(pair.kv, context));
   const std::vector<const Caps*> selector_caps = selectors.caps();
   const std::span<const Caps* const> stages = kv.policy->stages();
   PARE_RETURN_IF_ERROR(check_legal(selector_caps, stages, {}));

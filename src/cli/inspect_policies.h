@@ -6,12 +6,13 @@
 
 #include "pare/status.h"
 #include "plan/layer_map.h"
+#include "plan/policy_context.h"
 
 namespace pare::cli {
 
 // The canonical form of "attn=...; kv=..." over these layers, and which engine features it allows. An illegal
 // combination is the error that names the pair and the fact.
-Status inspect_spec(const std::string& text, const LayerMap& layers, bool json);
+Status inspect_spec(const std::string& text, const LayerMap& layers, const PolicyContext& context, bool json);
 
 // Every selector and KV policy: parameters, defaults, capability record; then who may follow whom.
 Status inspect_policies(bool json);

@@ -58,11 +58,13 @@ class Chunks {
 
   // Runs one chunk; on_row(row, logits) for every scored row in ascending order.
   template <typename OnRow>
-  Status run(Engine& engine, const std::vector<TokenId>& tokens, OnRow&& on_row) const {
+  Status run(Engine& engine, const std::vector<TokenId>& tokens, bool observe_sparse, OnRow&& on_row) const {
     Request request;
     request.tokens = tokens;
     request.max_tokens = 1;
     request.observe_prompt = true;
+    request.observe_from = first_scored();
+    request.observe_sparse = observe_sparse;
     request.on_logits = [&](int32_t, int32_t row, std::span<const float> logits) {
       if (row >= first_scored() && row + 1 < context_) on_row(row, logits);
     };
@@ -88,12 +90,12 @@ class Chunks {
 }  // namespace
 
 Expected<PerplexityResult> perplexity(Engine& engine, std::span<const TokenId> ids, int32_t context, int32_t chunks_max,
-                                      TokenId bos, const EvalProgress& progress) {
+                                      TokenId bos, const EvalProgress& progress, bool observe_sparse) {
   PARE_ASSIGN_OR_RETURN(const Chunks chunks, Chunks::make(ids, context, chunks_max, bos));
   Moments nll;
   for (int32_t c = 0; c < chunks.count(); ++c) {
     const std::vector<TokenId> tokens = chunks.tokens(c);
-    PARE_RETURN_IF_ERROR(chunks.run(engine, tokens, [&](int32_t row, std::span<const float> logits) {
+    PARE_RETURN_IF_ERROR(chunks.run(engine, tokens, observe_sparse, [&](int32_t row, std::span<const float> logits) {
       nll.add(log_sum_exp(logits) - logits[tokens[row + 1]]);
     }));
     if (progress && !progress(nll.n, chunks.scored())) return cancelled("stopped between contexts");
@@ -102,7 +104,8 @@ Expected<PerplexityResult> perplexity(Engine& engine, std::span<const TokenId> i
 }
 
 Expected<DivergenceResult> divergence(Engine& reference, Engine& candidate, std::span<const TokenId> ids, int32_t vocab,
-                                      int32_t context, int32_t chunks_max, TokenId bos, const EvalProgress& progress) {
+                                      int32_t context, int32_t chunks_max, TokenId bos, const EvalProgress& progress,
+                                      bool observe_sparse) {
   PARE_ASSIGN_OR_RETURN(const Chunks chunks, Chunks::make(ids, context, chunks_max, bos));
   Moments kl, nll_reference, nll_candidate;
   double kl_max = 0.0;
@@ -111,13 +114,13 @@ Expected<DivergenceResult> divergence(Engine& reference, Engine& candidate, std:
   std::vector<double> kept_log_sum(chunks.scored_per_chunk());
   for (int32_t c = 0; c < chunks.count(); ++c) {
     const std::vector<TokenId> tokens = chunks.tokens(c);
-    PARE_RETURN_IF_ERROR(chunks.run(reference, tokens, [&](int32_t row, std::span<const float> logits) {
+    PARE_RETURN_IF_ERROR(chunks.run(reference, tokens, observe_sparse, [&](int32_t row, std::span<const float> logits) {
       const int64_t i = row - chunks.first_scored();
       std::copy(logits.begin(), logits.end(), kept.begin() + i * vocab);
       kept_log_sum[i] = log_sum_exp(logits);
       nll_reference.add(kept_log_sum[i] - logits[tokens[row + 1]]);
     }));
-    PARE_RETURN_IF_ERROR(chunks.run(candidate, tokens, [&](int32_t row, std::span<const float> logits) {
+    PARE_RETURN_IF_ERROR(chunks.run(candidate, tokens, observe_sparse, [&](int32_t row, std::span<const float> logits) {
       const int64_t i = row - chunks.first_scored();
       const std::span<const float> p(kept.data() + i * vocab, vocab);
       const double log_p = kept_log_sum[i], log_q = log_sum_exp(logits);

@@ -22,9 +22,9 @@ struct PerplexityResult {
 
 // Cuts `ids` into contexts of `context` tokens without overlap; in each, the first token is replaced by `bos` unless
 // that is kNoToken, and the tokens of the second half (from context / 2 on) are scored against the logits before them.
-// At most `chunks_max` contexts (0: all). Errors: fewer than one context of ids.
+// At most `chunks_max` contexts (0: all). observe_sparse: as of Request. Errors: fewer than one context of ids.
 Expected<PerplexityResult> perplexity(Engine& engine, std::span<const TokenId> ids, int32_t context, int32_t chunks_max,
-                                      TokenId bos, const EvalProgress& progress);
+                                      TokenId bos, const EvalProgress& progress, bool observe_sparse = false);
 
 struct DivergenceResult {
   double kl_mean = 0.0, kl_stderr = 0.0, kl_max = 0.0;  // KL(reference || candidate), nats per scored token
@@ -35,6 +35,7 @@ struct DivergenceResult {
 
 // Both engines read the same contexts; scored rows as above. Vocabularies must match.
 Expected<DivergenceResult> divergence(Engine& reference, Engine& candidate, std::span<const TokenId> ids, int32_t vocab,
-                                      int32_t context, int32_t chunks_max, TokenId bos, const EvalProgress& progress);
+                                      int32_t context, int32_t chunks_max, TokenId bos, const EvalProgress& progress,
+                                      bool observe_sparse = false);
 
 }  // namespace pare

@@ -30,7 +30,7 @@ Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolic
       s.prompt_len = in.prompt_len;
       s.page0 = store.page0(in.seq, c);
       s.heads = in.heads != 0 ? in.heads : static_cast<uint16_t>(shape.n_heads);
-      if (in.decode) s.flags = kSeqDecode;
+      s.flags = in.decode ? kSeqDecode : in.dense ? kSeqDense : 0u;
       store.fill_dst(in.seq, c, dst.subspan(q_row, s.n_q));
       q_row += s.n_q;
     }

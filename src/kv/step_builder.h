@@ -20,6 +20,7 @@ struct StepSeq {
   std::span<const int32_t> tokens;  // this step's rows, already reserved
   int32_t prompt_len = 0;
   bool decode = false;  // rows go to the SegmentPlans (n_q <= kMaxDecodeRows) instead of the BlockPlans
+  bool dense = false;   // kSeqDense of prompt rows
   uint16_t heads = 0;   // active query heads; 0 = all
 };
 

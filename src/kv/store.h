@@ -62,7 +62,7 @@ struct KvStoreConfig {
   // Prefix sharing: full pages are kept under (parent, 64 token ids, tag) after their sequence is gone.
   bool share_prefixes = true;
   uint64_t tag = 0;             // weights, canonical spec, codec
-  int32_t share_tail_rows = 0;  // the last rows of a prompt that depend on its length: not shared
+  int32_t share_tail_rows = 0;  // the last rows of a prompt that depend on its length: not shared, not adopted
   bool share_decoded = false;   // decode rows equal prefill rows bit for bit, so they are shared too
 };
 

@@ -15,8 +15,14 @@ int32_t KvStore::adopt_prefix(SeqId seq, std::span<const int32_t> prompt) {
   if (!m.config.share_prefixes || prompt.empty()) return 0;
   ++m.prefix_lookups;
   const uint64_t tag = s.tag ^ m.config.tag;
-  const int32_t most = static_cast<int32_t>(
-      std::min<int64_t>((static_cast<int64_t>(prompt.size()) - 1) / kPageRows, m.layout.list_pitch));
+  // A shared row may lie in this prompt's tail, where its own length decides what the row attends.
+#ifdef PARE_FAULT_KV_ADOPT_TAIL
+  const int64_t own = 1;
+#else
+  const int64_t own = std::max<int64_t>(1, m.config.share_tail_rows);
+#endif
+  const int64_t shareable = std::max<int64_t>(0, static_cast<int64_t>(prompt.size()) - own);
+  const int32_t most = static_cast<int32_t>(std::min<int64_t>(shareable / kPageRows, m.layout.list_pitch));
 
   // Walk down while nodes match; remember the deepest end whose every class holds what a row there sees.
   PrefixPoint point = PrefixIndex::root(tag), best_point;

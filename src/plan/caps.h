@@ -59,6 +59,7 @@ struct Caps {
   int32_t rollback_rows = INT32_MAX;  // rows that truncate() can always take back
   int32_t verify_rows = 16;           // draft rows one decode step may check
   int32_t min_tokens = 0;             // shorter prompts run as if neutral
+  bool dense_prompts = false;         // selectors that keep every row: a prompt may be read densely instead
   uint16_t tile_rows_mask = 0xffff;   // bit n: query tiles of 2^n rows are possible
   bool graph_safe = true;             // no count leaves the device during a step
   bool batch_invariant = true;        // a row's bits do not depend on its batch mates

@@ -128,6 +128,29 @@ const std::vector<LayerRange>& BoundTerm::layers(std::string_view name) const {
   return values_[index_of(name, ParamKind::kLayers, ParamKind::kLayers)].layers;
 }
 
+bool BoundTerm::has(std::string_view name) const {
+  size_t i = 0;
+  while (i < schema_->params.size() && schema_->params[i].name != name) ++i;
+  PARE_CHECK(i < schema_->params.size());
+  return values_[i].present;
+}
+void BoundTerm::set_integer(std::string_view name, int64_t value) {
+  Value& v = values_[index_of(name, ParamKind::kInt, ParamKind::kBytes)];
+  v.integer = value;
+  v.number = static_cast<double>(value);
+  v.present = true;
+}
+void BoundTerm::set_layers(std::string_view name, std::vector<LayerRange> layers) {
+  Value& v = values_[index_of(name, ParamKind::kLayers, ParamKind::kLayers)];
+  v.present = !layers.empty();
+  v.layers = std::move(layers);
+}
+void BoundTerm::clear(std::string_view name) {
+  for (size_t i = 0; i < schema_->params.size(); ++i) {
+    if (schema_->params[i].name == name) values_[i] = Value{.present = false};
+  }
+}
+
 std::string BoundTerm::canonical() const {
   SpecTerm term;
   term.name = schema_->name;

@@ -29,7 +29,7 @@ enum class ParamKind : uint8_t {
 struct ParamSchema {
   std::string_view name;
   ParamKind kind = ParamKind::kInt;
-  bool optional = false;    // kString, kLayers: may be absent, then it is not printed
+  bool optional = false;    // kInt, kString, kLayers: may be absent, then it is not printed; has() tells
   double fallback = 0;      // default of numeric kinds
   double min = 0, max = 0;  // both included; numeric kinds; layers: the largest layer number
   std::string_view help;
@@ -52,6 +52,12 @@ class BoundTerm {
   double number(std::string_view name) const;    // kFloat, kFraction
   const std::string& text(std::string_view name) const;
   const std::vector<LayerRange>& layers(std::string_view name) const;  // empty = absent
+  bool has(std::string_view name) const;                               // of any kind: given, or not optional
+
+  // For RegistryEntry::resolve: what a file says takes the place of the parameter that names the file.
+  void set_integer(std::string_view name, int64_t value);  // kInt
+  void set_layers(std::string_view name, std::vector<LayerRange> layers);
+  void clear(std::string_view name);  // absent from now on
   // Every parameter in schema order, defaults included, so that the text means the same after a default has
   // changed; absent optional ones are left out; `dense` without parentheses when there is nothing to print.
   std::string canonical() const;
@@ -82,6 +88,9 @@ struct RegistryEntry {
   PolicySchema schema;
   // From a term that bind_term accepted; checks what concerns several parameters together.
   Expected<std::unique_ptr<T>> (*make)(const BoundTerm& term, const PolicyContext& context) = nullptr;
+  // Before make, may be null: replaces parameters that name files by what is in them, so that the canonical form means
+  // the same without the file.
+  Status (*resolve)(BoundTerm& term, const PolicyContext& context) = nullptr;
 };
 
 template <typename T>
@@ -99,6 +108,11 @@ Expected<BoundPolicy<T>> make_policy(std::span<const RegistryEntry<T>> table, co
     names.push_back(entry.schema.name);
     if (entry.schema.name != spec.terms[term].name) continue;
     PARE_ASSIGN_OR_RETURN(BoundTerm bound, bind_term(spec, term, entry.schema));
+    if (entry.resolve != nullptr) {
+      if (Status status = entry.resolve(bound, context); !status.ok()) {
+        return spec_error(spec, spec.terms[term].column, status.message());
+      }
+    }
     auto made = entry.make(bound, context);
     if (!made.ok()) return spec_error(spec, spec.terms[term].column, made.status().message());
     return BoundPolicy<T>{std::move(bound), std::move(made).value()};

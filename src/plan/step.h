@@ -17,8 +17,8 @@
 
 namespace pare {
 
-// SeqStep::flags. kSeqDecode: rows go to the SegmentPlans. kSeqDense: the prompt is read densely whatever the selector
-// (its log-probabilities are wanted).
+// SeqStep::flags. kSeqDecode: rows go to the SegmentPlans. kSeqDense: the prompt is read densely by every selector that
+// can (Caps::dense_prompts), because its log-probabilities are wanted.
 enum : uint32_t { kSeqDecode = 1, kSeqDense = 2 };
 
 // Copy-on-write of a shared, partly filled page: whole page, every layer and head of the class.

@@ -22,6 +22,7 @@ Branch::Branch(std::shared_ptr<ActiveRequest> request, int32_t branch_index, int
       prompt_len(static_cast<int32_t>(owner->request.tokens.size())),
       total_max(tokens_max),
       text(tokenizer, owner->request.stop) {
+  if (owner->request.observe_prompt) observed = owner->request.observe_from;
   tokens.reserve(total_max);
   tokens = owner->request.tokens;
   if (!owner->penalized) return;

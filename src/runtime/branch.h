@@ -23,6 +23,9 @@ struct ActiveRequest {
   RequestStats stats;
   std::vector<ops::LogitBias> bias;
   bool penalized = false;  // some penalty is set: branches count their tokens
+  // How selectors read the prompt: kSeqDense or 0, and what its rows may be shared with (KvStore::create_sequence).
+  uint32_t seq_flags = 0;
+  uint64_t prompt_tag = 0;
   int32_t branches_left = 0;
   bool cancelled = false, started = false;
   Clock::time_point submitted, first_token, last_token;

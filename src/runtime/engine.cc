@@ -56,6 +56,7 @@ Expected<RequestId> Engine::Impl::submit(Request request, EventSink sink) {
   owner->submitted = Clock::now();
   owner->branches_left = owner->request.samples;
   owner->stats.prompt_tokens = static_cast<int32_t>(owner->request.tokens.size());
+  choose_prompt_class(owner.get());
   const SamplingParams& s = owner->request.sampling;
   for (const auto& [id, bias] : s.logit_bias) owner->bias.push_back({id, bias});
   owner->penalized = s.repetition_penalty != 1.0f || s.frequency_penalty != 0.0f || s.presence_penalty != 0.0f;
@@ -70,6 +71,19 @@ Expected<RequestId> Engine::Impl::submit(Request request, EventSink sink) {
   owner->id = next_id++;
   active.push_back(owner);
   return owner->id;
+}
+
+// Before the first row is read, and once: rows of a prompt are shared with prompts that are read the same way.
+void Engine::Impl::choose_prompt_class(ActiveRequest* owner) const {
+  const Request& r = owner->request;
+  const int32_t prompt_len = static_cast<int32_t>(r.tokens.size());
+  const SelectorSet& selectors = memory->selectors();
+  if (r.observe_prompt && !r.observe_sparse) owner->seq_flags = kSeqDense;
+  const uint32_t short_terms = selectors.dense_terms(prompt_len, 0);
+  const uint32_t dense_terms = selectors.dense_terms(prompt_len, owner->seq_flags);
+  owner->stats.dense_short = short_terms != 0;
+  owner->stats.dense_observed = dense_terms != short_terms;
+  owner->prompt_tag = dense_terms * 0x9e3779b97f4a7c15u;  // 0: nothing is read densely
 }
 
 void Engine::cancel(RequestId id) {

@@ -47,6 +47,7 @@ struct Engine::Impl {
   Expected<bool> step();
 
  private:
+  void choose_prompt_class(ActiveRequest* owner) const;
   void apply_cancels();
   Status run_step();
   void gather_rows(Clock::time_point now);

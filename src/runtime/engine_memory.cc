@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "kv/configure.h"
 #include "ops/device_ops.h"
+#include "runtime/policy_files.h"
 
 namespace pare {
 namespace {
@@ -62,7 +63,7 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   if (o.kv_f32 && model.accelerator) return unsupported("stored rows in fp32 on an accelerator");
   memory->layers_ = layer_map(config);
   PARE_RETURN_IF_ERROR(memory->make_context(model));
-  PARE_RETURN_IF_ERROR(memory->make_policies());
+  PARE_RETURN_IF_ERROR(memory->make_policies(model));
   // A step holds at least one chunk of a prompt, and the logits of all its rows when they are observed.
   const int32_t grid = memory->selectors_->chunk_grid();
   PARE_RETURN_IF_ERROR(bounded("step_rows", o.step_rows, grid, kMaxStepRows));
@@ -91,12 +92,15 @@ Status EngineMemory::make_context(const LoadedModel& model) {
   return ok_status();
 }
 
-Status EngineMemory::make_policies() {
+Status EngineMemory::make_policies(const LoadedModel& model) {
+  DiskPolicyFiles files;
+  const std::string device = device_class(model, context_->level);
+  const PolicyContext context = policy_context(model, device, &files);
   PARE_ASSIGN_OR_RETURN(const Spec attn, parse_spec(options_.attn, "attn"));
-  PARE_ASSIGN_OR_RETURN(SelectorSet selectors, SelectorSet::make(attn, layers_));
+  PARE_ASSIGN_OR_RETURN(SelectorSet selectors, SelectorSet::make(attn, layers_, context));
   selectors_ = std::make_unique<SelectorSet>(std::move(selectors));
   PARE_ASSIGN_OR_RETURN(const Spec kv, parse_spec(options_.kv, "kv"));
-  PARE_ASSIGN_OR_RETURN(policy_, make_kv_policy(kv));
+  PARE_ASSIGN_OR_RETURN(policy_, make_kv_policy(kv, context));
 
   const std::vector<const Caps*> selector_caps = selectors_->caps();
   std::vector<const Caps*> features;
@@ -173,6 +177,17 @@ Status EngineMemory::make_outputs() {
   PARE_ASSIGN_OR_RETURN(last_tokens_memory_, ops::make_device_memory(*context_, ids));
   last_tokens_ = Tensor(last_tokens_memory_.get(), DType::I32, {options_.max_sequences}, context_->device);
   return ok_status();
+}
+
+uint64_t EngineMemory::causal_keys(int32_t pos, int32_t rows) const {
+  uint64_t keys = 0;
+  for (const int32_t cls : layers_.class_of) {
+    // Rows before the window's length see all before them, the others the window.
+    const int64_t window = layers_.classes[cls].window, begin = pos, end = begin + rows;
+    const int64_t growing = std::clamp<int64_t>(window, begin, end);
+    keys += static_cast<uint64_t>((growing - begin) * (begin + growing + 1) / 2 + (end - growing) * window);
+  }
+  return keys * static_cast<uint64_t>(shape_.n_heads);
 }
 
 Status EngineMemory::build_plans(std::span<const StepSeq> seqs, StepPlans* plans) {

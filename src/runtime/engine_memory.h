@@ -30,6 +30,8 @@ class EngineMemory {
   const SelectorSet& selectors() const { return *selectors_; }
   const std::string& attn_spec() const { return selectors_->canonical(); }
   const std::string& kv_spec() const { return policy_.canonical; }
+  // Query-key pairs of rows at [pos, pos + rows) in all layers and heads when each attends all that its layer can.
+  uint64_t causal_keys(int32_t pos, int32_t rows) const;
 
   // Plans of a step whose rows are reserved. Arrays from the context's tables and arena.
   Status build_plans(std::span<const StepSeq> seqs, StepPlans* plans);
@@ -41,7 +43,7 @@ class EngineMemory {
 
  private:
   EngineMemory() = default;
-  Status make_policies();
+  Status make_policies(const LoadedModel& model);
   Status make_context(const LoadedModel& model);
   Status make_store(const LoadedModel& model);
   Status make_arena(const Model& model);

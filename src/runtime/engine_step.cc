@@ -83,6 +83,9 @@ void Engine::Impl::gather_rows(Clock::time_point now) {
     if (!owner.started) {
       owner.started = true;
       owner.stats.queue_ms = ms_between(owner.submitted, now);
+      ++totals.prompts;
+      totals.prompts_dense_short += owner.stats.dense_short;
+      totals.prompts_dense_observed += owner.stats.dense_observed;
     }
     const size_t first = step_tokens.size();
     for (int32_t i = 0; i < s.rows; ++i) {
@@ -95,6 +98,7 @@ void Engine::Impl::gather_rows(Clock::time_point now) {
     seq.tokens = std::span(step_tokens.data() + first, s.rows);
     seq.prompt_len = b.prompt_len;
     seq.decode = s.decode;
+    seq.dense = (owner.seq_flags & kSeqDense) != 0;
     step_seqs.push_back(seq);
   }
 }
@@ -177,6 +181,7 @@ void Engine::Impl::add_draw(Branch* branch, const ScheduledRows& s) {
 
 void Engine::Impl::after_step() {
   for (const ScheduledRows& s : step_rows) {
+    totals.keys_causal += memory->causal_keys(s.branch->computed, s.rows);
     s.branch->computed += s.rows;
 #ifndef PARE_FAULT_RUNTIME_OBSERVE_TWICE
     s.branch->observed = std::max(s.branch->observed, std::min(s.branch->computed, s.branch->prompt_len));

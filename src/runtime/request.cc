@@ -48,6 +48,7 @@ Status validate(const Request& r, int32_t vocab, int32_t context_max) {
   }
   PARE_RETURN_IF_ERROR(in_range("max_tokens", r.max_tokens, 1, false, INT32_MAX));
   PARE_RETURN_IF_ERROR(in_range("samples", r.samples, 1, false, kMaxSamplesPerRequest));
+  PARE_RETURN_IF_ERROR(in_range("observe_from", r.observe_from, 0, false, static_cast<double>(r.tokens.size()) - 1));
   PARE_RETURN_IF_ERROR(in_range("logprobs", r.logprobs, -1, false, kMaxTopLogprobs));
   PARE_RETURN_IF_ERROR(in_range("stop strings", static_cast<double>(r.stop.size()), 0, false, kMaxStopStrings));
   for (size_t i = 0; i < r.stop.size(); ++i) {

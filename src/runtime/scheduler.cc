@@ -44,9 +44,13 @@ void Scheduler::stop(Branch* branch) {
 
 bool Scheduler::admit(Branch* branch) {
   if (free_slots() == 0) return false;
-  const auto seq = store_.create_sequence();
-  PARE_CHECK(seq.ok());  // there are as many sequences as slots
   ActiveRequest& owner = *branch->owner;
+#ifdef PARE_FAULT_RUNTIME_PROMPT_TAG
+  const auto seq = store_.create_sequence();
+#else
+  const auto seq = store_.create_sequence(owner.prompt_tag);
+#endif
+  PARE_CHECK(seq.ok());  // there are as many sequences as slots
   // Observed prompts need every row's logits, so nothing of them may come from the cache.
   start(branch, *seq, branch->observes_prompt() ? 0 : store_.adopt_prefix(*seq, owner.request.tokens));
   if (!owner.started) owner.stats.cached_tokens = branch->computed;

@@ -31,7 +31,7 @@ std::vector<std::string> settings_of(const PolicySchema& schema) {
   std::vector<std::string> out = {std::string(schema.neutral)};
   std::string small;
   for (const ParamSchema& p : schema.params) {
-    if (p.kind != ParamKind::kInt) continue;
+    if (p.kind != ParamKind::kInt || p.optional) continue;
     const double value = std::max(p.min, p.fallback >= 64 ? p.fallback / 8 : p.fallback);
     small += fmt::format("{}{}={}", small.empty() ? "(" : ",", p.name, static_cast<int64_t>(value));
   }
@@ -105,6 +105,10 @@ class Rig {
     arena = Arena(std::move(buffer).value());
   }
 
+  struct State {
+    int32_t seed = 0, prompt_len = 0;
+    std::map<int32_t, KeyCounts> seen[2];
+  };
   struct Work {
     SeqId seq;
     int32_t n_q;
@@ -189,6 +193,19 @@ class Rig {
     return out;
   }
 
+  // Rows [begin, end) of the sequence attend what they attend in `reference`, which read the prompt at once.
+  void expect_prompt(SeqId seq, int32_t begin, int32_t end, const State& reference) {
+    for (const int32_t l : {0, 1}) {
+      for (int32_t i = begin; i < end; ++i) {
+        const auto it = states[seq].seen[l].find(i);
+        if (it == states[seq].seen[l].end()) continue;  // came from the prefix cache
+        KeyCounts keys = it->second;
+        keys.resize(end, 0);
+        ASSERT_EQ(keys, reference.seen[l].at(i)) << "layer " << l << " row " << i;
+      }
+    }
+  }
+
   // Row `i` of the sequence attends exactly the keys of `reach`, in the layer without and the one with a
   // window.
   void expect_rows(SeqId seq, int32_t begin, int32_t end, Reach reach) {
@@ -207,10 +224,6 @@ class Rig {
   }
 
   static constexpr uint16_t kTileRows = 64;
-  struct State {
-    int32_t seed = 0, prompt_len = 0;
-    std::map<int32_t, KeyCounts> seen[2];
-  };
   LayerMap map;
   std::unique_ptr<SelectorSet> selectors;
   std::unique_ptr<KvPolicy> policy;
@@ -220,9 +233,20 @@ class Rig {
   std::map<SeqId, State> states;
 };
 
-// What each feature does to a sequence; `prompt` and `decode` are the reaches that its rows must have.
-void exercise(Rig& rig, std::string_view feature, Reach prompt, Reach decode) {
+// What the rows of a prompt of n tokens attend when it is read in one step, alone, and nothing is ever given back.
+Rig::State read_at_once(const std::string& attn, int32_t n) {
+  Rig rig(attn, "dense", false);
+  const SeqId seq = rig.start(n);
+  rig.prefill(seq, n);
+  return rig.states[seq];
+}
+
+// What each feature does to a sequence; `decode` is the reach that generated rows must have, `attn` says what prompt
+// rows attend.
+void exercise(Rig& rig, std::string_view feature, const std::string& attn, Reach decode) {
   const int32_t n = 517;
+  const PrefillFacts facts = rig.selectors->facts();
+  const Rig::State whole = read_at_once(attn, n);
   if (feature == "chunked_prefill") {
     const SeqId a = rig.start(n, 1), b = rig.start(300, 2);
     rig.prefill(b, 300);
@@ -232,7 +256,7 @@ void exercise(Rig& rig, std::string_view feature, Reach prompt, Reach decode) {
       chunk = chunk * 2 + 5;
     }
     rig.decode(a, 3);
-    rig.expect_rows(a, 0, n, prompt);
+    rig.expect_prompt(a, 0, n, whole);
     rig.expect_rows(a, n, n + 3, decode);
     rig.expect_rows(b, 300, 310, decode);
   } else if (feature == "fork") {
@@ -260,11 +284,19 @@ void exercise(Rig& rig, std::string_view feature, Reach prompt, Reach decode) {
     rig.decode(a, 3);
     rig.store->free_sequence(a);
     const SeqId b = rig.start(n, 1);
-    EXPECT_EQ(rig.store->length(b), 512) << "what a prompt row depends on is in the cache";
+    const int32_t own = facts.horizon == Horizon::kTail ? std::max(1, facts.horizon_arg) : 1;
+    const int32_t shared = (n - own) / kPageRows * kPageRows;
+    EXPECT_EQ(rig.store->length(b), shared) << "what a prompt row depends on is in the cache";
     rig.prefill(b, 200);
     rig.decode(b, 3);
-    rig.expect_rows(b, 512, n, prompt);
+    rig.expect_prompt(b, shared, n, whole);
     rig.expect_rows(b, n, n + 3, decode);
+    // A shorter prompt takes no row that its own end would have given more keys.
+    const int32_t less = 460;
+    const SeqId c = rig.start(less, 1);
+    EXPECT_EQ(rig.store->length(c), (less - own) / kPageRows * kPageRows);
+    rig.prefill(c, 200);
+    rig.expect_prompt(c, 0, less, read_at_once(attn, less));
   } else if (feature == "preemption") {
     const SeqId a = rig.start(n, 1);
     rig.prefill(a, 200);
@@ -290,7 +322,7 @@ void exercise(Rig& rig, std::string_view feature, Reach prompt, Reach decode) {
     rig.states[a].prompt_len = n + 30 + 250;
     rig.prefill(a, 100);
     rig.decode(a, 3);
-    rig.expect_rows(a, n + 30, n + 280, prompt);
+    rig.expect_prompt(a, n + 30, n + 280, read_at_once(attn, n + 280));
     rig.expect_rows(a, n + 280, n + 283, decode);
   }
 }
@@ -321,10 +353,9 @@ TEST(Compose, EveryPairRunsOrIsRefused) {
         }
         Rig rig(attn.text, kv.text, feature.name == "prefix_sharing");
         // Both neutral: dense in both phases, whatever the names.
-        const Reach prompt = attn.neutral ? Reach{} : rig.selectors->facts().reach[0];
         const Reach decode = kv.neutral ? Reach{} : rig.policy->decode_reach();
-        EXPECT_EQ(attn.neutral, rig.selectors->facts().reach[0].unlimited());
-        exercise(rig, feature.name, prompt, decode);
+        if (attn.neutral) EXPECT_TRUE(rig.selectors->facts().reach[0].unlimited());
+        exercise(rig, feature.name, attn.text, decode);
         if (::testing::Test::HasFatalFailure()) return;
         ++legal_runs;
       }
@@ -334,6 +365,30 @@ TEST(Compose, EveryPairRunsOrIsRefused) {
   EXPECT_GT(refused, 0) << "the records must forbid something";
   ::testing::Test::RecordProperty("legal", legal_runs);
   ::testing::Test::RecordProperty("refused", refused);
+}
+
+// The reference that the pairs are held against: rows of a selector whose facts are exact see that reach.
+TEST(Compose, ExactFactsAreWhatRowsAttend) {
+  int exact = 0, other = 0;
+  for (const Setting& attn : settings(selector_registry())) {
+    SCOPED_TRACE(attn.text);
+    Rig rig(attn.text, "dense", false);
+    const SeqId seq = rig.start(517);
+    rig.prefill(seq, 517);
+    const PrefillFacts facts = rig.selectors->facts();
+    if (attn.neutral) EXPECT_TRUE(facts.exact[0]);
+    if (facts.exact[0]) {
+      ++exact;
+      rig.expect_rows(seq, 0, 517, facts.reach[0]);
+      continue;
+    }
+    ++other;
+    const KeyCounts& last = rig.states[seq].seen[0].at(516);
+    EXPECT_EQ(last, KeyCounts(517, 1)) << "the row that is sampled attends everything";
+    EXPECT_EQ(facts.horizon, Horizon::kTail);
+  }
+  EXPECT_GE(exact, 4);
+  EXPECT_GE(other, 1);
 }
 
 TEST(Compose, EveryOrderOfTwoKvStagesIsLegalOrNamed) {

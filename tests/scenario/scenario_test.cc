@@ -22,7 +22,9 @@ struct Policies {
 constexpr Policies kPolicies[] = {{"dense", "dense"},
                                   {"dense", "streaming(sink=0,recent=40)"},
                                   {"streaming(sink=4,window=48)", "dense"},
-                                  {"streaming(sink=0,window=40)", "streaming(sink=0,recent=40)"}};
+                                  {"streaming(sink=0,window=40)", "streaming(sink=0,recent=40)"},
+                                  {"triangle(sink=2,window=24,last=8,min_tokens=75)", "dense"},
+                                  {"triangle(sink=0,window=9,last=70)", "streaming(sink=0,recent=40)"}};
 
 template <typename T, size_t N>
 T pick(Philox& rng, const T (&values)[N]) {

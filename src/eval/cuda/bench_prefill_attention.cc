@@ -6,22 +6,15 @@
 #include <numeric>
 #include <random>
 
-#include "eval/cuda/kernel_run.h"
+#include "base/checked.h"
+#include "eval/cuda/prefill_bench.h"
 #include "kernels/cuda/prefill_attention.h"
 
 namespace pare::cuda {
 namespace {
 
-constexpr int kHeads = 32, kKvHeads = 8, kTileRows = 128;
+constexpr int kHeads = 32, kKvHeads = 8, kTileRows = kPrefillTileRows;
 constexpr const char* kGroup = "prefill attention";
-
-struct HostPlan {
-  std::vector<QTile> tiles;
-  std::vector<KeyList> lists{1};
-  std::vector<Range> ranges;
-  std::vector<uint32_t> bits;
-  double pairs = 0;  // attended (row, key) pairs of all heads
-};
 
 // Longest tiles first, all heads, list 0.
 HostPlan grid(int rows) {
@@ -91,14 +84,21 @@ HostPlan sinks_and_window(int rows) {
 Status measure(KernelRun& run, const char* what, HostPlan (*make_plan)(int rows), int rows, int d) {
   const std::string name = fmt::format("{}, {}/{} heads of {}, {}", what, kHeads, kKvHeads, d, tokens_text(rows));
   if (!run.wants(kGroup, name)) return ok_status();
-  const HostPlan host = make_plan(rows);
-  const int pages = rows / kPageRows;
-  const size_t plane = size_t{kPageRows} * d, page = 2 * plane * kKvHeads, row = size_t{kHeads} * d;
+  return measure_prefill(run, kGroup, name, make_plan(rows), {kHeads, kKvHeads, d}, rows);
+}
+
+}  // namespace
+
+Status measure_prefill(KernelRun& run, const std::string& group, const std::string& name, const HostPlan& host,
+                       const AttentionShape& shape, int rows) {
+  const int d = shape.head_dim, kv_heads = shape.kv_heads;
+  const int pages = ceil_div<int>(rows, kPageRows);
+  const size_t plane = size_t{kPageRows} * d, page = 2 * plane * kv_heads, row = size_t(shape.heads) * d;
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer pool, random_bf16(static_cast<int64_t>(pages * page)));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer q, random_bf16(static_cast<int64_t>(rows * row)));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer out, zeros(rows * row * sizeof(uint16_t)));
-  std::vector<RowFormat> formats(kKvHeads);
-  for (int g = 0; g < kKvHeads; ++g) {
+  std::vector<RowFormat> formats(kv_heads);
+  for (int g = 0; g < kv_heads; ++g) {
     RowFormat& f = formats[g];
     f.k = 4 * g * plane;
     f.v = f.k + 2 * plane;
@@ -119,6 +119,7 @@ Status measure(KernelRun& run, const char* what, HostPlan (*make_plan)(int rows)
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer n_tiles, uploaded(std::vector{static_cast<int32_t>(host.tiles.size())}));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer lists, uploaded(host.lists));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer ranges, uploaded(host.ranges));
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer cols, uploaded(host.cols));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer bits, uploaded(host.bits));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer workspace, zeros(kPrefillWorkspaceBytes));
   BlockPlan plan;
@@ -126,6 +127,7 @@ Status measure(KernelRun& run, const char* what, HostPlan (*make_plan)(int rows)
   plan.n_tiles = n_tiles.as<int32_t>();
   plan.lists = lists.as<KeyList>();
   plan.ranges = ranges.as<Range>();
+  plan.cols = cols.as<int32_t>();
   plan.bits = bits.as<uint32_t>();
   plan.tiles_cap = static_cast<int32_t>(host.tiles.size());
   plan.tile_rows = kTileRows;
@@ -135,11 +137,11 @@ Status measure(KernelRun& run, const char* what, HostPlan (*make_plan)(int rows)
   layer.kv.zones = zones.as<Zone>();
   layer.kv.page_ids = ids_device.as<int32_t>();
   layer.kv.n_kv_layers = 1;
-  layer.kv.n_kv_heads = kKvHeads;
+  layer.kv.n_kv_heads = kv_heads;
   layer.kv.head_dim = layer.head_dim = d;
   layer.host_formats = formats.data();
-  layer.n_heads = kHeads;
-  layer.qa = kHeads / kKvHeads;
+  layer.n_heads = shape.heads;
+  layer.qa = shape.heads / kv_heads;
   layer.scale = 1.0f / std::sqrt(static_cast<float>(d));
   layer.seqs = seqs.as<SeqStep>();
   layer.n_seqs = 1;
@@ -149,13 +151,11 @@ Status measure(KernelRun& run, const char* what, HostPlan (*make_plan)(int rows)
   // Cards before Hopper have no maps and run the plain kernel.
   const auto map = make_kv_tensor_map(pool.data(), pool.size(), d, DType::BF16);
   if (!map.ok() && map.status().code() != StatusCode::kUnsupported) return map.status();
-  return run.measure(kGroup, name, {.flop = 4.0 * d * host.pairs}, [&] {
+  return run.measure(group, name, {.flop = 4.0 * d * host.pairs}, [&] {
     return prefill_attention(layer, plan, map.ok() ? &*map : nullptr, workspace.data(), {.plain = !map.ok()},
                              run.stream());
   });
 }
-
-}  // namespace
 
 Status bench_prefill_attention(KernelRun& run) {
   for (const int d : {128, 64}) {

@@ -1,8 +1,9 @@
 // What every attention selector must keep. A selector's suite names a traits type:
 //   struct Traits {
 //     static constexpr const char* kSpec = "streaming(sink=4,window=100)";
-//     static bool sees(int32_t i, int32_t j);  // which keys j <= i row i attends, by the method's definition
-//     static int32_t budget(int32_t i);        // most keys row i may attend
+//     // Which keys j <= i row i of a prompt of n tokens attends, by the method's definition; and how many at most.
+//     static bool sees(int32_t i, int32_t j, int32_t n);
+//     static int32_t budget(int32_t i, int32_t n);
 //   };
 // and instantiates: INSTANTIATE_TYPED_TEST_SUITE_P(Streaming, SelectorConformance,
 // ::testing::Types<Traits...>);
@@ -108,7 +109,7 @@ TYPED_TEST_P(SelectorConformance, RowsAttendExactlyTheirKeys) {
           for (int32_t j = 0; j < pos + n_q; ++j) {
             bool sees = j <= i;
             if (window == kNoWindow) {
-              sees = sees && TypeParam::sees(i, j);
+              sees = sees && TypeParam::sees(i, j, len);
             } else {  // a layer with a window of its own has no sinks (plan/reach.h)
               const Reach reach = within_layer_window(this->selector->reach(), window);
               sees = sees && reach.sees(i, j);
@@ -151,7 +152,7 @@ TYPED_TEST_P(SelectorConformance, NeutralSettingIsDense) {
 TYPED_TEST_P(SelectorConformance, BudgetIsHonoured) {
   const auto rows = plan_rows(*this->selector, 0, 331, 331, kNoWindow, 64);
   for (int32_t i = 0; i < 331; ++i) {
-    EXPECT_LE(std::count(rows[i].begin(), rows[i].end(), 1), TypeParam::budget(i));
+    EXPECT_LE(std::count(rows[i].begin(), rows[i].end(), 1), TypeParam::budget(i, 331));
     for (int32_t j = 0; j <= i; ++j) {
       ASSERT_TRUE(rows[i][j] == 0 || this->selector->reach().sees(i, j)) << "reach() must cover what rows attend";
     }

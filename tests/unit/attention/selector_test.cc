@@ -12,25 +12,47 @@ using ::testing::HasSubstr;
 
 struct Dense {
   static constexpr const char* kSpec = "dense";
-  static bool sees(int32_t, int32_t) { return true; }
-  static int32_t budget(int32_t i) { return i + 1; }
+  static bool sees(int32_t, int32_t, int32_t) { return true; }
+  static int32_t budget(int32_t i, int32_t) { return i + 1; }
 };
 struct AShape {
   static constexpr const char* kSpec = "streaming(sink=4,window=100)";
-  static bool sees(int32_t i, int32_t j) { return j < 4 || i - j < 100; }
-  static int32_t budget(int32_t) { return 104; }
+  static bool sees(int32_t i, int32_t j, int32_t) { return j < 4 || i - j < 100; }
+  static int32_t budget(int32_t, int32_t) { return 104; }
 };
 struct OnlySelf {
   static constexpr const char* kSpec = "streaming(sink=0,window=1)";
-  static bool sees(int32_t i, int32_t j) { return i == j; }
-  static int32_t budget(int32_t) { return 1; }
+  static bool sees(int32_t i, int32_t j, int32_t) { return i == j; }
+  static int32_t budget(int32_t, int32_t) { return 1; }
 };
 struct LongSink {
   static constexpr const char* kSpec = "streaming(sink=77,window=17)";
-  static bool sees(int32_t i, int32_t j) { return j < 77 || i - j < 17; }
-  static int32_t budget(int32_t) { return 94; }
+  static bool sees(int32_t i, int32_t j, int32_t) { return j < 77 || i - j < 17; }
+  static int32_t budget(int32_t, int32_t) { return 94; }
 };
-using Selectors = ::testing::Types<Dense, AShape, OnlySelf, LongSink>;
+struct Triangle {
+  static constexpr const char* kSpec = "triangle(sink=4,window=33,last=20)";
+  static bool sees(int32_t i, int32_t j, int32_t n) { return j < 4 || i - j < 33 || i >= n - 20; }
+  static int32_t budget(int32_t i, int32_t n) { return i >= n - 20 ? i + 1 : 37; }
+};
+struct ThinTriangle {
+  static constexpr const char* kSpec = "triangle(sink=0,window=1,last=1)";
+  static bool sees(int32_t i, int32_t j, int32_t n) { return i == j || i == n - 1; }
+  static int32_t budget(int32_t i, int32_t n) { return i == n - 1 ? n : 1; }
+};
+struct BlockyTriangle {
+  static constexpr const char* kSpec = "triangle(sink=70,window=64,last=128)";
+  static bool sees(int32_t i, int32_t j, int32_t n) { return j < 70 || i - j < 64 || i >= n - 128; }
+  static int32_t budget(int32_t i, int32_t n) { return i >= n - 128 ? i + 1 : 134; }
+};
+// Below min_tokens in the suite's prompts but one.
+struct GatedTriangle {
+  static constexpr const char* kSpec = "triangle(sink=4,window=33,last=20,min_tokens=331)";
+  static bool sees(int32_t i, int32_t j, int32_t n) { return n < 331 || Triangle::sees(i, j, n); }
+  static int32_t budget(int32_t i, int32_t n) { return Triangle::budget(i, n); }
+};
+using Selectors =
+    ::testing::Types<Dense, AShape, OnlySelf, LongSink, Triangle, ThinTriangle, BlockyTriangle, GatedTriangle>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Residents, SelectorConformance, Selectors);
 
 Expected<SelectorSet> bind_set(std::string_view text, const LayerMap& map) {
@@ -68,7 +90,7 @@ TEST(SelectorSet, MistakesPointAtTheTerm) {
   EXPECT_THAT(error("dense(layers=1-3)+streaming(layers=3)", map),
               HasSubstr("column 19: layer 3 is already taken by 'dense'"));
   EXPECT_THAT(error("dense(layers=7-8)", map), HasSubstr("layer 8 is not in the model, which has 8 layers"));
-  EXPECT_THAT(error("triangle", map), HasSubstr("column 1: unknown policy 'triangle'; known: dense, streaming"));
+  EXPECT_THAT(error("trapeze", map), HasSubstr("column 1: unknown policy 'trapeze'; known: dense, streaming"));
   EXPECT_THAT(error("streaming(recent=3)", map), HasSubstr("'streaming' takes sink, window, layers"));
   EXPECT_THAT(error("streaming(window=0)", map), HasSubstr("0 is out of range; 1 to 16777216 is possible"));
 }

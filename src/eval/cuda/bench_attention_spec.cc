@@ -1,0 +1,87 @@
+// bench_attention on a card: the plan of a selector spec beside the dense one, length by length.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "attention/selector.h"
+#include "eval/cuda/prefill_bench.h"
+
+namespace pare {
+namespace cuda {
+namespace {
+
+constexpr const char* kGroup = "attention";
+
+// What a selector builds for a whole prompt, out of its arena.
+Expected<HostPlan> host_plan(const SelectorSet& selectors, const AttentionShape& shape, int32_t tokens) {
+  const size_t bytes = selectors.max_bytes(tokens, 1, kPrefillTileRows);
+  PARE_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(std::max<size_t>(bytes, 64)));
+  Arena arena(std::move(buffer));
+  SeqStep seq{.q_row = 0, .n_q = tokens, .pos = 0, .prompt_len = tokens};
+  seq.heads = static_cast<uint16_t>(shape.heads);
+  StepPlans plans;
+  PARE_RETURN_IF_ERROR(
+      selectors.build({.seqs = {&seq, 1}, .n_heads = shape.heads, .tile_rows = kPrefillTileRows}, arena, plans));
+  const BlockPlan& plan = plans.block(0);
+  HostPlan host;
+  host.tiles.assign(plan.tiles, plan.tiles + *plan.n_tiles);
+  int32_t lists = 0, ranges = 0, cols = 0;
+  for (const QTile& tile : host.tiles) {
+    lists = std::max(lists, tile.list0 + (tile.list_heads == 0 ? 1 : (tile.n_heads - 1) / tile.list_heads + 1));
+  }
+  host.lists.assign(plan.lists, plan.lists + lists);
+  for (const KeyList& list : host.lists) {
+    if (list.bit_keys > 0) return unsupported("bitmaps in a bench of one plan");
+    ranges = std::max({ranges, list.abs0 + list.n_abs, list.rel0 + list.n_rel});
+    cols = std::max(cols, list.col0 + list.n_col);
+  }
+  if (ranges > 0) host.ranges.assign(plan.ranges, plan.ranges + ranges);
+  if (cols > 0) host.cols.assign(plan.cols, plan.cols + cols);
+  host.pairs = attended_pairs(plan, {&seq, 1});
+  return host;
+}
+
+}  // namespace
+}  // namespace cuda
+
+Expected<AttentionBench> bench_attention_cuda(const AttentionBenchOptions& o) {
+  PARE_ASSIGN_OR_RETURN(const auto card, ops::open_accelerator(o.device));
+  PARE_ASSIGN_OR_RETURN(const Spec spec, parse_spec(o.attn, "attn"));
+  PARE_ASSIGN_OR_RETURN(const Spec dense_spec, parse_spec("dense", "attn"));
+  PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(spec, uniform_layer_map(1)));
+  PARE_ASSIGN_OR_RETURN(const SelectorSet dense, SelectorSet::make(dense_spec, uniform_layer_map(1)));
+  AttentionBench bench;
+  bench.attn = selectors.canonical();
+  bench.machine = card->info().name;
+  bench.shape = o.shape;
+  bench.repetitions = cuda::kBenchRepeats;
+  KernelReport report;
+  report.read_rate = report.copy_rate = 1e15;  // these lines are about arithmetic
+  PARE_ASSIGN_OR_RETURN(report.gemm_rate, cuda::measure_gemm_rate());
+  bench.gemm_rate = report.gemm_rate;
+  KernelBenchOptions kernel_options;
+  kernel_options.device = o.device;
+  kernel_options.next = o.next;
+  PARE_ASSIGN_OR_RETURN(cuda::KernelRun run, cuda::KernelRun::create(kernel_options, &report));
+  for (const int32_t tokens : o.lengths) {
+    AttentionBenchLine line;
+    line.tokens = tokens;
+    line.dense_pairs = 0.5 * tokens * (tokens + 1.0) * o.shape.heads;
+    const auto seconds = [&](const SelectorSet& set, const char* what, double* pairs) -> Expected<double> {
+      PARE_ASSIGN_OR_RETURN(const cuda::HostPlan plan, cuda::host_plan(set, o.shape, tokens));
+      if (pairs != nullptr) *pairs = plan.pairs;
+      PARE_RETURN_IF_ERROR(cuda::measure_prefill(
+          run, cuda::kGroup, fmt::format("{}, {}", what, cuda::tokens_text(tokens)), plan, o.shape, tokens));
+      return report.lines.back().seconds;
+    };
+    PARE_ASSIGN_OR_RETURN(line.seconds, seconds(selectors, "selector", &line.pairs));
+    if (tokens <= o.dense_max) {
+      PARE_ASSIGN_OR_RETURN(line.dense_seconds, seconds(dense, "dense", nullptr));
+    }
+    bench.lines.push_back(line);
+  }
+  fit_slopes(&bench);
+  return bench;
+}
+
+}  // namespace pare
