@@ -36,6 +36,7 @@ TEST(InspectMask, PublishedMasks) {
   const ScratchFolder folder;
   EXPECT_EQ(pare_json({"inspect", "mask", llama, "--svg", folder / "kept.svg"}), mask);
   EXPECT_THAT(read_whole(folder / "kept.svg"), testing::HasSubstr("<svg"));
+  expect_error({"inspect", "mask", llama, "--svg", folder / "kept.svg"}, 2, {"kept.svg exists"});
   expect_error({"inspect", "mask", folder / "none.json"}, 2, {"none.json"});
   write_whole(folder / "bad.json", "{}");
   expect_error({"inspect", "mask", folder / "bad.json"}, 2, {"bad.json", "format"});
