@@ -67,7 +67,11 @@ TEST(TuneLeank, ReadsTexts) {
   const std::string out = folder / "m.json";
   const Json mask =
       pare_json({"tune", "leank", kGemma, "-o", out, "--file", folder / "a.txt", "--file", folder / "b.txt"});
-  EXPECT_EQ(mask["rows"], 100 + 54 - 2 * 16);
+  int64_t rows = 0;  // the first 16 of each prompt do not count
+  for (const char* name : {"a.txt", "b.txt"}) {
+    rows += pare_json({"tokenize", kGemma, "--file", folder / name})["count"].get<int64_t>() - 16;
+  }
+  EXPECT_EQ(mask["rows"], rows);
   expect_error({"tune", "leank", kGemma, "-o", out, "--file", folder / "a.txt"}, 2, {"m.json exists", "--force"});
   pare_json({"tune", "leank", kGemma, "-o", out, "--file", folder / "a.txt", "--force", "--method", "random"});
   write_whole(folder / "short.txt", "short");
