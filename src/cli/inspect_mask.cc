@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "cli/console.h"
 #include "eval/plot/plot.h"
@@ -17,6 +19,8 @@ using Json = nlohmann::ordered_json;
 namespace {
 
 Status write_figure(const ChannelMask& mask, const std::string& name, const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) return invalid_argument(path + " exists");
   const MaskStatistics s = mask_statistics(mask);
   plot::LinePlot figure;
   figure.title = fmt::format("Key channels kept, {}", name);
