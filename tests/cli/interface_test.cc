@@ -304,7 +304,7 @@ TEST(Interface, EveryCommandExplainsItself) {
   const ProcessResult all = run_pare({"--help"});
   EXPECT_EQ(all.code, 0);
   for (const char* name : {"run", "chat", "embed", "bench", "eval", "tokenize", "render", "inspect", "convert",
-                           "quantize", "pull", "doctor"}) {
+                           "quantize", "pull", "doctor", "tune"}) {
     EXPECT_THAT(all.out, testing::HasSubstr(std::string("\n  ") + name + " "));
     const ProcessResult one = run_pare({name, "--help"});
     EXPECT_EQ(one.code, 0) << name;

@@ -180,7 +180,9 @@ TEST(TriangleKernels, EveryLengthIsFinite) {
     for (size_t x = 0; x < out.size(); ++x) {
       ASSERT_TRUE(std::isfinite(out[x])) << n;
       const int32_t i = pos + static_cast<int32_t>(x / 16);
-      if (i < n - s.last && i < kMost - s.last) ASSERT_EQ(out[x], inner[static_cast<size_t>(i) * 16 + x % 16]) << n;
+      if (i < n - s.last && i < kMost - s.last) {
+        ASSERT_EQ(out[x], inner[static_cast<size_t>(i) * 16 + x % 16]) << n;
+      }
     }
   }
 }

@@ -89,7 +89,9 @@ TEST(TriangleEngine, TheFirstRowThatDiffersIsTheFirstThatMissesAKey) {
     SCOPED_TRACE(attn);
     const Answers sparse = run_alone(r, engine_with(attn));
     for (int32_t row = 0; row < std::min(first, 100); ++row) ASSERT_EQ(sparse[0].rows.at(row), dense[0].rows.at(row));
-    if (first < 100) EXPECT_NE(sparse[0].rows.at(first), dense[0].rows.at(first));
+    if (first < 100) {
+      EXPECT_NE(sparse[0].rows.at(first), dense[0].rows.at(first));
+    }
   }
 }
 
