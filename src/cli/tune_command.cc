@@ -95,6 +95,7 @@ TuneTask add_triangle(CLI::App* tune, Commands* commands) {
   add("--sink", o->tune.sink, 0, kMaxContext, "Of the selector");
   add("--window", o->tune.window, 1, kMaxContext, "Of the selector");
   add("--last", o->tune.last, 1, kMaxContext, "Of the selector");
+  add("--count-max", o->tune.count_max, 0, kMaxLayers, "Layers that are recommended at most; 0: half of the model's");
   app->add_option("--kl-max", o->tune.kl_max, "Nats that the recommended layers may cost together")
       ->type_name("X")
       ->check(CLI::Range(0.0, 1e6));
@@ -122,6 +123,7 @@ void add_tune_command(Commands* commands) {
     return invalid_argument("tune: no task");  // the parser asks for one
   });
   app->require_subcommand(1);
+  app->footer("  pare tune triangle smollm2-135m-instruct --out smollm2.json --tokens 2048 --samples 4");
   tasks->push_back(add_triangle(app, commands));
   add_tune_leank(app, commands, leank);
 }

@@ -113,7 +113,8 @@ std::string provenance(const LoadedModel& model, std::span<const TuneSample> sam
       {"retrieval_prompts", static_cast<int64_t>(samples.size()) - texts},
       {"answer_tokens", o.answer},
       {"seed", o.seed},
-      {"recommended", fmt::format("the most layers that together cost at most {} nats", o.kl_max)},
+      {"recommended",
+       fmt::format("the most layers, {} at most, that together cost at most {} nats", o.count_max, o.kl_max)},
       {"min_tokens", "from 128 rows on that lose keys with sink 8, window 512, last 128; not timed"}};
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
@@ -121,16 +122,19 @@ std::string provenance(const LoadedModel& model, std::span<const TuneSample> sam
 }  // namespace
 
 Expected<TriangleTuning> tune_triangle(const std::shared_ptr<const LoadedModel>& model,
-                                       std::span<const TuneSample> samples, const TuneOptions& options,
+                                       std::span<const TuneSample> samples, const TuneOptions& given,
                                        const TuneProgress& progress) {
+  TuneOptions options = given;
   const ModelConfig& config = model->model->config();
   std::vector<int32_t> layers, windowed;
   for (int32_t l = 0; l < config.n_layers; ++l) (config.is_sliding(l) ? windowed : layers).push_back(l);
   if (samples.empty()) return invalid_argument("no prompt to rank layers by");
   if (layers.empty()) return unsupported("every layer of the model has a window of its own");
   const auto n = static_cast<int32_t>(layers.size());
+  if (options.count_max == 0) options.count_max = std::max(1, config.n_layers / 2);
+  options.count_max = std::min(options.count_max, n);
   // Dense, each layer, and the search for how many.
-  const int64_t rounds = 1 + n + std::bit_width(static_cast<uint32_t>(n));
+  const int64_t rounds = 2 + n + std::bit_width(static_cast<uint32_t>(options.count_max));
   Ablation ablation(model, samples, options, progress, rounds * static_cast<int64_t>(samples.size()));
   PARE_RETURN_IF_ERROR(ablation.read_densely());
 
@@ -145,11 +149,12 @@ Expected<TriangleTuning> tune_triangle(const std::shared_ptr<const LoadedModel>&
   });
   LayerRanking& ranking = tuning.ranking;
   for (const auto& [layer, kl] : tuning.layer_kl) ranking.layers.push_back(layer);
-  // The cost grows with the count, or nearly so: the search may end on a smaller count than the largest that passes.
-  int32_t good = 0, bad = n + 1;
+  // All that may be taken, or else by halves. The cost grows with the count, or nearly so: the search may end on a
+  // smaller count than the largest that passes.
+  int32_t good = 0, bad = options.count_max + 1;
   while (bad - good > 1) {
-    const int32_t count = good + (bad - good) / 2;
-    PARE_ASSIGN_OR_RETURN(const double kl, ablation.cost(std::span(ranking.layers).first(count)));
+    const int32_t count = tuning.joint_kl.empty() ? options.count_max : good + (bad - good) / 2;
+    PARE_ASSIGN_OR_RETURN(const double kl, ablation.cost(std::span(ranking.layers).first(static_cast<size_t>(count))));
     tuning.joint_kl.emplace_back(count, kl);
     (kl <= options.kl_max ? good : bad) = count;
   }

@@ -24,6 +24,7 @@ struct TuneOptions {
   int32_t samples = 4;                         // prompts; the texts' and retrieval prompts take turns
   int32_t answer = 4;                          // tokens of the answer whose distributions are compared
   double kl_max = 0.02;                        // nats: what all recommended layers together may cost
+  int32_t count_max = 0;                       // of them; 0: half of the model's layers, as published
   uint64_t seed = 1;
   int32_t threads = 0;
 };

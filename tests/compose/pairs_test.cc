@@ -354,7 +354,9 @@ TEST(Compose, EveryPairRunsOrIsRefused) {
         Rig rig(attn.text, kv.text, feature.name == "prefix_sharing");
         // Both neutral: dense in both phases, whatever the names.
         const Reach decode = kv.neutral ? Reach{} : rig.policy->decode_reach();
-        if (attn.neutral) EXPECT_TRUE(rig.selectors->facts().reach[0].unlimited());
+        if (attn.neutral) {
+          EXPECT_TRUE(rig.selectors->facts().reach[0].unlimited());
+        }
         exercise(rig, feature.name, attn.text, decode);
         if (::testing::Test::HasFatalFailure()) return;
         ++legal_runs;
@@ -376,7 +378,9 @@ TEST(Compose, ExactFactsAreWhatRowsAttend) {
     const SeqId seq = rig.start(517);
     rig.prefill(seq, 517);
     const PrefillFacts facts = rig.selectors->facts();
-    if (attn.neutral) EXPECT_TRUE(facts.exact[0]);
+    if (attn.neutral) {
+      EXPECT_TRUE(facts.exact[0]);
+    }
     if (facts.exact[0]) {
       ++exact;
       rig.expect_rows(seq, 0, 517, facts.reach[0]);

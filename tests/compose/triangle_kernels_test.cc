@@ -9,12 +9,25 @@
 #include <cstdlib>
 #include <ctime>
 
-#include "../unit/attention/selector_conformance.h"
 #include "../unit/kernels/attention_world.h"
+#include "attention/selector.h"
+#include "base/rng.h"
 #include "kernels/ref/attention_ref.h"
 
 namespace pare::test {
 namespace {
+
+std::unique_ptr<AttentionSelector> make_selector(const std::string& text) {
+  const auto spec = parse_spec(text, "attn");
+  auto made = make_policy(selector_registry(), *spec, 0);
+  EXPECT_TRUE(made.ok()) << made.status().message();
+  return std::move(made->policy);
+}
+Arena make_arena(size_t bytes) {
+  auto buffer = AlignedBuffer::allocate(std::max<size_t>(bytes, 64));
+  EXPECT_TRUE(buffer.ok());
+  return Arena(std::move(buffer).value());
+}
 
 struct Shape {
   int32_t n, sink, window, last, tile_rows, heads, kv_heads, d;
@@ -31,8 +44,8 @@ T pick(Philox& rng, const T (&values)[N]) {
 Shape random_shape(Philox& rng, int32_t trial) {
   Shape s;
   s.n = trial < static_cast<int32_t>(std::size(kOddLengths)) ? kOddLengths[trial]
-        : rng.below(2) == 0                                  ? pick(rng, kOddLengths)
-                                                             : 1 + static_cast<int32_t>(rng.below(700));
+        : rng.below(4) == 0                                  ? pick(rng, kOddLengths)
+                                                             : 1 + static_cast<int32_t>(rng.below(400));
   // The published setting in a quarter, else anything from a single key to more than the prompt.
   const auto size = [&](int32_t low) {
     const auto top = static_cast<uint32_t>(rng.below(3) == 0 ? s.n + 20 : 90);
@@ -46,7 +59,7 @@ Shape random_shape(Philox& rng, int32_t trial) {
   constexpr int32_t kGroups[] = {1, 4, 7, 8};
   s.kv_heads = rng.below(4) == 0 ? 2 : 1;
   s.heads = pick(rng, kGroups) * s.kv_heads;
-  s.d = pick<int32_t>(rng, {64, 128});
+  s.d = rng.below(4) == 0 ? 128 : 64;
   return s;
 }
 
@@ -60,7 +73,7 @@ std::vector<float> run_chunk(World& w, const AttentionKernels& kernels, const At
   SeqStep seq{.q_row = 0, .n_q = n_q, .pos = pos, .prompt_len = prompt_len, .page0 = w.page0[0]};
   seq.heads = static_cast<uint16_t>(s.heads);
   const uint16_t tile_rows = static_cast<uint16_t>(s.tile_rows);
-  Arena arena = testing::make_arena(selector.max_bytes(n_q, 1, tile_rows));
+  Arena arena = make_arena(selector.max_bytes(n_q, 1, tile_rows));
   BlockPlan plan;
   const Status built =
       selector.build({.seqs = {&seq, 1}, .n_heads = s.heads, .tile_rows = tile_rows}, kNoWindow, arena, plan);
@@ -110,7 +123,7 @@ void probe(const Shape& s, Philox& rng, const AttentionKernels& kernels, ProbeCo
     for (int32_t c = 0; c < kColumns; ++c) sums[(j + 1) * kColumns + c] = sums[j * kColumns + c] + v[c];
   }
   w.append(kernels, 0, s.n);
-  const auto selector = testing::make_selector(spec_of(s));
+  const auto selector = make_selector(spec_of(s));
   uint64_t pairs = 0, expected_pairs = 0;
   for (int32_t pos = 0; pos < s.n;) {
     const int32_t n_q = rng.below(3) == 0 ? s.n - pos : 1 + static_cast<int32_t>(rng.below(s.n - pos));
@@ -128,7 +141,8 @@ void probe(const Shape& s, Philox& rng, const AttentionKernels& kernels, ProbeCo
           const double sum = c < kColumns
                                  ? sums[sinks * kColumns + k] + sums[(i + 1) * kColumns + k] - sums[from * kColumns + k]
                                  : size;
-          ASSERT_NEAR(got[c], sum / size, 2e-5) << "row " << i << " head " << h << " column " << c;
+          if (std::abs(got[c] - sum / size) <= 2e-5) continue;  // a hundred million of them: no macro for each
+          FAIL() << "row " << i << " head " << h << " column " << c << ": " << got[c] << ", expected " << sum / size;
         }
         counts->values += s.d;
       }
@@ -169,7 +183,7 @@ TEST(TriangleKernels, EveryLengthIsFinite) {
   const Shape s{.n = kMost, .sink = 2, .window = 9, .last = 5, .tile_rows = 64, .heads = 1, .kv_heads = 1, .d = 16};
   World w({.heads = 1, .kv_heads = 1, .d = 16, .rows = kMost, .codec = Codec::F32}, 3);
   w.append(kernels, 0, kMost);
-  const auto selector = testing::make_selector(spec_of(s));
+  const auto selector = make_selector(spec_of(s));
   std::vector<float> inner;  // rows of the longest prompt: inner rows do not depend on the length
   uint64_t pairs = 0;
   inner = run_chunk(w, kernels, *selector, s, 0, kMost, kMost, &pairs);
@@ -180,7 +194,9 @@ TEST(TriangleKernels, EveryLengthIsFinite) {
     for (size_t x = 0; x < out.size(); ++x) {
       ASSERT_TRUE(std::isfinite(out[x])) << n;
       const int32_t i = pos + static_cast<int32_t>(x / 16);
-      if (i < n - s.last && i < kMost - s.last) ASSERT_EQ(out[x], inner[static_cast<size_t>(i) * 16 + x % 16]) << n;
+      if (i < n - s.last && i < kMost - s.last) {
+        ASSERT_EQ(out[x], inner[static_cast<size_t>(i) * 16 + x % 16]) << n;
+      }
     }
   }
 }

@@ -89,16 +89,18 @@ TEST(TriangleEngine, TheFirstRowThatDiffersIsTheFirstThatMissesAKey) {
     SCOPED_TRACE(attn);
     const Answers sparse = run_alone(r, engine_with(attn));
     for (int32_t row = 0; row < std::min(first, 100); ++row) ASSERT_EQ(sparse[0].rows.at(row), dense[0].rows.at(row));
-    if (first < 100) EXPECT_NE(sparse[0].rows.at(first), dense[0].rows.at(first));
+    if (first < 100) {
+      EXPECT_NE(sparse[0].rows.at(first), dense[0].rows.at(first));
+    }
   }
 }
 
 TEST(TriangleEngine, ALongPromptLeavesNothingBehind) {
   EngineOptions o = engine_with(kTriangle);
   o.max_sequences = 1;
-  o.kv_rows = 320;
+  o.kv_rows = 256;
   const auto engine = make_engine(o);
-  for (const int32_t n : {300, 40, 1, 300, 129}) {
+  for (const int32_t n : {240, 40, 1, 240, 129}) {
     const Request r = prompt_of(n, static_cast<uint64_t>(n));
     const auto answers = submit(*engine, r);
     ASSERT_TRUE(engine->run().ok());
@@ -160,12 +162,12 @@ TEST(TriangleEngine, PairsAreCounted) {
 
 // Cached rows of the same tokens, read another way, are other rows.
 TEST(TriangleEngine, DenseAndSparsePromptsShareNothing) {
-  const EngineOptions o = engine_with("triangle(sink=2,window=16,last=20,min_tokens=200)");
-  const Request long_prompt = prompt_of(250);
+  const EngineOptions o = engine_with("triangle(sink=2,window=16,last=20,min_tokens=150)");
+  const Request long_prompt = prompt_of(230);
   Request short_prompt = long_prompt, longer = long_prompt, shorter = long_prompt;
-  short_prompt.tokens.resize(199);  // dense
-  shorter.tokens.resize(210);       // its last rows lie in pages that are full of the long prompt's inner rows
-  longer.tokens.insert(longer.tokens.end(), 30, 7);
+  short_prompt.tokens.resize(149);  // dense
+  shorter.tokens.resize(200);       // its last rows lie in pages that are full of the long prompt's inner rows
+  longer.tokens.insert(longer.tokens.end(), 15, 7);
   struct Turn {
     Request request;
     int32_t cached;
