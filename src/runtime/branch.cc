@@ -24,9 +24,16 @@ Branch::Branch(std::shared_ptr<ActiveRequest> request, int32_t branch_index, int
       text(tokenizer, owner->request.stop) {
   tokens.reserve(total_max);
   tokens = owner->request.tokens;
+  observed = owner->request.observe_from;
   if (!owner->penalized) return;
   counts.reserve(total_max);
   count_prompt(tokens, &counts);
+}
+
+int32_t Branch::forced_at(size_t position) const {
+  const std::vector<int32_t>& forced = owner->request.forced;
+  const auto first = static_cast<size_t>(prompt_len);
+  return position >= first && position - first < forced.size() ? forced[position - first] : -1;
 }
 
 void Branch::add_token(int32_t id) {
