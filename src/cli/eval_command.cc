@@ -197,7 +197,7 @@ void add_eval_command(Commands* commands) {
       "  KL           KL(reference || candidate) in nats over the answer's tokens, and of its first\n"
       "  top-1 %      tokens at which both find the same most likely\n"
       "  pairs %      query-key pairs of the prompt, and of a decode step, against the reference's (CPU only)\n"
-      "  KV peak      the most bytes of keys and values that a step held\n"
+      "  KV peak      the most bytes of keys and values that a step held; KV held: in the answer's last step\n"
       "Compare candidates with controls of equal cost: sink and window, random layers, random channels.\n"
       "--attn and --kv, when given, are the candidate 'candidate'.\n\n"
       "  pare eval perplexity smollm2-135m-instruct --file book.txt --context 512 --chunks 8\n"

@@ -83,6 +83,7 @@ Json to_json(const EvalSummary& s) {
           {"prompt_pairs_percent", to_json(s.prompt_pairs)},
           {"decode_pairs_percent", to_json(s.decode_pairs)},
           {"kv_bytes_peak", s.kv_bytes_peak},
+          {"kv_bytes_held", s.kv_bytes_held},
           {"ttft_ms_median", s.ttft_ms},
           {"by_position", std::move(positions)},
           {"by_distance", std::move(copies)}};
@@ -121,13 +122,15 @@ std::string copies_text(const std::vector<EvalSummary>& summaries) {
 
 std::string report_text(const std::string& task, const std::vector<EvalSummary>& summaries) {
   std::vector<std::vector<std::string>> lines = {{task, "score %", "of solved %", "KL mean", "median", "p95",
-                                                  "first KL", "top-1 %", "pairs %", "decode %", "KV peak", "TTFT ms"}};
+                                                  "first KL", "top-1 %", "pairs %", "decode %", "KV peak", "KV held",
+                                                  "TTFT ms"}};
   for (const EvalSummary& s : summaries) {
     const bool reference = &s == &summaries.front();
     lines.push_back({s.name, percent(s.score), reference ? "-" : percent(s.of_solved), nats(s.kl_mean),
                      number(s.kl_median, "{:.3g}"), number(s.kl_p95, "{:.3g}"), number(s.first_kl_median, "{:.3g}"),
                      percent({s.top1.value, std::nan(""), std::nan("")}), number(s.prompt_pairs, "{:.1f}"),
-                     number(s.decode_pairs, "{:.1f}"), format_bytes(s.kv_bytes_peak), number(s.ttft_ms, "{:.0f}")});
+                     number(s.decode_pairs, "{:.1f}"), format_bytes(s.kv_bytes_peak), format_bytes(s.kv_bytes_held),
+                     number(s.ttft_ms, "{:.0f}")});
   }
   std::string text = table(lines);
   for (const EvalSummary& s : summaries)

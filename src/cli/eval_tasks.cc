@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -18,6 +19,8 @@
 
 namespace pare::cli {
 namespace {
+
+constexpr std::chrono::seconds kSaveInterval{2};
 
 // "NAME=SPECS", or SPECS alone, which then name themselves.
 Expected<Candidate> parse_candidate(const std::string& text) {
@@ -155,18 +158,28 @@ Status run_eval_task(const std::string& task, const ModelOptions& model_options,
   arm_interrupt();
   Progress bar;
   std::vector<EvalRow> rows;
-  const EvalSave save = [&]() -> Status { return o.out.empty() ? ok_status() : records.write(o.out); };
+  // Large files are not written again for every small case; an end that nobody asked for loses seconds of work.
+  auto saved = std::chrono::steady_clock::now();
+  const auto save = [&]() -> Status {
+    if (o.out.empty()) return ok_status();
+    PARE_RETURN_IF_ERROR(records.write(o.out));
+    saved = std::chrono::steady_clock::now();
+    return ok_status();
+  };
+  const EvalSave save_sometimes = [&] {
+    return std::chrono::steady_clock::now() - saved < kSaveInterval ? ok_status() : save();
+  };
   const Status status = run_evaluation(
       model, plan, &records,
       [&](int64_t done, int64_t total) {
         bar.update("evaluating " + task, done, total, "runs");
         return !interrupted();
       },
-      save, &rows);
+      save_sometimes, &rows);
   bar.finish();
   const bool stopped = status.code() == StatusCode::kCancelled;
+  PARE_RETURN_IF_ERROR(save());
   if (!status.ok() && !stopped) return status;
-  if (stopped) PARE_RETURN_IF_ERROR(save());
   if (rows.empty() || rows[0].records.empty()) return cancelled("interrupted");
   BootstrapOptions bootstrap;
   bootstrap.rounds = o.rounds;

@@ -127,10 +127,11 @@ Expected<std::string> draw_nll(const std::vector<EvalRow>& rows, const std::vect
 Expected<std::string> draw_kl(const std::vector<EvalRow>& rows, const std::vector<EvalSummary>& summaries, bool bytes) {
   plot::LinePlot p;
   p.title = fmt::format("{}: KL from the reference", task_of(rows));
-  p.x = {.label = bytes ? "peak of keys and values, MiB" : "query-key pairs of the prompt kept, percent", .log = true};
+  p.x = {.label = bytes ? "keys and values held in the answer, MiB" : "query-key pairs of the prompt kept, percent",
+         .log = true};
   p.y = {.label = "mean KL, nats", .log = true};
   for (const EvalSummary& s : summaries) {
-    const double x = bytes ? static_cast<double>(s.kv_bytes_peak) / (1 << 20) : s.prompt_pairs;
+    const double x = bytes ? static_cast<double>(s.kv_bytes_held) / (1 << 20) : s.prompt_pairs;
     // Zero is equal to the reference, and has no place on a logarithmic axis.
     if (!(x > 0) || !(s.kl_mean.value > 0)) continue;
     plot::Point point = point_of(x, s.kl_mean);

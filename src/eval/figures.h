@@ -15,7 +15,7 @@ enum class FigureKind : uint8_t {
   kScore,    // score against length, lines with intervals
   kNll,      // copy: negative log-likelihood of the second copy against distance, in decode steps and in the prompt
   kKlPairs,  // KL against the query-key pairs kept, one mark a configuration
-  kKlBytes,  // KL against the peak of KV bytes
+  kKlBytes,  // KL against the KV bytes that an answer holds
   kTtft,     // time to the first token against length, with slopes
 };
 

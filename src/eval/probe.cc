@@ -29,10 +29,12 @@ Expected<RunResult> run_request(Engine& engine, Request request, const ProbeStop
       stopped = true;
     }
     PARE_ASSIGN_OR_RETURN(const bool more, engine.step());
+    const EngineStats now = engine.stats();
     if (first && !result.tokens.empty()) {
-      at_first = engine.stats();
+      at_first = now;
       first = false;
     }
+    if (now.kv_bytes_used > 0) result.cost.kv_bytes_held = now.kv_bytes_used;
     if (!more && stopped) return cancelled("stopped within a case");
     if (!more) break;
   }

@@ -19,7 +19,9 @@ namespace pare {
 struct ProbeCost {
   int64_t prompt_pairs = 0, decode_pairs = 0;  // query-key pairs: until the first token, and after it
   int64_t decode_rows = 0;
-  int64_t kv_bytes_peak = 0;  // the most that a step of this engine held so far
+  // KV bytes: the most that a step of this engine held so far, which is while the prompt is read; and before the last
+  // step of the answer, when a policy has let go what it does not keep.
+  int64_t kv_bytes_peak = 0, kv_bytes_held = 0;
   double ttft_ms = 0;
 };
 

@@ -49,6 +49,7 @@ Json to_json(const CaseRecord& r) {
           {"decode_pairs", r.cost.decode_pairs},
           {"decode_rows", r.cost.decode_rows},
           {"kv_bytes_peak", r.cost.kv_bytes_peak},
+          {"kv_bytes_held", r.cost.kv_bytes_held},
           {"ttft_ms", r.cost.ttft_ms}};
 }
 
@@ -129,6 +130,7 @@ Expected<CaseRecord> read_record(const Json& object) {
   f.whole("decode_pairs", &r.cost.decode_pairs, INT64_MAX);
   f.whole("decode_rows", &r.cost.decode_rows, INT64_MAX);
   f.whole("kv_bytes_peak", &r.cost.kv_bytes_peak, INT64_MAX);
+  f.whole("kv_bytes_held", &r.cost.kv_bytes_held, INT64_MAX);
   f.number("ttft_ms", &r.cost.ttft_ms);
   PARE_RETURN_IF_ERROR(f.status());
   if (r.score < 0 || r.score > 1) return data_loss(fmt::format("field 'score' is {}, allowed [0, 1]", r.score));

@@ -107,6 +107,7 @@ void add_cost(const EvalRow& row, const EvalRow& reference, EvalSummary* s) {
     decode_reference += static_cast<double>(b.decode_pairs);
     rows_reference += static_cast<double>(b.decode_rows);
     s->kv_bytes_peak = std::max(s->kv_bytes_peak, a.kv_bytes_peak);
+    s->kv_bytes_held = std::max(s->kv_bytes_held, a.kv_bytes_held);
     ttft.push_back(a.ttft_ms);
   }
   s->prompt_pairs = percent(prompt, prompt_reference);

@@ -39,10 +39,10 @@ struct EvalSummary {
   // Query-key pairs in percent of the reference's, NaN where pairs are not counted: while prompts are read, and a
   // decode row.
   double prompt_pairs = 0, decode_pairs = 0;
-  int64_t kv_bytes_peak = 0;
-  double ttft_ms = 0;                     // median
-  std::vector<PositionBucket> positions;  // empty for the reference
-  std::vector<CopyBucket> copies;         // copy alone
+  int64_t kv_bytes_peak = 0, kv_bytes_held = 0;  // the largest of all cases
+  double ttft_ms = 0;                            // median
+  std::vector<PositionBucket> positions;         // empty for the reference
+  std::vector<CopyBucket> copies;                // copy alone
 };
 
 // A case counts as solved with everything that was asked for, a copy with nine tokens in ten.

@@ -12,8 +12,12 @@ Expected<CopyCase> make_copy(const Tokenizer& tokenizer, uint64_t seed, int32_t 
                                         2 * kCopyHalf, length - kCopyHalf - 1));
   }
   std::vector<TokenId> ordinary;
-  for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
-    if (tokenizer.kind(id) == TokenKind::kNormal) ordinary.push_back(id);
+  // Vocabularies of bytes alone have no other tokens.
+  for (const TokenKind kind : {TokenKind::kNormal, TokenKind::kByte}) {
+    for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
+      if (tokenizer.kind(id) == kind) ordinary.push_back(id);
+    }
+    if (ordinary.size() >= 2) break;
   }
   if (ordinary.size() < 2) return invalid_argument("the vocabulary has no ordinary tokens to repeat");
   Philox rng = task_rng(seed, TaskStream::kContent);
