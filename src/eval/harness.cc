@@ -26,7 +26,7 @@ struct PreparedCase {
 
 std::string variant_of(const EvalPlan& plan) {
   const std::string form = plan.plain ? ",plain" : "";
-  if (plan.task == "copy") return fmt::format("half={}", kCopyHalf);
+  if (plan.task == "copy") return fmt::format("half={},words", kCopyHalf);
   if (plan.task == "gsm8k") return fmt::format("file={}{}", plan.problems_identity, form);
   const TaskParams& p = plan.params;
   return fmt::format("keys={},values={},hops={},question={},scored={},haystack={}{}", p.keys, p.values, p.hops,

@@ -1,5 +1,5 @@
 // A random sequence that stands twice in a context, `distance` tokens apart: a model that retrieves predicts the second
-// copy, one that does not is at the mercy of chance (ln of the vocabulary, in nats).
+// copy, one that does not is at the mercy of chance (ln of the number of words, at best, in nats).
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,9 @@ struct CopyCase {
   int32_t scored_from = 0;    // prompt position of the first token whose prediction counts
 };
 
-// `length` tokens of prompt. Tokens are ordinary vocabulary entries, independent and uniform. kInvalidArgument unless
-// 2 * kCopyHalf <= distance <= length - kCopyHalf - 1.
+// `length` tokens of prompt. Tokens are independent and uniform over 2,048 common words of the vocabulary (those of
+// " " and lower-case letters with the lowest ids), over all its ordinary entries where it has too few. kInvalidArgument
+// unless 2 * kCopyHalf <= distance <= length - kCopyHalf - 1.
 Expected<CopyCase> make_copy(const Tokenizer& tokenizer, uint64_t seed, int32_t length, int32_t distance);
 
 }  // namespace pare
