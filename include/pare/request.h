@@ -40,6 +40,10 @@ struct Request {
   SamplingParams sampling;
   std::vector<std::string> stop;  // generation ends before any of these texts
   bool ignore_eos = false;
+  // The first tokens of every answer, taken in place of what would have been drawn: the model reads them one decode
+  // step each, as if it had chosen them (teacher forcing). At most max_tokens; they end an answer as drawn ones do. Not
+  // with logprobs or penalties, which are of what was drawn.
+  std::vector<int32_t> forced;
   int32_t logprobs = -1;        // -1: none; n >= 0: of the chosen token and of the n most likely
   bool observe_prompt = false;  // on_logits sees every prompt row too, once, as branch 0's (perplexity)
   int32_t observe_from = 0;     // with observe_prompt: the first row that on_logits sees, in [0, tokens)

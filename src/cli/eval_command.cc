@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/eval_tasks.h"
 #include "eval/perplexity.h"
 #include "plan/spec.h"
 
@@ -154,23 +155,33 @@ Status run_kl(const EvalOptions& o, bool json) {
 void add_eval_command(Commands* commands) {
   auto o = std::make_shared<EvalOptions>();
   auto task = std::make_shared<std::string>();
+  auto tasks = std::make_shared<EvalTaskOptions>();
   CLI::App* app = commands->add(
-      "eval", "Measure quality: perplexity, or divergence between two configurations", [o, task, commands] {
+      "eval", "Measure quality: perplexity, divergence, and tasks of retrieval, against a reference",
+      [o, task, tasks, commands] {
+        if (*task != "perplexity" && *task != "kl") {
+          if (!o->against_model.empty()) return invalid_argument("--against-model is for kl");
+          return run_eval_task(*task, o->model, *tasks, o->file, o->against, commands->json());
+        }
+        if (o->file.empty()) return invalid_argument(fmt::format("{} reads a text: --file is required", *task));
         if (*task == "kl") return run_kl(*o, commands->json());
         if (o->against != EvalOptions().against || !o->against_model.empty()) {
           return invalid_argument("perplexity has no reference: --against and --against-model are for kl");
         }
         return run_perplexity(*o, commands->json());
       });
-  app->add_option("TASK", *task, "perplexity, or kl: divergence from a reference")
+  std::vector<std::string> names = eval_task_names();
+  names.insert(names.begin(), {"perplexity", "kl"});
+  app->add_option("TASK", *task, "perplexity, kl (divergence from a reference), or a task of the list below")
       ->required()
-      ->check(CLI::IsMember({"perplexity", "kl"}));
+      ->check(CLI::IsMember(names));
   o->model.add_to(app, false);
-  app->add_option("--file", o->file, "The text; - is standard input")->type_name("FILE")->required();
-  app->add_option("--context", o->context, "Tokens of a context; the second half of them is scored")
+  app->add_option("--file", o->file, "The text, the haystack of a task, or gsm8k's problems; - is standard input")
+      ->type_name("FILE");
+  app->add_option("--context", o->context, "perplexity, kl: tokens of a context; the second half is scored")
       ->type_name("N")
       ->check(CLI::Range(4, static_cast<int>(kMaxContext)));
-  app->add_option("--chunks", o->chunks, "Contexts to score; 0: all that the text fills")
+  app->add_option("--chunks", o->chunks, "perplexity, kl: contexts to score; 0: all that the text fills")
       ->type_name("N")
       ->check(CLI::Range(0, INT32_MAX));
   app->add_flag("--observe-sparse", o->observe_sparse,
@@ -178,10 +189,11 @@ void add_eval_command(Commands* commands) {
                 "log-probabilities of a prompt are");
   app->add_option("--against", o->against, "The reference's policies: \"attn=SPEC; kv=SPEC\", one of them or both")
       ->type_name("SPECS")
-      ->group("Reference (kl)");
+      ->group("Reference");
   app->add_option("--against-model", o->against_model, "The reference's weights: a model with the same vocabulary")
       ->type_name("MODEL")
-      ->group("Reference (kl)");
+      ->group("Reference");
+  tasks->add_to(app);
   app->footer(
       "perplexity: exp of the mean negative log-likelihood, by llama.cpp's definition, so that figures compare: "
       "contexts\n"
@@ -191,9 +203,27 @@ void add_eval_command(Commands* commands) {
       "kl: over the same tokens, KL(reference || MODEL as configured) in nats, the share of tokens at which both find\n"
       "the same most likely, and both perplexities. What the reference is not told, it shares: dense policies, the\n"
       "same weights.\n\n"
+      "Tasks:\n" +
+      eval_task_help() +
+      "\nA task's prompt has --lengths tokens of the model at hand. The reference (dense, or --against) answers "
+      "greedily;\n"
+      "each candidate is then told that answer token by token, and answers itself where it would have said otherwise.\n"
+      "One row a configuration:\n"
+      "  score %      of what was asked for, over all cases\n"
+      "  of solved %  of the cases that the reference solves, those which this one solves too\n"
+      "  KL           KL(reference || candidate) in nats over the answer's tokens, and of its first\n"
+      "  top-1 %      tokens at which both find the same most likely\n"
+      "  pairs %      query-key pairs of the prompt, and of a decode step, against the reference's (CPU only)\n"
+      "  KV peak      the most bytes of keys and values that a step held; KV held: in the answer's last step\n"
+      "Compare candidates with controls of equal cost: sink and window, random layers, random channels.\n"
+      "--attn and --kv, when given, are the candidate 'candidate'.\n\n"
       "  pare eval perplexity smollm2-135m-instruct --file book.txt --context 512 --chunks 8\n"
       "  pare eval kl smollm2-135m-instruct --file book.txt --attn \"streaming(sink=4,window=256)\"\n"
-      "  pare eval kl small.q4.gguf --file book.txt --against-model small.bf16.gguf");
+      "  pare eval kl small.q4.gguf --file book.txt --against-model small.bf16.gguf\n"
+      "  pare eval needle smollm2-135m-instruct --lengths 1024,2048 --kv \"streaming(sink=4,recent=256)\" \\\n"
+      "    --candidate \"window=attn=streaming(sink=4,window=256)\" --out needle.json --plot needle.svg\n"
+      "  pare eval copy smollm2-135m-instruct --kv \"streaming(sink=4,recent=256)\"\n"
+      "  pare eval gsm8k qwen2.5-coder-1.5b-instruct --file dev.jsonl --cases 50 --kv \"streaming(recent=512)\"");
 }
 
 }  // namespace pare::cli

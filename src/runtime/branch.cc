@@ -30,6 +30,12 @@ Branch::Branch(std::shared_ptr<ActiveRequest> request, int32_t branch_index, int
   count_prompt(tokens, &counts);
 }
 
+int32_t Branch::forced_at(size_t position) const {
+  const std::vector<int32_t>& forced = owner->request.forced;
+  const auto first = static_cast<size_t>(prompt_len);
+  return position >= first && position - first < forced.size() ? forced[position - first] : -1;
+}
+
 void Branch::add_token(int32_t id) {
   tokens.push_back(id);
   if (!owner->penalized) return;

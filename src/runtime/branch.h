@@ -59,6 +59,8 @@ struct Branch {
   // The first branch of a request shows the prompt's rows; the others show only the one they draw from.
   bool observes_prompt() const { return index == 0 && owner->request.observe_prompt; }
 
+  // The token that the request wants at `position`; -1: the drawn one.
+  int32_t forced_at(size_t position) const;
   void add_token(int32_t id);
   // How the token at `position` is drawn from row `logits_row`. `uncounted`: where a token in flight is to be found, or
   // null. Views into this branch.

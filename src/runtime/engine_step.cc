@@ -89,9 +89,14 @@ void Engine::Impl::gather_rows(Clock::time_point now) {
     }
     const size_t first = step_tokens.size();
     for (int32_t i = 0; i < s.rows; ++i) {
-      // A token still in flight has no value here; the prefix index is told so and the device reads the slot.
+      // A token still in flight has no value here, unless it is forced; the prefix index is told so and the device
+      // reads the slot.
       const size_t at = static_cast<size_t>(b.computed) + static_cast<size_t>(i);
+#ifdef PARE_FAULT_RUNTIME_FORCED_READS_DRAWN
       step_tokens.push_back(at < b.tokens.size() ? b.tokens[at] : -1);
+#else
+      step_tokens.push_back(at < b.tokens.size() ? b.tokens[at] : b.forced_at(at));
+#endif
     }
     StepSeq seq;
     seq.seq = b.seq;
@@ -224,13 +229,14 @@ Status Engine::Impl::deliver(std::vector<PendingToken>& results, int outputs) {
     if (!b) continue;
     ActiveRequest& owner = *b->owner;
     --b->in_flight;
-    const int32_t id = out.ids[p.row];
+    int32_t id = out.ids[p.row];
     if (id < 0) {
       const Status error =
           internal_error(fmt::format("the model gave no finite logit at position {}", b->tokens.size()));
       finish(b, FinishReason::kFailed, &error, {}, nullptr);
       continue;
     }
+    if (const int32_t forced = b->forced_at(b->tokens.size()); forced >= 0) id = forced;
     b->add_token(id);
     if (owner.stats.generated_tokens++ == 0) {
       owner.first_token = now;

@@ -33,6 +33,24 @@ Status validate(const SamplingParams& s, int32_t vocab) {
   return ok_status();
 }
 
+Status validate_forced(const Request& r, int32_t vocab) {
+  if (r.forced.empty()) return ok_status();
+  if (r.forced.size() > static_cast<size_t>(r.max_tokens)) {
+    return invalid_argument(fmt::format("{} forced tokens, max_tokens is {}", r.forced.size(), r.max_tokens));
+  }
+  for (size_t i = 0; i < r.forced.size(); ++i) {
+    if (r.forced[i] < 0 || r.forced[i] >= vocab) {
+      return invalid_argument(fmt::format("forced token {} is {}, the vocabulary has {}", i, r.forced[i], vocab));
+    }
+  }
+  if (r.logprobs >= 0) return invalid_argument("logprobs are of drawn tokens: not with forced ones");
+  const SamplingParams& s = r.sampling;
+  if (s.repetition_penalty != 1.0f || s.frequency_penalty != 0.0f || s.presence_penalty != 0.0f) {
+    return invalid_argument("penalties count drawn tokens: not with forced ones");
+  }
+  return ok_status();
+}
+
 }  // namespace
 
 Status validate(const Request& r, int32_t vocab, int32_t context_max) {
@@ -47,6 +65,7 @@ Status validate(const Request& r, int32_t vocab, int32_t context_max) {
     }
   }
   PARE_RETURN_IF_ERROR(in_range("max_tokens", r.max_tokens, 1, false, INT32_MAX));
+  PARE_RETURN_IF_ERROR(validate_forced(r, vocab));
   PARE_RETURN_IF_ERROR(in_range("samples", r.samples, 1, false, kMaxSamplesPerRequest));
   PARE_RETURN_IF_ERROR(in_range("observe_from", r.observe_from, 0, false, static_cast<double>(r.tokens.size()) - 1));
   PARE_RETURN_IF_ERROR(in_range("logprobs", r.logprobs, -1, false, kMaxTopLogprobs));

@@ -46,6 +46,19 @@ TEST(BadInput, CommandLine) {
   expect_error({"bench", "--shape", "smollm2-135m", "--dtype", "q4_K"}, 2, {"576", "256", "Q4_K"});
   expect_error({"bench", "--shape", "smollm2-135m", "--peer", "llama-bench"}, 2, {"--peer", "--shape"});
   expect_error({"eval", "bogus", kLlama, "--file", kLlama}, 2, {"bogus"});
+  expect_error({"eval", "perplexity", kLlama}, 2, {"--file"});
+  expect_error({"eval", "gsm8k", kLlama}, 2, {"--file"});
+  expect_error({"eval", "gsm8k", kLlama, "--file", source_path("README.md")}, 2, {"README.md", "line 1"});
+  expect_error({"eval", "copy", kLlama, "--file", source_path("README.md")}, 2, {"--file"});
+  expect_error({"eval", "needle", kLlama, "--lengths", "100000"}, 2, {"--lengths", "100000", "256"});
+  expect_error({"eval", "needle", kLlama, "--lengths", "200"}, 2, {"200"});
+  expect_error({"eval", "needle", kLlama, "--candidate", "a=kv=foo", "--lengths", "200"}, 2, {"'a'", "foo"});
+  expect_error({"eval", "needle", kLlama, "--candidate", "a=bogus"}, 2, {"--candidate", "a=bogus"});
+  expect_error({"eval", "needle", kLlama, "--against-model", kLlama}, 2, {"--against-model"});
+  expect_error({"eval", "needle", kLlama, "--figure", "heat"}, 2, {"--figure", "--plot"});
+  expect_error({"eval", "needle", kLlama, "--plot", "x.svg", "--figure", "pie"}, 2, {"pie", "heat"});
+  expect_error({"eval", "needle", kLlama, "--out", source_path("README.md")}, 2, {"README.md"});
+  expect_error({"eval", "needle", kLlama, "--seed", "-1"}, 2, {"-1"});
   expect_error({"eval", "perplexity", kLlama, "--file", source_path("README.md"), "--context", "512"}, 2,
                {"--context", "512", "256"});
   expect_error({"eval", "perplexity", kLlama, "--file", source_path(".gitignore"), "--context", "256"}, 2,

@@ -99,7 +99,7 @@ TEST(Plot, TextsAreEscaped) {
   map.columns[1] = "]]>&<";
   EXPECT_EQ(fault_of(*to_svg(map)), "");
   for (const std::string& bad : {std::string("a\nb"), std::string("a\0b", 3), std::string("\xFF"), std::string("\x7F"),
-                                std::string("\xEF\xBF\xBF")}) {
+                                 std::string("\xEF\xBF\xBF")}) {
     LinePlot p = some_lines();
     p.title = bad;
     EXPECT_EQ(to_svg(p).status().code(), StatusCode::kInvalidArgument) << bad;

@@ -37,6 +37,82 @@ void expect_same(const Answer& a, const Answer& b) {
   EXPECT_EQ(a.finish, b.finish);
 }
 
+// --- forced tokens ---
+
+// An answer that is told to the model is a prompt that contains it: the same rows, bit for bit.
+TEST(Engine, ForcedTokensAreReadAsAPromptWouldBe) {
+  Philox rng(11);
+  Request whole;
+  whole.tokens = random_tokens(rng, 150);
+  whole.max_tokens = 4;
+  whole.ignore_eos = true;
+  whole.observe_prompt = true;
+  Request forced = whole;
+  forced.tokens.resize(100);
+  forced.forced.assign(whole.tokens.begin() + 100, whole.tokens.end());
+  forced.max_tokens = 54;
+  for (const int32_t in_flight : {0, 1}) {
+    EngineOptions o = small_engine();
+    o.steps_in_flight = in_flight;
+    const Answer a = run_alone(whole, o)[0], b = run_alone(forced, o)[0];
+    EXPECT_EQ(a.rows, b.rows) << in_flight << " steps in flight";
+    ASSERT_EQ(b.tokens.size(), 54u);
+    EXPECT_TRUE(std::equal(forced.forced.begin(), forced.forced.end(), b.tokens.begin()));
+    EXPECT_EQ(std::vector<int32_t>(b.tokens.begin() + 50, b.tokens.end()), a.tokens) << "then the model goes on";
+    EXPECT_EQ(b.finish, FinishReason::kLength);
+  }
+}
+
+TEST(Engine, ForcedTokensAreEverySamplesAndSurvivePreemption) {
+  Request r = random_request(12, 70, 40);
+  Philox rng(13);
+  r.forced = random_tokens(rng, 25);
+  r.samples = 3;
+  for (const int32_t in_flight : {0, 1}) {
+    EngineOptions roomy = small_engine(), tight = small_engine();
+    roomy.steps_in_flight = tight.steps_in_flight = in_flight;
+    const Answers all = run_alone(r, roomy);
+    for (const Answer& a : all) EXPECT_TRUE(std::equal(r.forced.begin(), r.forced.end(), a.tokens.begin()));
+    EXPECT_NE(all[0].tokens, all[1].tokens) << "what follows is drawn";
+    // Two requests in a pool for little more than one: the second is read again.
+    tight.kv_rows = 256;
+    tight.max_sequences = 6;
+    const auto engine = make_engine(tight);
+    const auto first = submit(*engine, r), second = submit(*engine, r);
+    ASSERT_TRUE(engine->run().ok());
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ((*first)[i].tokens, all[i].tokens);
+      EXPECT_EQ((*second)[i].tokens, all[i].tokens);
+    }
+    expect_idle(*engine);
+  }
+}
+
+TEST(Engine, AForcedEndEndsTheAnswer) {
+  Request r = random_request(14, 20, 10);
+  r.ignore_eos = false;
+  const auto ends = tiny_model()->tokenizer->end_of_generation();
+  ASSERT_FALSE(ends.empty());
+  r.forced = {5, ends.front(), 6};
+  const Answer a = run_alone(r, small_engine())[0];
+  EXPECT_EQ(a.tokens, (std::vector<int32_t>{5, ends.front()}));
+  EXPECT_EQ(a.finish, FinishReason::kStopToken);
+}
+
+TEST(Engine, ObserversSeeThePromptFromWhereTheyAsk) {
+  Request r = random_request(15, 90, 3);
+  r.observe_prompt = true;
+  EngineOptions o = small_engine();
+  o.step_rows = 32;
+  std::map<int32_t, std::string> all = run_alone(r, o)[0].rows;
+  EXPECT_EQ(all.size(), 92u);
+  for (const int32_t from : {1, 40, 89}) {
+    r.observe_from = from;
+    std::map<int32_t, std::string> rest(all.lower_bound(from), all.end());
+    EXPECT_EQ(run_alone(r, o)[0].rows, rest) << from;
+  }
+}
+
 // --- sharing ---
 
 TEST(Engine, ASecondPromptTakesItsPrefixFromTheCache) {

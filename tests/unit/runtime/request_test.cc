@@ -62,6 +62,37 @@ TEST(Request, SamplingNumbers) {
   }
 }
 
+TEST(Request, ForcedTokens) {
+  Request r = good_request();
+  r.max_tokens = 2;
+  r.forced = {0, kVocab - 1};
+  EXPECT_TRUE(validate(r, kVocab, kContext).ok());
+  r.forced.push_back(5);
+  expect_refused(r, "3 forced tokens", "max_tokens 2");
+  for (const int32_t bad : {-1, kVocab, INT32_MIN, INT32_MAX}) {
+    r.forced = {7, bad};
+    expect_refused(r, "forced token 1", std::to_string(bad));
+  }
+  r.forced = {1};
+  r.logprobs = 0;
+  expect_refused(r, "logprobs", "0");
+  r.logprobs = -1;
+  for (float SamplingParams::*penalty :
+       {&SamplingParams::repetition_penalty, &SamplingParams::frequency_penalty, &SamplingParams::presence_penalty}) {
+    Request penalized = r;
+    penalized.sampling.*penalty = 0.5f;
+    expect_refused(penalized, "penalties", "0.5");
+    penalized.forced.clear();
+    EXPECT_TRUE(validate(penalized, kVocab, kContext).ok());
+  }
+  r.observe_from = 2;
+  EXPECT_TRUE(validate(r, kVocab, kContext).ok());
+  for (const int32_t bad : {-1, 3}) {
+    r.observe_from = bad;
+    expect_refused(r, "observe_from", std::to_string(bad));
+  }
+}
+
 TEST(Request, WholeNumbers) {
   Request r = good_request();
   r.sampling.top_k = -1;
