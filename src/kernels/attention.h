@@ -23,9 +23,9 @@
 //          keys.
 // So a row's bits depend on its query and its visible keys only: not on tile mates, chunks, threads, items or
 // paging. Stored rows must be finite (their values are multiplied by 0 for the tile mates that do not see
-// them); rows that no query of the tile or item sees may hold anything, and so may scales of which no query sees a code.
-// Quantized rows enter as fma(scale, code, zero) in fp32; they and mixed codecs are for decode, prefill reads the full
-// zone.
+// them); rows that no query of the tile or item sees may hold anything, and so may scales of which no query sees a
+// code. Quantized rows enter as fma(scale, code, zero) in fp32; they and mixed codecs are for decode, prefill reads the
+// full zone.
 #pragma once
 
 #include <cstddef>
@@ -88,9 +88,9 @@ struct AppendArgs {
 //           scale] covers the group, up to one fp32 rounding, wherever fp16 can name it
 //   code  = clamp((x - zero) / scale, 0, 2^bits - 1) in fp32, then rounded to nearest even; NaN and scale 0 give 0. A
 //           finite value of the group comes back to within scale / 2, up to fp32 roundings.
-// A K group that a move fills in part is quantized over the rows that move, and codes of other rows stay what they were:
-// unless nobody reads those, row0 and rows are multiples of k_group. Moves of one call share no row, no byte and no K
-// group. Pages of both zones have kPageRows rows.
+// A K group that a move fills in part is quantized over the rows that move, and codes of other rows stay what they
+// were: unless nobody reads those, row0 and rows are multiples of k_group. Moves of one call share no row, no byte and
+// no K group. Pages of both zones have kPageRows rows.
 struct MoveRowsArgs {
   std::byte* const* pools = nullptr;
   const RowFormat *full = nullptr, *mid = nullptr;  // [K] of this layer, zone full and zone mid; mid v_width 0: nothing

@@ -61,8 +61,7 @@ struct Isa {
   static void store_codes(std::byte* p, V x) {
     const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
     const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
-    const __m128i bytes =
-        _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
     attn::pack_codes<Bits>(p, static_cast<uint64_t>(_mm_cvtsi128_si64(bytes)),
                            static_cast<uint64_t>(_mm_extract_epi64(bytes, 1)));
   }

@@ -1,5 +1,5 @@
-// Quantized rows on the vector levels, Tiles order: codes widened to fp32 (decode), and rows of the full zone moved into
-// another format. Bits are those of kernels/ref/move_rows_ref.cc and stored_rows.h.
+// Quantized rows on the vector levels, Tiles order: codes widened to fp32 (decode), and rows of the full zone moved
+// into another format. Bits are those of kernels/ref/move_rows_ref.cc and stored_rows.h.
 #pragma once
 
 #include <cstring>
@@ -129,7 +129,8 @@ struct AttentionCodes {
     alignas(64) float x[kMaxStateDim];
     for (int64_t row = move.row0; row < move.row0 + move.rows; ++row) {
       for (int32_t c = 0; c < to.v_width; c += to.v_group) {
-        for (int32_t i = 0; i < to.v_group; i += 16) load16(from.v_codec, src + from.v, row * from.v_width + c + i, x + i);
+        for (int32_t i = 0; i < to.v_group; i += 16)
+          load16(from.v_codec, src + from.v, row * from.v_width + c + i, x + i);
         std::byte* pair = dst + to.vs + (row * to.v_width + c) / to.v_group * 4;
         const bool done = store_group<Bits>(
             x, to.v_group, pair, [&](int32_t i) { return dst + to.v + (row * to.v_width + c + i) * Bits / 8; });
