@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/attention_walk.h"
 #include "ops/cuda/cuda_ops.h"
 #include "tensor/cuda/status.h"
 
@@ -60,8 +61,9 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
                                                                    kv.n_kv_heads * sizeof(uint32_t)));
   PARE_RETURN_IF_ERROR(decode_done_.fill(0));
 
-  // Page lists of all sequences of a step, and shared pages to copy, follow the host's own tables.
-  const size_t pages = static_cast<size_t>(memory.max_sequences) * kMaxClasses *
+  // Page lists of all sequences of a step, of the full zone and of one other, and shared pages to copy, follow the
+  // host's own tables.
+  const size_t pages = static_cast<size_t>(memory.max_sequences) * kMaxClasses * 2 *
                        static_cast<size_t>(ceil_div<int64_t>(memory.max_context, kPageRows)) * sizeof(int32_t);
   const size_t copies = static_cast<size_t>(memory.max_sequences) * kMaxClasses * sizeof(PageCopy);
   const size_t tables = memory.tables_bytes + pages + copies + draw_table_bytes(memory);
@@ -77,6 +79,17 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
   PARE_RETURN_IF_ERROR(zones_.upload(kv.zones, sizeof(Zone) * kMaxZones));
   kv_.formats = formats_.as<RowFormat>();
   kv_.zones = zones_.as<Zone>();
+  size_t n_channels = 0;
+  for (size_t i = 0; i < format_bytes / sizeof(RowFormat); ++i) {
+    const RowFormat& f = kv.formats[i];
+    if (f.chan >= 0) n_channels = std::max(n_channels, static_cast<size_t>(f.chan) + f.k_width);
+  }
+  kv_.channels = nullptr;  // queries need not be scaled
+  if (n_channels > 0) {
+    PARE_ASSIGN_OR_RETURN(channels_, cuda::DeviceBuffer::allocate(n_channels * sizeof(Channel)));
+    PARE_RETURN_IF_ERROR(channels_.upload(kv.channels, n_channels * sizeof(Channel)));
+    kv_.channels = channels_.as<Channel>();
+  }
   PARE_RETURN_IF_ERROR(make_maps());
   PARE_CUDA_RETURN_IF_ERROR(cudaDeviceSynchronize());
   return Arena(arena_.data(), arena_.size());
@@ -92,17 +105,41 @@ Arena CudaOps::begin_step(int parity) {
 void CudaOps::count_decode_bytes(const StepPlans& plans) {
   decode_kv_bytes_ = 0;
   if (plans.n_decode_rows == 0) return;
-  uint64_t rows[kMaxClasses] = {};
+  uint64_t rows[kMaxClasses][kMaxZones] = {};
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     const SegmentPlan& segment = plans.classes[c].segment;
-    for (int32_t r = 0; r < *segment.n_runs; ++r) rows[c] += static_cast<uint64_t>(segment.runs[r].rows);
+    for (int32_t r = 0; r < *segment.n_runs; ++r) {
+      const Run& run = segment.runs[r];
+      PARE_CHECK(run.zone < kMaxZones);
+      rows[c][run.zone] += static_cast<uint64_t>(run.rows);
+    }
   }
   for (int32_t l = 0; l < plans.n_layers; ++l) {
     const LayerPlan& where = plans.layer(l);
-    for (int32_t g = 0; g < host_kv_.n_kv_heads; ++g) {
-      const RowFormat& f = host_kv_.format(kZoneFull, where.kv_layer, g);
-      decode_kv_bytes_ += rows[where.cls] * (uint64_t{f.k_width} + f.v_width) * sizeof(uint16_t);
+    for (int32_t zone = 0; zone < kMaxZones; ++zone) {
+      if (rows[where.cls][zone] == 0) continue;
+      for (int32_t g = 0; g < host_kv_.n_kv_heads; ++g) {
+        const RowFormat& f = host_kv_.format(zone, where.kv_layer, g);
+        if (f.v_width > 0) decode_kv_bytes_ += attn::row_bytes(f, rows[where.cls][zone]);
+      }
     }
+  }
+}
+
+void CudaOps::place_other_lists(const StepPlans& plans, const SegmentPlan& segment, std::span<int32_t> lists,
+                                int32_t* next) {
+  auto* runs = const_cast<Run*>(segment.runs);
+  for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
+    Run& run = runs[r];
+    if (run.zone == kZoneFull) continue;
+    const Zone& zone = host_kv_.zones[run.zone];
+    if (zone.layer_pitch != 0) check(unsupported("page lists by layer, on a card"));
+    const auto page_rows = static_cast<int32_t>(zone.page_rows);
+    const int32_t pages = ceil_div(run.row0 + run.rows, page_rows);
+    PARE_CHECK(static_cast<size_t>(*next + pages) <= lists.size());
+    std::copy_n(plans.kv.page_ids + run.page0, pages, lists.data() + *next);
+    run.page0 = static_cast<uint32_t>(*next);
+    *next += pages;
   }
 }
 
@@ -110,7 +147,7 @@ void CudaOps::count_decode_bytes(const StepPlans& plans) {
 // a few KiB, so that copying it whole costs less than knowing what changed.
 void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
   const int64_t list_max = ceil_div<int64_t>(memory_.max_context, kPageRows);
-  const auto lists = tables.take<int32_t>(static_cast<size_t>(plans.n_seqs * plans.n_classes * list_max));
+  const auto lists = tables.take<int32_t>(static_cast<size_t>(2 * plans.n_seqs * plans.n_classes * list_max));
   PARE_CHECK(!lists.empty());
   int32_t next = 0;
   for (int32_t c = 0; c < plans.n_classes; ++c) {
@@ -118,8 +155,10 @@ void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
     auto* seqs = const_cast<SeqStep*>(plans.classes[c].seqs);
     const SegmentPlan& segment = plans.classes[c].segment;
     auto* runs = const_cast<Run*>(segment.runs);
+    place_other_lists(plans, segment, lists, &next);
     for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
       // Relative to the list of the run's (first) sequence until that has its place.
+      if (runs[r].zone != kZoneFull) continue;
       runs[r].page0 -= static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
     }
     for (int32_t s = 0; s < plans.n_seqs; ++s) {
@@ -129,6 +168,7 @@ void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
       next += pages;
     }
     for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
+      if (runs[r].zone != kZoneFull) continue;
       runs[r].page0 += static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
     }
   }
@@ -197,7 +237,8 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   rows_ = {plans.n_rows, plans.n_decode_rows};
   logit_rows_ = {plans.n_logit_rows, plans.n_decode_logit_rows};
   check(cuda::to_status(cudaStreamWaitEvent(stream_, t.uploaded, 0), "cudaStreamWaitEvent"));
-  keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && error_.ok();
+  // Rows that move are named in the launch itself: such a step is neither captured nor replayed.
+  keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && plans.n_moves == 0 && error_.ok();
   if (!keyed_) return true;
   // Everything that launches are made from; item counts, lengths and pages are read on the card.
   std::vector<uint64_t>& key = key_;
