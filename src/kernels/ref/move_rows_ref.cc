@@ -63,11 +63,7 @@ void move_keys(const RowMove& move, const RowFormat& from, const RowFormat& to, 
                const std::byte* src, std::byte* dst) {
   const int64_t end = int64_t{move.row0} + move.rows;
   for (int32_t c = 0; c < to.k_width; ++c) {
-#ifdef PARE_FAULT_ATTENTION_MASK_ROTATED
-    const int32_t id = to.chan < 0 ? c : channels[to.chan + (c + 1) % to.k_width].id;
-#else
     const int32_t id = to.chan < 0 ? c : channels[to.chan + c].id;
-#endif
     if (!is_quantized(to.k_codec)) {
       for (int64_t row = move.row0; row < end; ++row) {
         const int64_t at = k_index(to, row, c), of = k_index(from, row, id);
