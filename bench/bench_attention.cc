@@ -45,20 +45,41 @@ double read_bandwidth() {
   return rate;
 }
 
-// A store of one sequence: grouped heads, fp16 tiles, pages in order.
+// How a store keeps its rows. k_width below D: every second channel, or as many as fit.
+struct Kept {
+  int k_width = 0;  // 0: all D, without a channel list
+  Codec k = Codec::F16, v = Codec::F16;
+};
+
+// A store of one sequence: grouped heads, tiles, pages in order.
 struct Store {
-  Store(int rows_, int group_, int kv_heads_, int d_) : rows(rows_), group(group_), kv_heads(kv_heads_), d(d_) {
-    const int pages = (rows + kPageRows - 1) / kPageRows;
-    const uint64_t plane = static_cast<uint64_t>(kPageRows) * d * 2;
+  Store(int rows_, int group_, int kv_heads_, int d_, const Kept& kept = {})
+      : rows(rows_), group(group_), kv_heads(kv_heads_), d(d_) {
+    constexpr int kScaleRows = 32, kScaleChannels = 32;
+    const int pages = (rows + kPageRows - 1) / kPageRows, k_width = kept.k_width == 0 ? d : kept.k_width;
+    const auto plane = [](int width, Codec codec) { return uint64_t{kPageRows} * width * codec_bits(codec) / 8; };
+    const uint64_t k_bytes = plane(k_width, kept.k), v_bytes = plane(d, kept.v);
+    const uint64_t ks_bytes = is_quantized(kept.k) ? uint64_t{4} * kPageRows / kScaleRows * k_width : 0;
+    const uint64_t vs_bytes = is_quantized(kept.v) ? uint64_t{4} * kPageRows * d / kScaleChannels : 0;
+    const uint64_t head_bytes = k_bytes + v_bytes + ks_bytes + vs_bytes;
     for (int g = 0; g < kv_heads; ++g) {
       RowFormat f;
-      f.k = 2 * g * plane;
-      f.v = f.k + plane;
-      f.page_bytes = static_cast<uint32_t>(2 * plane * kv_heads);
-      f.k_width = f.v_width = static_cast<uint16_t>(d);
+      f.k = g * head_bytes;
+      f.v = f.k + k_bytes;
+      f.ks = f.v + v_bytes;
+      f.vs = f.ks + ks_bytes;
+      f.page_bytes = static_cast<uint32_t>(head_bytes * kv_heads);
+      f.k_width = static_cast<uint16_t>(k_width);
+      f.v_width = static_cast<uint16_t>(d);
+      f.k_group = kScaleRows;
+      f.v_group = kScaleChannels;
+      f.k_codec = kept.k;
+      f.v_codec = kept.v;
+      f.chan = kept.k_width == 0 ? -1 : 0;
       formats.push_back(f);
     }
-    pool.assign(2 * plane * kv_heads * pages, std::byte{0x1c});  // every fp16 is 0.00401
+    for (int c = 0; c < k_width; ++c) channels.push_back({static_cast<uint16_t>(c * d / k_width), 1.0f});
+    pool.assign(head_bytes * kv_heads * pages, std::byte{0x1c});  // every fp16 is 0.00401
     for (int i = 0; i < pages; ++i) page_ids.push_back(i);
     q.resize(static_cast<size_t>(rows) * group * kv_heads * d);
     for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<float>(i * 2654435761u % 1000) * 1e-3f;
@@ -66,6 +87,7 @@ struct Store {
     layer.kv.pools[0] = pool.data();
     layer.kv.formats = formats.data();
     layer.kv.zones = &zone;
+    layer.kv.channels = channels.data();
     layer.kv.page_ids = page_ids.data();
     layer.kv.n_kv_layers = 1;
     layer.kv.n_kv_heads = kv_heads;
@@ -83,6 +105,7 @@ struct Store {
   SeqStep seq;
   AttentionLayer layer;
   std::vector<RowFormat> formats;
+  std::vector<Channel> channels;
   std::vector<std::byte> pool;
   std::vector<int32_t> page_ids;
   std::vector<float> q, out;
@@ -128,13 +151,13 @@ void Prefill(benchmark::State& state) {
 
 // One decode step of one sequence, cold: the store is larger than the caches. Arguments: level, rows, R, D,
 // items' spans.
-void Decode(benchmark::State& state) {
+void decode(benchmark::State& state, const Kept& kept) {
   const CpuLevel level = level_of(state.range(0));
   if (level > detected_cpu_level()) return state.SkipWithError("no such CPU level here");
   const int rows = static_cast<int>(state.range(1)), group = static_cast<int>(state.range(2));
   const int d = static_cast<int>(state.range(3)), item_spans = static_cast<int>(state.range(4));
   const int kv_heads = std::max<int>(1, static_cast<int>((int64_t{256} << 20) / (int64_t{4} * d * rows)));
-  Store store(rows, group, kv_heads, d);
+  Store store(rows, group, kv_heads, d, kept);
   store.seq = {.q_row = 0, .n_q = 1, .pos = rows - 1};
   Run run{.rows = rows};
   run.item_spans = static_cast<uint16_t>(item_spans);
@@ -168,6 +191,15 @@ void Decode(benchmark::State& state) {
   state.counters["peak"] = benchmark::Counter(bytes / read_bandwidth(), benchmark::Counter::kIsRate);
 }
 
+void Decode(benchmark::State& state) { decode(state, {}); }
+// As Decode, with kept K channels (0: all), K codec and V codec after the other arguments. Compare times, best with
+// --benchmark_enable_random_interleaving=true --benchmark_repetitions=9.
+void KeptRows(benchmark::State& state) {
+  decode(state, {.k_width = static_cast<int>(state.range(5)),
+                 .k = static_cast<Codec>(state.range(6)),
+                 .v = static_cast<Codec>(state.range(7))});
+}
+
 constexpr int64_t kAvx2 = static_cast<int64_t>(CpuLevel::kAvx2), kAvx512 = static_cast<int64_t>(CpuLevel::kAvx512);
 
 void prefill_shapes(benchmark::internal::Benchmark* b) {
@@ -195,6 +227,23 @@ void decode_shapes(benchmark::internal::Benchmark* b) {
   }
 }
 BENCHMARK(Decode)->Apply(decode_shapes)->Unit(benchmark::kMillisecond);
+
+void kept_shapes(benchmark::internal::Benchmark* b) {
+  constexpr auto kF16 = static_cast<int64_t>(Codec::F16), kI8 = static_cast<int64_t>(Codec::I8);
+  constexpr auto kI4 = static_cast<int64_t>(Codec::I4), kI2 = static_cast<int64_t>(Codec::I2);
+  for (int64_t level : {kAvx2, kAvx512}) {
+    for (const auto& [group, d] : {std::pair{6, 128}, {3, 64}}) {
+      for (int64_t eighths : {0, 1, 2, 4, 6}) {
+        const int64_t width = d * eighths / 8;
+        if (width % 16 == 0) b->Args({level, 4096, group, d, 8, width, kF16, kF16});
+      }
+      for (int64_t codec : {kI8, kI4, kI2}) b->Args({level, 4096, group, d, 8, 0, codec, codec});
+      b->Args({level, 4096, group, d, 8, d / 4, kI4, kI4});
+      b->Args({level, 4096, group, d, 8, d / 4, kF16, kI4});
+    }
+  }
+}
+BENCHMARK(KeptRows)->Apply(kept_shapes)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace pare

@@ -139,7 +139,6 @@ Status DecodeAttention::make_store(int32_t length) {
   memory.max_context = length + 1;
   memory.graphs = false;
   memory.pool_bytes = store_->pool_bytes();
-  memory.channels = store_->n_channels();
   return ops::allocate_step_memory(*ctx_, memory, store_->view());
 }
 

@@ -23,7 +23,9 @@
 //          keys.
 // So a row's bits depend on its query and its visible keys only: not on tile mates, chunks, threads, items or
 // paging. Stored rows must be finite (their values are multiplied by 0 for the tile mates that do not see
-// them); rows that no query of the tile or item sees may hold anything.
+// them); rows that no query of the tile or item sees may hold anything, and so may scales of which no query sees a
+// code. Quantized rows enter as fma(scale, code, zero) in fp32; they and mixed codecs are for decode, prefill reads the
+// full zone.
 #pragma once
 
 #include <cstddef>
@@ -61,7 +63,7 @@ struct AttentionLayer {
 struct AttentionCounters {    // added to, per thread; for statistics and tests
   uint64_t keys_visited = 0;  // (query row, key) pairs attended
   uint64_t rows_read = 0;     // key rows loaded, each with its value row
-  uint64_t bytes_read = 0;    // of K and V
+  uint64_t bytes_read = 0;    // of K and V as stored, with their share of the scales
   uint64_t fallbacks = 0;     // calls that the level's kernel left to kernels/ref
 };
 
@@ -77,11 +79,18 @@ struct AppendArgs {
 };
 
 // Moves rows of the full zone into zone mid (RowMove, plan/step.h): kept channels of K in the order of the mid format's
-// channel list, V whole, both quantized where the mid codec is (kv_layout.h). Per K channel and k_group rows, and per V
-// row and v_group channels: over the finite values x of the group lo = min, hi = max, scale = (hi - lo) / (2^bits - 1)
-// and zero = lo, both rounded to fp16 (scale up, zero down, so that the range is covered); code = clamp(round to
-// nearest even of (x - zero) / scale) in fp32, 0 where scale is 0. A K group that a move fills in part is quantized
-// over the rows that move; row0 and rows are therefore multiples of k_group, or the group's other rows are never read.
+// channel list, V whole. A plane whose codec stays is copied bit for bit (alpha waits for the query), another
+// floating-point codec rounds to nearest even, a quantized one (kv_layout.h) is quantized per K channel and k_group
+// rows, and per V row and v_group channels. Every implementation writes the same bits:
+//   zero  = clamp(lo, +-65504) rounded down to fp16; lo, hi = least and greatest finite value of the group, 0 without
+//           any; never -0
+//   scale = min((hi - zero) / (2^bits - 1), 65504) in fp32, rounded up to fp16; never -0. So [zero, zero + (2^bits - 1)
+//           scale] covers the group, up to one fp32 rounding, wherever fp16 can name it
+//   code  = clamp((x - zero) / scale, 0, 2^bits - 1) in fp32, then rounded to nearest even; NaN and scale 0 give 0. A
+//           finite value of the group comes back to within scale / 2, up to fp32 roundings.
+// A K group that a move fills in part is quantized over the rows that move, and codes of other rows stay what they
+// were: unless nobody reads those, row0 and rows are multiples of k_group. Moves of one call share no row, no byte and
+// no K group. Pages of both zones have kPageRows rows.
 struct MoveRowsArgs {
   std::byte* const* pools = nullptr;
   const RowFormat *full = nullptr, *mid = nullptr;  // [K] of this layer, zone full and zone mid; mid v_width 0: nothing

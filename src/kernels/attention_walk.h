@@ -124,7 +124,22 @@ static inline const std::byte* page_base(const KvView& kv, const RowFormat& form
   const uint64_t index = static_cast<uint32_t>(page) & ~kHostPageBit;
   return kv.pools[format.pool] + index * format.page_bytes;
 }
-static inline int64_t codec_bytes(Codec codec) { return codec == Codec::F32 ? 4 : 2; }
+// Bytes of `elements` stored side by side; whole bytes.
+static inline int64_t plane_bytes(Codec codec, int64_t elements) { return elements * codec_bits(codec) / 8; }
+// Bytes that `rows` rows of a zone take: codes, and scales by their share (a scale pair of K serves k_group rows).
+static inline uint64_t row_bytes(const RowFormat& f, uint64_t rows) {
+  uint64_t bytes = rows * static_cast<uint64_t>(plane_bytes(f.k_codec, f.k_width) + plane_bytes(f.v_codec, f.v_width));
+  if (is_quantized(f.k_codec)) bytes += rows * f.k_width * 4 / f.k_group;
+  if (is_quantized(f.v_codec)) bytes += rows * (f.v_width / f.v_group) * 4;
+  return bytes;
+}
+// Whether quantized planes have the scales that they need.
+static inline bool valid_scales(const RowFormat& f) {
+  const bool k = !is_quantized(f.k_codec) || (f.ks != kNoPlane && f.k_group > 0 && f.k_group % 16 == 0);
+  const bool v = !is_quantized(f.v_codec) ||
+                 (f.vs != kNoPlane && f.v_group > 0 && f.v_group % 16 == 0 && f.v_width % f.v_group == 0);
+  return k && v;
+}
 
 // The factor folded into queries.
 static inline float query_factor(const AttentionLayer& layer, float log2e) {

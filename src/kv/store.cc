@@ -436,7 +436,6 @@ std::array<size_t, kMaxPools> KvStore::pool_bytes() const {
   }
   return bytes;
 }
-size_t KvStore::n_channels() const { return impl_->channels.size(); }
 int32_t KvStore::n_classes() const { return impl_->n_classes(); }
 
 int64_t KvStore::available_pages(int32_t cls) const {

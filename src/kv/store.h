@@ -152,7 +152,6 @@ class KvStore {
   const KvView& view() const;
   std::byte* const* pools() const;
   std::array<size_t, kMaxPools> pool_bytes() const;
-  size_t n_channels() const;  // in KvView::channels
   int32_t n_classes() const;
   KvStats stats() const;
 

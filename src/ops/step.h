@@ -20,7 +20,6 @@ struct StepMemory {
   size_t arena_bytes = 0, tables_bytes = 0;
   int64_t max_sequences = 0, max_context = 0;
   std::array<size_t, kMaxPools> pool_bytes = {};  // of the store, by pool
-  size_t channels = 0;                            // in KvView::channels
   bool graphs = true;                             // accelerators: replay decode steps of equal shape
   bool strict = false;                            // accelerators: EngineOptions::strict
 };

@@ -155,7 +155,6 @@ Status EngineMemory::make_arena(const Model& model) {
   memory.graphs = o.graphs;
   memory.strict = o.strict;
   memory.pool_bytes = store_->pool_bytes();
-  memory.channels = store_->n_channels();
   return ops::allocate_step_memory(*context_, memory, store_->view());
 }
 

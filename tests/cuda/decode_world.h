@@ -59,6 +59,28 @@ class DecodeWorld {
     pools.emplace_back();
     return static_cast<int>(zones.size()) - 1;
   }
+  // A zone whose heads keep rows as `heads` says (widths, codecs, groups, chan); planes are placed here.
+  int add_zone(const Zone& zone, std::vector<RowFormat> heads) {
+    uint64_t at = 0;
+    const auto take = [&at](uint64_t bytes) {
+      const uint64_t begin = at;
+      at += (bytes + 15) / 16 * 16;
+      return begin;
+    };
+    for (RowFormat& f : heads) {
+      f.k = take(uint64_t{zone.page_rows} * f.k_width * codec_bits(f.k_codec) / 8);
+      f.v = take(uint64_t{zone.page_rows} * f.v_width * codec_bits(f.v_codec) / 8);
+      f.ks = is_quantized(f.k_codec) ? take(uint64_t{4} * zone.page_rows / f.k_group * f.k_width) : kNoPlane;
+      f.vs = is_quantized(f.v_codec) ? take(uint64_t{4} * zone.page_rows * (f.v_width / f.v_group)) : kNoPlane;
+      f.order = Order::Rows;
+      f.pool = static_cast<uint8_t>(pools.size());
+    }
+    for (RowFormat& f : heads) f.page_bytes = static_cast<uint32_t>(at);
+    formats.insert(formats.end(), heads.begin(), heads.end());
+    zones.push_back(zone);
+    pools.emplace_back();
+    return static_cast<int>(zones.size()) - 1;
+  }
   int add_full_zone() {
     return add_zone({.page_rows = kPageRows, .span = kSpanRows}, std::vector<int>(shape.kv_heads, shape.d));
   }
@@ -227,6 +249,7 @@ inline DecodeResult run_device(const DecodeWorld& w, test::SegmentPlanData data,
   layer.kv.channels = channels.as<Channel>();
   layer.kv.page_ids = page_ids.as<int32_t>();
   layer.host_formats = w.formats.data();
+  if (w.zones.size() > kZoneMid) layer.host_mid = w.formats.data() + w.shape.kv_heads;
   layer.dtype = w.shape.codec == Codec::F16 ? DType::F16 : DType::BF16;
   layer.seqs = seqs.as<SeqStep>();
   layer.n_seqs = static_cast<int32_t>(data.seqs.size());
@@ -277,7 +300,7 @@ inline void expect_close(DecodeWorld& w, const test::SegmentPlanData& data, cons
       auto& pool = unsigned_values.pools[zone];
       for (size_t page = 0; page * f.page_bytes < pool.size(); ++page) {
         std::byte* values = pool.data() + page * f.page_bytes + f.v;
-        for (size_t i = 0; i < page_rows * w.shape.d; ++i) values[2 * i + 1] &= std::byte{0x7f};
+        for (size_t i = 0; i < page_rows * f.v_width; ++i) values[2 * i + 1] &= std::byte{0x7f};
       }
     }
   }

@@ -114,7 +114,13 @@ Status bench_decode_attention(KernelRun& run, int32_t multiprocessors) {
   for (const auto& [sequences, context] : {std::pair{8, 32768}, {8, 131072}, {1, 32768}, {1, 131072}}) {
     PARE_RETURN_IF_ERROR(measure(run, sequences, context, multiprocessors));
   }
-  return ok_status();
+  // Widths as masks have them: a few heads whole, many narrow, some gone.
+  PrunedDecode pruned{.name = "example mask",
+                      .widths = {{128, 0, 32, 16, 64, 0, 32, 48}, {0, 0, 16, 128, 32, 32, 96, 16}}};
+  PARE_RETURN_IF_ERROR(bench_pruned_decode(run, pruned));
+  pruned.name = "example mask, 4 bits";
+  pruned.codec = Codec::I4;
+  return bench_pruned_decode(run, pruned);
 }
 
 }  // namespace pare::cuda

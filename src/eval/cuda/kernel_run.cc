@@ -60,6 +60,18 @@ Status KernelRun::measure_in_graph(std::string group, std::string name, const Ke
   return ok_status();
 }
 
+void KernelRun::add_sum(std::string group, std::string name, size_t lines) {
+  KernelLine sum;
+  sum.group = std::move(group);
+  sum.name = std::move(name);
+  for (size_t i = report_.lines.size() - std::min(lines, report_.lines.size()); i < report_.lines.size(); ++i) {
+    sum.seconds += report_.lines[i].seconds;
+    sum.floor_seconds += report_.lines[i].floor_seconds;
+    sum.bound = report_.lines[i].bound;
+  }
+  report_.lines.push_back(std::move(sum));
+}
+
 Expected<DeviceBuffer> zeros(size_t bytes) {
   PARE_ASSIGN_OR_RETURN(DeviceBuffer buffer, DeviceBuffer::allocate(std::max<size_t>(bytes, 16)));
   PARE_RETURN_IF_ERROR(buffer.fill(0));

@@ -8,6 +8,7 @@
 
 #include "eval/kernel_bench.h"
 #include "kernels/cuda/card_rates.h"
+#include "plan/kv_layout.h"
 #include "tensor/cuda/device_memory.h"
 #include "tensor/cuda/stopwatch.h"
 #include "tensor/dtype.h"
@@ -38,6 +39,8 @@ class KernelRun {
   // One of `calls` in a graph, as in a decode step; `call` takes other operands each time, kRotatedBytes in all.
   Status measure_in_graph(std::string group, std::string name, const KernelWork& work, int calls,
                           const Stopwatch::Call& call);
+  // A line that adds up the last `lines` lines.
+  void add_sum(std::string group, std::string name, size_t lines);
 
  private:
   KernelRun(const KernelBenchOptions& options, KernelReport* report, Stopwatch watch)
@@ -65,6 +68,17 @@ std::string tokens_text(int64_t tokens);
 // One group each.
 Status bench_prefill_attention(KernelRun& run);
 Status bench_decode_attention(KernelRun& run, int32_t multiprocessors);
+// Decode over a pruned store (LeanK, section 4.2): of each sequence the first 128 and the last 768 rows with all
+// channels, those between with widths[layer][head] channels of K (0: the head keeps none of them). Every layer is
+// measured alone, with 32 query heads and as many KV heads of 128 channels as widths[layer] has; then their sum, and
+// one dense layer beside it. `codec` of the rows between: Bf16, or quantized in groups of 32.
+struct PrunedDecode {
+  std::string name;                      // of the mask
+  std::vector<std::vector<int>> widths;  // multiples of 16 up to 128
+  int sequences = 64, context = 32768;
+  Codec codec = Codec::Bf16;
+};
+Status bench_pruned_decode(KernelRun& run, const PrunedDecode& shape);
 Status bench_small_linear(KernelRun& run);
 Status bench_row_ops(KernelRun& run);
 Status bench_sampler(KernelRun& run);

@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/attention_cpu.h"
 #include "kernels/cpu/attention_impl.h"
+#include "kernels/cpu/attention_pack.h"
 
 namespace pare::avx2 {
 namespace {
@@ -29,6 +30,41 @@ struct Isa {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(x.hi, _MM_FROUND_TO_NEAREST_INT));
   }
   static float half(uint16_t h) { return _cvtsh_ss(h); }
+  static uint16_t half_up(float x) { return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_POS_INF)); }
+  static uint16_t half_down(float x) { return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEG_INF)); }
+  // 16 packed codes.
+  template <int Bits>
+  static V codes(const std::byte* p) {
+    if constexpr (Bits == 8) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+      return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+              _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+    } else {
+      const __m256i mask = _mm256_set1_epi32((1 << Bits) - 1);
+      const __m256i low = _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
+      int32_t word[2];
+      __m256i a, b;
+      if constexpr (Bits == 4) {
+        std::memcpy(word, p, 8);
+        a = _mm256_srlv_epi32(_mm256_set1_epi32(word[0]), low);
+        b = _mm256_srlv_epi32(_mm256_set1_epi32(word[1]), low);
+      } else {
+        std::memcpy(word, p, 4);
+        a = _mm256_srlv_epi32(_mm256_set1_epi32(word[0]), low);
+        b = _mm256_srli_epi32(a, 16);
+      }
+      return {_mm256_cvtepi32_ps(_mm256_and_si256(a, mask)), _mm256_cvtepi32_ps(_mm256_and_si256(b, mask))};
+    }
+  }
+  // 16 codes, rounded to nearest even and packed; x in [0, 2^Bits - 1].
+  template <int Bits>
+  static void store_codes(std::byte* p, V x) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    attn::pack_codes<Bits>(p, static_cast<uint64_t>(_mm_cvtsi128_si64(bytes)),
+                           static_cast<uint64_t>(_mm_extract_epi64(bytes, 1)));
+  }
   static V fma(V a, V b, V c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
   static V add(V a, V b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
   static V sub(V a, V b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/attention_cpu.h"
 #include "kernels/cpu/attention_impl.h"
+#include "kernels/cpu/attention_pack.h"
 
 namespace pare::avx512 {
 namespace {
@@ -24,6 +25,33 @@ struct Isa {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
   }
   static float half(uint16_t h) { return _cvtsh_ss(h); }
+  static uint16_t half_up(float x) { return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_POS_INF)); }
+  static uint16_t half_down(float x) { return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEG_INF)); }
+  // 16 packed codes.
+  template <int Bits>
+  static V codes(const std::byte* p) {
+    __m512i wide;
+    if constexpr (Bits == 8) {
+      wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    } else if constexpr (Bits == 4) {
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), low = _mm_set1_epi8(15);
+      wide = _mm512_cvtepu8_epi32(
+          _mm_unpacklo_epi8(_mm_and_si128(bytes, low), _mm_and_si128(_mm_srli_epi16(bytes, 4), low)));
+    } else {
+      int32_t word;
+      std::memcpy(&word, p, 4);
+      const __m512i shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      wide = _mm512_and_si512(_mm512_srlv_epi32(_mm512_set1_epi32(word), shifts), _mm512_set1_epi32(3));
+    }
+    return _mm512_cvtepi32_ps(wide);
+  }
+  // 16 codes, rounded to nearest even and packed; x in [0, 2^Bits - 1].
+  template <int Bits>
+  static void store_codes(std::byte* p, V x) {
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+    attn::pack_codes<Bits>(p, static_cast<uint64_t>(_mm_cvtsi128_si64(bytes)),
+                           static_cast<uint64_t>(_mm_extract_epi64(bytes, 1)));
+  }
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static V add(V a, V b) { return _mm512_add_ps(a, b); }
   static V sub(V a, V b) { return _mm512_sub_ps(a, b); }

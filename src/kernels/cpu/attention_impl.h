@@ -1,10 +1,11 @@
 // The attention kernels of the vector levels over register tiles (attention_tile.h): which granules a block
 // has, where their bytes lie, spans and sections, and the functions of the table. With more than kInPlaceRows
-// query rows a block's fp16 rows are widened once into scratch.
+// query rows a block's fp16 rows are widened once into scratch, quantized rows always.
 #pragma once
 
 #include <cstring>
 
+#include "kernels/cpu/attention_codes.h"
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/ref/attention_ref.h"
 
@@ -13,6 +14,7 @@ namespace pare::attn {
 template <class Isa>
 struct Attention : AttentionTile<Isa> {
   using Tile = AttentionTile<Isa>;
+  using Codes = AttentionCodes<Isa>;
   using Tile::finish, Tile::finish_state, Tile::merge, Tile::merge_state;
   using Tile::kGranules, Tile::kInPlaceRows;
   using typename Tile::Block, typename Tile::Pass, typename Tile::State, typename Tile::V;
@@ -50,22 +52,24 @@ struct Attention : AttentionTile<Isa> {
     const RowFormat& f = *p.format;
     const auto page_rows = static_cast<int32_t>(p.zone->page_rows);
     const std::byte* base = page_base(p.layer->kv, f, p.pages[row / page_rows]);
-    const int64_t in_page = row % page_rows, bytes = codec_bytes(f.k_codec);
+    const int64_t in_page = row % page_rows;
     const int32_t g = b.n - 1;
-    b.k[g] = base + f.k + in_page * f.k_width * bytes;
-    b.v[g] = base + f.v + in_page * f.v_width * bytes;
+    b.k[g] = base + f.k + plane_bytes(f.k_codec, in_page * f.k_width);
+    b.v[g] = base + f.v + plane_bytes(f.v_codec, in_page * f.v_width);
+    if (is_quantized(f.k_codec)) b.k_scales[g] = base + f.ks + in_page / f.k_group * f.k_width * 4;
+    if (is_quantized(f.v_codec)) b.v_scales[g] = base + f.vs + in_page * (f.v_width / f.v_group) * 4;
     b.k_ahead[g] = b.k[g];
     b.v_ahead[g] = b.v[g];
     if (row + kBlockKeys < p.ahead_end) {
       const int32_t ahead = row + kBlockKeys;
       const std::byte* page = page_base(p.layer->kv, f, p.pages[ahead / page_rows]);
-      b.k_ahead[g] = page + f.k + static_cast<int64_t>(ahead % page_rows) * f.k_width * bytes;
-      b.v_ahead[g] = page + f.v + static_cast<int64_t>(ahead % page_rows) * f.v_width * bytes;
+      b.k_ahead[g] = page + f.k + plane_bytes(f.k_codec, int64_t{ahead % page_rows} * f.k_width);
+      b.v_ahead[g] = page + f.v + plane_bytes(f.v_codec, int64_t{ahead % page_rows} * f.v_width);
     }
     if (f.lw != kNoPlane) b.lw[g] = reinterpret_cast<const float*>(base + f.lw) + in_page;
     const auto rows = static_cast<uint64_t>(__builtin_popcount(b.seen[g]));
     p.counters->rows_read += rows;
-    p.counters->bytes_read += rows * static_cast<uint64_t>((f.k_width + f.v_width) * bytes);
+    p.counters->bytes_read += row_bytes(f, rows);
   }
 
   template <class T>
@@ -80,43 +84,52 @@ struct Attention : AttentionTile<Isa> {
     }
   }
 
-  // Value rows that no query sees may hold anything: they become zeros.
-  template <class T>
+  // Granule g's rows to scratch, in fp32. Value rows that no query sees may hold anything: they become zeros.
   static void widen_values(const Pass& p, Block& b, int32_t g) {
-    const T* src = reinterpret_cast<const T*>(b.v[g]);
+    const std::byte *src = b.v[g], *ahead = b.v_ahead[g];
     float* dst = p.v_scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
-    for (int32_t k = 0; k < kGranuleKeys; ++k) {
-      if ((b.seen[g] >> k) & 1u) {
-        widen(src + static_cast<int64_t>(k) * p.d, dst + static_cast<int64_t>(k) * p.d, p.d);
-      } else {
-        std::memset(dst + static_cast<int64_t>(k) * p.d, 0, sizeof(float) * static_cast<size_t>(p.d));
+    b.v[g] = reinterpret_cast<const std::byte*>(dst);
+    const RowFormat& f = *p.format;
+    if (f.v_codec == Codec::F16 && b.seen[g] == 0xffff) return widen_ahead(src, ahead, dst, kGranuleKeys * p.d);
+    const int64_t row_codes = plane_bytes(f.v_codec, p.d);
+    for (int32_t k = 0; k < kGranuleKeys; ++k, dst += p.d, src += row_codes, ahead += row_codes) {
+      if (((b.seen[g] >> k) & 1u) == 0) {
+        std::memset(dst, 0, sizeof(float) * static_cast<size_t>(p.d));
+        continue;
+      }
+      const std::byte* scales = is_quantized(f.v_codec) ? b.v_scales[g] + int64_t{k} * (p.d / f.v_group) * 4 : nullptr;
+      switch (f.v_codec) {
+        case Codec::F32: widen(reinterpret_cast<const float*>(src), dst, p.d); break;
+        case Codec::I8: Codes::template widen_values<8>(src, ahead, scales, p.d, f.v_group, dst); break;
+        case Codec::I4: Codes::template widen_values<4>(src, ahead, scales, p.d, f.v_group, dst); break;
+        case Codec::I2: Codes::template widen_values<2>(src, ahead, scales, p.d, f.v_group, dst); break;
+        default: widen(reinterpret_cast<const uint16_t*>(src), dst, p.d); break;
       }
     }
-    b.v[g] = reinterpret_cast<const std::byte*>(dst);
+  }
+  static void widen_keys(const Pass& p, Block& b, int32_t g) {
+    const std::byte *src = b.k[g], *ahead = b.k_ahead[g];
+    float* dst = p.k_scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.kw;
+    b.k[g] = reinterpret_cast<const std::byte*>(dst);
+    switch (p.format->k_codec) {
+      case Codec::I8: return Codes::template widen_keys<8>(src, ahead, b.k_scales[g], p.kw, dst);
+      case Codec::I4: return Codes::template widen_keys<4>(src, ahead, b.k_scales[g], p.kw, dst);
+      case Codec::I2: return Codes::template widen_keys<2>(src, ahead, b.k_scales[g], p.kw, dst);
+      default: return widen_ahead(src, ahead, dst, kGranuleKeys * p.kw);
+    }
   }
 
   static void attend_stored(const Pass& p, Block& b) {
     if (b.n == 0) return;
+    const RowFormat& f = *p.format;
     bool clean = true;
     for (int32_t g = 0; g < b.n; ++g) clean &= b.seen[g] == 0xffff;
-    if (p.format->k_codec == Codec::F32) {
-      for (int32_t g = 0; g < b.n; ++g) {
-        if (b.seen[g] != 0xffff) widen_values<float>(p, b, g);
-      }
-      return Tile::template attend<float>(p, b);
+    if (clean && p.m_rows <= kInPlaceRows && f.k_codec == Codec::F16 && f.v_codec == Codec::F16) {
+      return Tile::template attend<uint16_t>(p, b);
     }
-    if (clean && p.m_rows <= kInPlaceRows) return Tile::template attend<uint16_t>(p, b);
     for (int32_t g = 0; g < b.n; ++g) {
-      float* k = p.k_scratch + static_cast<int64_t>(b.slot[g]) * 16 * p.kw;
-      widen_ahead(b.k[g], b.k_ahead[g], k, 16 * p.kw);
-      b.k[g] = reinterpret_cast<const std::byte*>(k);
-      if (b.seen[g] == 0xffff) {
-        float* v = p.v_scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
-        widen_ahead(b.v[g], b.v_ahead[g], v, kGranuleKeys * p.d);
-        b.v[g] = reinterpret_cast<const std::byte*>(v);
-      } else {
-        widen_values<uint16_t>(p, b, g);
-      }
+      if (f.k_codec != Codec::F32 && !p.scored) widen_keys(p, b, g);
+      if (f.v_codec != Codec::F32 || b.seen[g] != 0xffff) widen_values(p, b, g);
     }
     Tile::template attend<float>(p, b);
   }
@@ -198,7 +211,11 @@ struct Attention : AttentionTile<Isa> {
       float* dst = p.q + static_cast<int64_t>(r) * p.kw;
       if (p.format->chan >= 0) {
         const Channel* channels = p.layer->kv.channels + p.format->chan;
+#ifdef PARE_FAULT_ATTENTION_ALPHA_TWICE
+        for (int32_t c = 0; c < p.kw; ++c) dst[c] = src[channels[c].id] * channels[c].alpha * channels[c].alpha;
+#else
         for (int32_t c = 0; c < p.kw; ++c) dst[c] = src[channels[c].id] * channels[c].alpha;
+#endif
         src = dst;
       }
       for (int32_t c = 0; c < p.kw; c += 16) Isa::store(dst + c, Isa::mul(Isa::load(src + c), factor));
@@ -261,7 +278,7 @@ struct Attention : AttentionTile<Isa> {
     }
     const auto rows = static_cast<uint64_t>(__builtin_popcount(seen));
     p.counters->rows_read += rows;
-    p.counters->bytes_read += rows * static_cast<uint64_t>((p.kw + p.d) * codec_bytes(p.format->k_codec));
+    p.counters->bytes_read += row_bytes(*p.format, rows);
     b.k[g] = reinterpret_cast<const std::byte*>(p.k_scratch + static_cast<int64_t>(slot) * 16 * p.kw);
     b.v[g] = reinterpret_cast<const std::byte*>(p.v_scratch + static_cast<int64_t>(slot) * kGranuleKeys * p.d);
     b.lw[g] = nullptr;
@@ -314,7 +331,7 @@ struct Attention : AttentionTile<Isa> {
     const QTile& tile = plan.tiles[tile_index];
     const Zone& zone = layer.kv.zones[kZoneFull];
     const RowFormat& format = layer.kv.format(kZoneFull, layer.kv_layer, g);
-    if (!supports(format, layer.head_dim)) {
+    if (!supports(format, layer.head_dim) || !plain(format)) {
       ++counters->fallbacks;
       return ref::attention_kernels().prefill_tile(layer, plan, tile_index, g, workspace, counters);
     }
@@ -398,6 +415,9 @@ struct Attention : AttentionTile<Isa> {
     }
     const int32_t group = layer.n_heads / layer.kv.n_kv_heads;
     Pass p = make_pass(layer, *item.format, *item.zone, item.pages, kDecodeRowsMax * group, workspace, counters);
+#ifdef PARE_FAULT_ATTENTION_NEIGHBOUR_WIDTH
+    p.kw = (item.format + (g > 0 ? -1 : layer.kv.n_kv_heads > 1 ? 1 : 0))->k_width;
+#endif
     const int32_t step = item.picked ? 1 : kDecodeRowsMax;  // each query row has its own picks
     for (int32_t begin = 0; begin < item.n_query_rows; begin += step) {
       const int32_t end = begin + step < item.n_query_rows ? begin + step : item.n_query_rows;
@@ -427,7 +447,7 @@ struct Attention : AttentionTile<Isa> {
     const int32_t d = args.head_dim;
     for (int32_t g = 0; g < args.n_kv_heads; ++g) {
       const RowFormat& f = args.formats[g];
-      if (!supports(f, d) || f.k_codec != Codec::F16 || d > kMaxStateDim) {
+      if (!supports(f, d) || !plain(f) || f.k_codec != Codec::F16) {
         return ref::attention_kernels().append_rows(args, t0, t1);
       }
     }
@@ -451,21 +471,19 @@ struct Attention : AttentionTile<Isa> {
     }
   }
 
-  static void move_rows(const MoveRowsArgs& args, int32_t move, int32_t g) {
-    ref::attention_kernels().move_rows(args, move, g);
-  }
-
   static bool supports(const RowFormat& f, int32_t head_dim) {
-    return f.order == Order::Tiles && f.k_codec == f.v_codec && (f.k_codec == Codec::F16 || f.k_codec == Codec::F32) &&
+    return f.order == Order::Tiles && f.k_codec != Codec::Bf16 && f.v_codec != Codec::Bf16 && valid_scales(f) &&
            f.k_width % 16 == 0 && f.k_width <= head_dim && f.v_width == head_dim && head_dim % 16 == 0 &&
            head_dim <= kMaxStateDim;
   }
+  // Prefill and append: the full zone has one floating-point codec.
+  static bool plain(const RowFormat& f) { return f.k_codec == f.v_codec && !is_quantized(f.k_codec); }
 
   static constexpr AttentionKernels table() {
     return {
         .supports = supports,
         .append_rows = append_rows,
-        .move_rows = move_rows,
+        .move_rows = Codes::move_rows,
         .prefill_tile = prefill_tile,
         .prefill_workspace_bytes = prefill_workspace_bytes,
         .decode_item = decode_item,

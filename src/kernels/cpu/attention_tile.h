@@ -64,7 +64,8 @@ struct AttentionTile {
     int32_t slot[kGranules];
     const std::byte *k[kGranules], *v[kGranules];
     const std::byte *k_ahead[kGranules],
-        *v_ahead[kGranules];  // the same place of the next block, or here again
+        *v_ahead[kGranules];                                     // the same place of the next block, or here again
+    const std::byte *k_scales[kGranules], *v_scales[kGranules];  // of quantized rows
     const float* lw[kGranules];
     int32_t j0[kGranules];     // key coordinate of the first key
     uint16_t seen[kGranules];  // keys that some row sees

@@ -18,6 +18,7 @@ namespace pare::cuda {
 struct AttentionLayer {
   KvView kv;                                // every pointer in it is a device pointer; the struct itself is a value
   const RowFormat* host_formats = nullptr;  // host: formats of zone full of this layer, [K], for dispatch
+  const RowFormat* host_mid = nullptr;      // host: those of zone mid, [K], for dispatch; null: no run is of that zone
   int32_t kv_layer = 0;
   int32_t n_heads = 0;   // H
   int32_t head_dim = 0;  // D

@@ -16,8 +16,10 @@
 // than multiprocessors: SegmentShape with threads = multiprocessors and item_overhead = 256 gives that.
 //
 // Limits: head_dim a multiple of 16 up to 256; Order::Rows; K and V of every zone in one codec, F16 or Bf16, that of
-// host_formats[0] and of the queries; v_width head_dim or 0. A pass takes 32 query rows (positions x heads of a KV
-// head); a run with more reads its rows several times.
+// host_formats[0] and of the queries; v_width head_dim or 0. Zone mid, and it alone, may be quantized (kv_layout.h), K
+// and V each in its own way; its values are rounded to the queries' type before they are multiplied. Its 16-byte
+// alignment: planes, page_bytes. Where its KV heads keep different widths, work is dealt by bytes. A pass takes 32
+// query rows (positions x heads of a KV head); a run with more reads its rows several times.
 #pragma once
 
 #include "kernels/cuda/attention.h"

@@ -3,7 +3,7 @@
 namespace pare::cuda::decode {
 
 Status launch_bf16(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream) {
-  return dispatch<__nv_bfloat16>(rows, params, options, stream);
+  return dispatch<__nv_bfloat16, Rows::kPlain>(rows, params, options, stream);
 }
 
 }  // namespace pare::cuda::decode

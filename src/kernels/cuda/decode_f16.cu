@@ -3,7 +3,7 @@
 namespace pare::cuda::decode {
 
 Status launch_f16(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream) {
-  return dispatch<__half>(rows, params, options, stream);
+  return dispatch<__half, Rows::kPlain>(rows, params, options, stream);
 }
 
 }  // namespace pare::cuda::decode

@@ -14,30 +14,30 @@
 namespace pare::cuda::decode {
 
 template <typename T, typename S>
-__global__ void __launch_bounds__(kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) std::byte memory[];
   const Shared<S> shared(params, memory);
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / 32;
   if (warp < kAttendWarps) warm_plan(params, warp);
   if (threadIdx.x == kAttendThreads) {
     for (int32_t stage = 0; stage < params.stages; ++stage) {
-      mbarrier_init(shared.keys_full(stage), kFullArrivals * kLoadWarps);
-      mbarrier_init(shared.values_full(stage), kFullArrivals * kLoadWarps);
+      mbarrier_init(shared.keys_full(stage), kFullArrivals * S::kLoadWarps);
+      mbarrier_init(shared.values_full(stage), kFullArrivals * S::kLoadWarps);
       mbarrier_init(shared.keys_empty(stage), kAttendWarps);
       mbarrier_init(shared.values_empty(stage), kAttendWarps);
     }
     for (int32_t job = 0; job < S::kJobs; ++job) {
       mbarrier_init(shared.job_full(job), kFullArrivals);
-      mbarrier_init(shared.job_empty(job), kAttendWarps + kLoadWarps);
+      mbarrier_init(shared.job_empty(job), kAttendWarps + S::kLoadWarps);
     }
   }
   __syncthreads();
   if (warp < kAttendWarps) {
     wait_for_inputs();
     Attend<T, S>(params, shared).run();
-  } else if (warp < kAttendWarps + kLoadWarps) {
+  } else if (warp < kAttendWarps + S::kLoadWarps) {
     wait_for_inputs();
-    Load<S>(params, shared, warp - kAttendWarps).run();
+    Load<T, S>(params, shared, warp - kAttendWarps).run();
     start_dependents();
   } else {
     Schedule<T, S>(params, shared).run();
@@ -66,11 +66,11 @@ bool choose_stages(int32_t shared_bytes, Params* params) {
   return params->stages > 0;
 }
 
-template <typename T, int kMaxDim, int kColumnTiles>
+template <typename T, Rows kRows, int kMaxDim, int kColumnTiles>
 Status launch(Params params, const DecodeOptions& options, const DeviceLimits& limits, Stream stream) {
-  using S = Shape<kMaxDim, kColumnTiles>;
+  using S = Shape<kMaxDim, kColumnTiles, kRows>;
   if (!choose_stages<S>(limits.shared_bytes, &params)) {
-    if constexpr (kColumnTiles > 1) return launch<T, kMaxDim, kColumnTiles / 2>(params, options, limits, stream);
+    if constexpr (kColumnTiles > 1) return launch<T, kRows, kMaxDim, kColumnTiles / 2>(params, options, limits, stream);
     return unsupported("decode attention: head dimension " + std::to_string(params.layer.head_dim) + " needs " +
                        std::to_string(S::bytes(1, params.query_terms)) + " bytes of shared memory, limit " +
                        std::to_string(limits.shared_bytes));
@@ -84,7 +84,7 @@ Status launch(Params params, const DecodeOptions& options, const DeviceLimits& l
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<uint32_t>(options.blocks > 0 ? options.blocks : limits.multiprocessors));
-  config.blockDim = dim3(kBlockThreads);
+  config.blockDim = dim3(S::kBlockThreads);
   config.dynamicSmemBytes = S::bytes(params.stages, params.query_terms);
   config.stream = stream;
   config.attrs = &overlap;
@@ -94,25 +94,25 @@ Status launch(Params params, const DecodeOptions& options, const DeviceLimits& l
 }
 
 // The kernel with columns for `rows` query rows, or for as many as one pass takes.
-template <typename T, int kMaxDim>
+template <typename T, Rows kRows, int kMaxDim>
 Status launch_for(int64_t rows, const Params& params, const DecodeOptions& options, const DeviceLimits& limits,
                   Stream stream) {
-  if (rows <= 8) return launch<T, kMaxDim, 1>(params, options, limits, stream);
+  if (rows <= 8) return launch<T, kRows, kMaxDim, 1>(params, options, limits, stream);
   if constexpr (kMaxDim <= 128) {
-    if (rows <= 16) return launch<T, kMaxDim, 2>(params, options, limits, stream);
+    if (rows <= 16) return launch<T, kRows, kMaxDim, 2>(params, options, limits, stream);
   }
-  return launch<T, kMaxDim, 4>(params, options, limits, stream);
+  return launch<T, kRows, kMaxDim, 4>(params, options, limits, stream);
 }
 
 // The kernel for passes of `rows` query rows.
-template <typename T>
+template <typename T, Rows kRows>
 Status dispatch(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream) {
   DeviceLimits limits;
   PARE_RETURN_IF_ERROR(device_limits(&limits));
   const int32_t d = params.layer.head_dim;
-  if (d <= 64) return launch_for<T, 64>(rows, params, options, limits, stream);
-  if (d <= 128) return launch_for<T, 128>(rows, params, options, limits, stream);
-  return launch_for<T, 256>(rows, params, options, limits, stream);
+  if (d <= 64) return launch_for<T, kRows, 64>(rows, params, options, limits, stream);
+  if (d <= 128) return launch_for<T, kRows, 128>(rows, params, options, limits, stream);
+  return launch_for<T, kRows, 256>(rows, params, options, limits, stream);
 }
 
 }  // namespace pare::cuda::decode

@@ -17,8 +17,17 @@ struct Params {
   float cap;            // softcap in log2 units; 0: none
 };
 
+// Which rows a kernel is made for: all of a width and of the queries' type; of widths that differ by KV head and zone,
+// so that work is dealt by its bytes; or quantized ones too.
+enum class Rows : uint8_t { kPlain, kPruned, kCoded };
+
 // Launches the kernel whose passes take `rows` query rows, or as many as a pass takes at most.
 Status launch_bf16(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
 Status launch_f16(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
+
+Status launch_bf16_pruned(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
+Status launch_f16_pruned(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
+Status launch_bf16_coded(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
+Status launch_f16_coded(int64_t rows, const Params& params, const DecodeOptions& options, Stream stream);
 
 }  // namespace pare::cuda::decode

@@ -1,36 +1,32 @@
 // The loading warps of the decode kernel.
 #pragma once
 
+#include "kernels/cuda/decode_codes.cuh"
 #include "kernels/cuda/decode_plan.cuh"
 
 namespace pare::cuda::decode {
 
-// Loads a half of every tile, K and V; that is a page of most zones. The first half's warp also tells what a tile is.
-// The numbers of picked rows and log weights come with K.
-template <typename S>
+// Loads a part of every tile, K and V: one of two is a page of most zones. The first part's warp also tells what a tile
+// is. The numbers of picked rows and log weights come with K. Quantized rows are widened to T on their way.
+template <typename T, typename S>
 class Load {
  public:
-  __device__ Load(const Params& params, const Shared<S>& shared, int32_t half)
+  __device__ Load(const Params& params, const Shared<S>& shared, int32_t part)
       : params_(params),
         shared_(shared),
-        first_slot_(half * kSlots),
-        sources_(shared.template as<Source>(S::kSources) + half * kSlots) {}
+        first_slot_(part * kSlots),
+        sources_(shared.template as<Source>(S::kSources) + part * kSlots) {}
 
   __device__ void run() {
-    walk_jobs(shared_, [&](const Job& job, int32_t) {
+    walk_jobs(shared_, [&](const Job& job, int32_t at) {
+      if constexpr (S::kCoded) codes_ = shared_.codes(at);
       if (!job.absent()) load_job(job);
     });
   }
 
  private:
-  static constexpr int kSlots = S::kTileRows / kLoadWarps;
+  static constexpr int kSlots = S::kTileRows / S::kLoadWarps;
   static_assert(kSlots % 32 == 0);
-  // Of a slot that holds a row: its page's start and its row there.
-  struct Source {
-    const std::byte* page;
-    int32_t in_page;
-  };
-
   // Where the walk over a job's tiles stands: at tile `first` of the numbers [lo, hi) of a span.
   struct Place {
     int32_t span, first, lo, hi;
@@ -86,7 +82,7 @@ class Load {
     }
   }
 
-  // The page of the half tile's first slot, asked for while the tile before is loaded. 0 where it is of no use.
+  // The page of the part's first slot, asked for while the tile before is loaded. 0 where it is of no use.
   __device__ int32_t first_page(const Job& job, const Place& at) const {
     const int32_t row = at.first + first_slot_;
     return job.is(kJobPicked) || row < at.lo || row >= at.hi ? 0 : job.pages[page_index(job, row)];
@@ -100,8 +96,9 @@ class Load {
     }
     // All rows are wanted and lie one behind the other in a page: the common case by far.
     const int32_t row = tile.first + first_slot_, in_page = row - page_index(job, row) * job.page_rows;
-    const bool together = (tile.flags & kTileWhole) != 0 && !job.is(kJobPicked | kJobScored | kJobWeighted) &&
-                          in_page + kSlots <= job.page_rows;
+    bool together = (tile.flags & kTileWhole) != 0 && !job.is(kJobPicked | kJobScored | kJobWeighted) &&
+                    in_page + kSlots <= job.page_rows;
+    if constexpr (S::kCoded) together &= !is_quantized(codes_.k) && !is_quantized(codes_.v);
     const std::byte* from = page(job, id);
     const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
 
@@ -109,7 +106,9 @@ class Load {
     if (!together) find_sources(job, tile, span);
     if (job.reads_keys()) {
       const uint32_t to = shared_.address(shared_.keys(ring_.at)) + offset;
-      if (together) {
+      if (S::kCoded && is_quantized(codes_.k)) {
+        widen_keys<T, S, kSlots>(sources_, to, job.k, codes_, job.k_width);
+      } else if (together) {
         copy_together(to, from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2, job.k_width);
       } else {
         copy_rows(to, job.k, job.k_width, job.pool);
@@ -120,7 +119,9 @@ class Load {
 
     mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
     const uint32_t to = shared_.address(shared_.values(ring_.at)) + offset;
-    if (together) {
+    if (S::kCoded && is_quantized(codes_.v)) {
+      widen_values<T, S, kSlots>(sources_, to, job.v, codes_, job.v_width);
+    } else if (together) {
       copy_together(to, from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2, job.v_width);
     } else {
       copy_rows(to, job.v, job.v_width, job.pool);
@@ -242,6 +243,7 @@ class Load {
   const int32_t first_slot_;
   Source* sources_;
   RingCursor ring_;
+  Codes codes_;  // of the current job, where S::kCoded
 };
 
 }  // namespace pare::cuda::decode

@@ -2,7 +2,8 @@
 //
 // A block has three kinds of warps. One plans: it resolves the block's work items ahead of time into jobs in shared
 // memory, so that no other warp follows indices through global memory. Two load: they keep rings of K and V tiles
-// filled, tiles ahead and across the borders of jobs. Eight attend to what is there.
+// filled, tiles ahead and across the borders of jobs. Eight attend to what is there. Where rows may be quantized, up to
+// four load, and write their values into the tiles in 16 bits.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +14,7 @@
 namespace pare::cuda::decode {
 
 inline constexpr int32_t kAttendWarps = 8;
-inline constexpr int32_t kLoadWarps = 2;  // each loads half of a tile's rows
 inline constexpr int32_t kAttendThreads = 32 * kAttendWarps;
-inline constexpr int32_t kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
 inline constexpr uint32_t kAttendBarrier = 1;
 __device__ inline int32_t lane_id() { return static_cast<int32_t>(threadIdx.x) % 32; }
 
@@ -67,6 +66,13 @@ struct Column {
   int32_t direct;      // the row attends this unit only: it is finished at once and leaves no partial
 };
 
+// How a job's rows are quantized; in kernels for such rows (Shape::kCoded).
+struct Codes {
+  uint64_t ks, vs;  // planes
+  int32_t k_group, v_group;
+  Codec k, v;
+};
+
 // Partials of a sequence in all: what arrivals count up to.
 __device__ inline int32_t partials_of(const SegmentPlan& plan, const SeqStep& seq) {
   int32_t n = 0;
@@ -89,11 +95,15 @@ struct Tile {
 // The sizes of a kernel for head dimensions up to kMaxDim and passes of up to 8 kColumnTiles query rows, and where
 // things lie in shared memory, by byte offset. Chunk c of 16 bytes of row r lies at chunk c ^ (r % 8), so that the rows
 // of an 8 x 8 matrix lie in different banks. What comes last depends on numbers of stages and terms.
-template <int kMaxDim, int kColumnTiles>
+template <int kMaxDim, int kColumnTiles, Rows kRows = Rows::kPlain>
 struct Shape {
+  static constexpr bool kCoded = kRows == Rows::kCoded;    // some rows may be quantized
+  static constexpr bool kWeighed = kRows != Rows::kPlain;  // work is dealt by its bytes
   static constexpr int kTiles = kColumnTiles;
   static constexpr int kColumns = 8 * kColumnTiles;
   static constexpr int kTileRows = kMaxDim <= 128 ? 128 : 64;
+  static constexpr int kLoadWarps = kCoded && kTileRows == 128 && kColumnTiles <= 2 ? 4 : 2;  // each loads its part of a tile's rows
+  static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
   static constexpr int kSteps = kMaxDim / 16;
   static constexpr int kChannelTiles = (kMaxDim / 16 + kAttendWarps - 1) / kAttendWarps;  // of a warp
   static constexpr int kKeyWarps = kTileRows / 16;                                        // warps that have keys
@@ -113,7 +123,9 @@ struct Shape {
   static constexpr uint32_t kSources = kTileTable + kMaxStages * sizeof(Tile);
   static constexpr uint32_t kBarriers = kSources + kTileRows * 16;
   static constexpr uint32_t kFlags = kBarriers + (4 * kMaxStages + 2 * kJobs) * 8;
-  static constexpr uint32_t kQueries = (kFlags + 16 + 1023) / 1024 * 1024;
+  static constexpr uint32_t kCodesTable = kFlags + 16;
+  static constexpr uint32_t kCodesEnd = kCodesTable + (kCoded ? kJobs * sizeof(Codes) : 0);
+  static constexpr uint32_t kQueries = (kCodesEnd + 1023) / 1024 * 1024;
   static constexpr uint32_t kStageBytes = 2 * kPlaneBytes + 1024;  // K, V, row numbers, log weights
   static_assert(2 * kTileRows * 4 <= 1024);
 
@@ -165,6 +177,7 @@ class Shared {
   __device__ uint32_t job_empty(int32_t job) const { return barrier(4 * S::kMaxStages + S::kJobs + job); }
 
   __device__ Job& job(int32_t at) const { return as<Job>(S::kJobTable)[at]; }
+  __device__ Codes& codes(int32_t job) const { return as<Codes>(S::kCodesTable)[job]; }
   __device__ Column* columns(int32_t job) const { return as<Column>(S::kColumnTable) + job * S::kColumns; }
   __device__ Tile& tile(int32_t stage) const { return as<Tile>(S::kTileTable)[stage]; }
   __device__ uint32_t queries(int32_t job) const { return S::kQueries + static_cast<uint32_t>(job) * query_bytes_; }

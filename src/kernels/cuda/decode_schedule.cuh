@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/decode_share.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -12,14 +13,23 @@ class Schedule {
  public:
   __device__ Schedule(const Params& params, const Shared<S>& shared) : params_(params), shared_(shared) {}
 
-  // The block's (item, KV head) pairs, dealt in turn, the heads of an item side by side.
+  // The block's (item, KV head) pairs, the heads of an item side by side: dealt in turn, or a share of equal bytes.
   __device__ void run() {
     const SegmentPlan& plan = params_.plan;
     const int32_t kv_heads = params_.layer.kv.n_kv_heads, n_runs = *plan.n_runs;
     const uint32_t n_tasks = n_runs == 0 ? 0 : static_cast<uint32_t>(plan.item_prefix[n_runs]) * kv_heads;
     int32_t run = 0, open = -1;
     bool first = true;
-    for (uint32_t at = blockIdx.x; at < n_tasks; at += gridDim.x) {
+    uint32_t at = blockIdx.x, tasks_end = n_tasks, step = gridDim.x;
+    if constexpr (S::kWeighed) {
+      if (n_tasks > 0) {
+        const Share share = block_share(params_, n_runs);
+        at = share.begin;
+        tasks_end = share.end;
+        step = 1;
+      }
+    }
+    for (; at < tasks_end; at += step) {
       const auto item = static_cast<int32_t>(at / kv_heads);
       run = find_run(item, run, n_runs);
       if (run != open) open_run(run);
@@ -177,6 +187,9 @@ class Schedule {
     mbarrier_wait(shared_.job_empty(ring_.at), ring_.parity ^ 1);
     if (lane_id() == 0) shared_.job(ring_.at) = job;
     if (!job.is(kJobNone)) {
+      if constexpr (S::kCoded) {
+        if (lane_id() == 0) shared_.codes(ring_.at) = codes_of(job);
+      }
       Column* columns = shared_.columns(ring_.at);
       for (int32_t c = lane_id(); c < S::kColumns; c += 32) columns[c] = column(job, c);
       __syncwarp();
@@ -190,6 +203,16 @@ class Schedule {
     }
     arrive_full(shared_.job_full(ring_.at));
     ring_.advance(S::kJobs);
+  }
+
+  __device__ const RowFormat* formats() const {
+    const AttentionLayer& layer = params_.layer;
+    return layer.kv.formats +
+           (static_cast<int64_t>(run_.zone) * layer.kv.n_kv_layers + layer.kv_layer) * layer.kv.n_kv_heads;
+  }
+  __device__ Codes codes_of(const Job& job) const {
+    const RowFormat& f = formats()[job.g];
+    return {f.ks, f.vs, f.k_group, f.v_group, f.k_codec, f.v_codec};
   }
 
   __device__ Column column(const Job& job, int32_t c) const {

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/half.h"
 #include "kernels/attention_math.h"
 #include "kernels/attention_walk.h"
+#include "kernels/ref/stored_rows.h"
 
 namespace pare::ref {
 namespace {
@@ -44,37 +44,6 @@ void finish_state(const float* state, float* out, int32_t d) {
   for (int32_t c = 0; c < d; ++c) out[c] = state[1] == 0.0f ? 0.0f : state[2 + c] * inverse;
 }
 
-// Elements of a page's planes, by (row of the page, channel).
-int64_t k_index(const RowFormat& f, int64_t row, int64_t c) {
-  if (f.order == Order::Rows) return row * f.k_width + c;
-  if (f.k_codec == Codec::Bf16) return ((row / 16) * (f.k_width / 2) + c / 2) * 32 + (row % 16) * 2 + c % 2;
-  return ((row / 16) * f.k_width + c) * 16 + row % 16;
-}
-int64_t v_index(const RowFormat& f, int64_t page_rows, int64_t row, int64_t c) {
-  if (f.order == Order::Rows || f.v_codec != Codec::Bf16) return row * f.v_width + c;
-  return ((c / 16) * (page_rows / 2) + row / 2) * 32 + (c % 16) * 2 + row % 2;
-}
-
-float load(Codec codec, const std::byte* plane, int64_t index) {
-  if (codec == Codec::F32) {
-    float x;
-    std::memcpy(&x, plane + index * 4, 4);
-    return x;
-  }
-  uint16_t x;
-  std::memcpy(&x, plane + index * 2, 2);
-  return codec == Codec::F16 ? half_to_float(x) : bfloat_to_float(x);
-}
-
-void store(Codec codec, std::byte* plane, int64_t index, float value) {
-  if (codec == Codec::F32) {
-    std::memcpy(plane + index * 4, &value, 4);
-    return;
-  }
-  const uint16_t x = codec == Codec::F16 ? float_to_half(value) : float_to_bfloat(value);
-  std::memcpy(plane + index * 2, &x, 2);
-}
-
 // One query row reading one zone.
 struct Reader {
   const AttentionLayer& layer;
@@ -104,19 +73,18 @@ struct Reader {
     const int32_t in_page = row % static_cast<int32_t>(zone.page_rows);
     float s = 0.0f;
     for (int32_t c = 0; c < format.k_width; ++c) {
-      s = std::fma(q[c], load(format.k_codec, page(row) + format.k, k_index(format, in_page, c)), s);
+      s = std::fma(q[c], load_k(format, page(row), in_page, c), s);
     }
     if (layer.softcap != 0.0f) {
       const float bounded = larger(attn::kExp2Min, s > -attn::kExp2Min ? -attn::kExp2Min : s);
       s = (layer.softcap * attn::kLog2e) * (1.0f - 2.0f / (exp2_poly(bounded) + 1.0f));
     }
-    if (format.lw != kNoPlane) s = std::fma(load(Codec::F32, page(row) + format.lw, in_page), attn::kLog2e, s);
+    if (format.lw != kNoPlane) s = std::fma(load_plain(Codec::F32, page(row) + format.lw, in_page), attn::kLog2e, s);
     return s;
   }
 
   float value(int32_t row, int32_t c) const {
-    return load(format.v_codec, page(row) + format.v,
-                v_index(format, zone.page_rows, row % static_cast<int32_t>(zone.page_rows), c));
+    return load_v(format, zone.page_rows, page(row), row % static_cast<int32_t>(zone.page_rows), c);
   }
 };
 
@@ -197,8 +165,7 @@ class SectionFold {
 void count_rows(const RowFormat& format, uint64_t rows, AttentionCounters* counters) {
   counters->keys_visited += rows;
   counters->rows_read += rows;
-  counters->bytes_read +=
-      rows * (format.k_width * attn::codec_bytes(format.k_codec) + format.v_width * attn::codec_bytes(format.v_codec));
+  counters->bytes_read += attn::row_bytes(format, rows);
 }
 
 void prefill_row(const AttentionLayer& layer, const BlockPlan& plan, const QTile& tile, const KeyList& list,
@@ -370,33 +337,14 @@ void append_rows(const AppendArgs& args, int64_t t0, int64_t t1) {
       std::byte* base = args.pools[f.pool] + static_cast<uint64_t>(page) * f.page_bytes;
       const float* k = args.k + (t * args.n_kv_heads + g) * d;
       const float* v = args.v + (t * args.n_kv_heads + g) * d;
-      for (int32_t c = 0; c < f.k_width; ++c) store(f.k_codec, base + f.k, k_index(f, row, c), k[c]);
-      for (int32_t c = 0; c < f.v_width; ++c) store(f.v_codec, base + f.v, v_index(f, kPageRows, row, c), v[c]);
-    }
-  }
-}
-
-void move_rows(const MoveRowsArgs& args, int32_t move_index, int32_t g) {
-  const RowMove& move = args.moves[move_index];
-  const RowFormat &from = args.full[g], &to = args.mid[g];
-  if (to.v_width == 0) return;
-  const std::byte* src = args.pools[from.pool] + static_cast<uint64_t>(move.src) * from.page_bytes;
-  std::byte* dst = args.pools[to.pool] + static_cast<uint64_t>(move.dst) * to.page_bytes;
-  for (int32_t row = move.row0; row < move.row0 + move.rows; ++row) {
-    for (int32_t c = 0; c < to.k_width; ++c) {
-      const int32_t id = to.chan < 0 ? c : args.channels[to.chan + c].id;
-      store(to.k_codec, dst + to.k, k_index(to, row, c), load(from.k_codec, src + from.k, k_index(from, row, id)));
-    }
-    for (int32_t c = 0; c < to.v_width; ++c) {
-      store(to.v_codec, dst + to.v, v_index(to, kPageRows, row, c),
-            load(from.v_codec, src + from.v, v_index(from, kPageRows, row, c)));
+      for (int32_t c = 0; c < f.k_width; ++c) store_plain(f.k_codec, base + f.k, k_index(f, row, c), k[c]);
+      for (int32_t c = 0; c < f.v_width; ++c) store_plain(f.v_codec, base + f.v, v_index(f, kPageRows, row, c), v[c]);
     }
   }
 }
 
 bool supports(const RowFormat& f, int32_t head_dim) {
-  const auto plain = [](Codec c) { return c == Codec::F32 || c == Codec::F16 || c == Codec::Bf16; };
-  return plain(f.k_codec) && plain(f.v_codec) && f.k_width <= head_dim && (f.v_width == 0 || f.v_width == head_dim) &&
+  return attn::valid_scales(f) && f.k_width <= head_dim && (f.v_width == 0 || f.v_width == head_dim) &&
          head_dim <= kMaxStateDim;
 }
 

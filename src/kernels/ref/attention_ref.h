@@ -1,5 +1,5 @@
-// Plain C++ oracle of the attention kernels, for every codec and order that stores rows as floating point
-// (F32, F16, Bf16; Rows and Tiles). Slow: one key and channel at a time, std::fma throughout.
+// Plain C++ oracle of the attention kernels, for every codec and order. Slow: one key and channel at a time, std::fma
+// throughout.
 #pragma once
 
 #include "kernels/attention.h"
@@ -7,5 +7,6 @@
 namespace pare::ref {
 
 const AttentionKernels& attention_kernels();
+void move_rows(const MoveRowsArgs& args, int32_t move, int32_t g);
 
 }  // namespace pare::ref

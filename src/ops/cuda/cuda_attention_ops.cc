@@ -64,6 +64,7 @@ void CudaOps::attend_layer(Arena& arena, const StepPlans& plans, int32_t l, floa
   cuda::AttentionLayer layer;
   layer.kv = plans.kv;
   layer.host_formats = &host_kv_.format(kZoneFull, where.kv_layer, 0);
+  layer.host_mid = &host_kv_.format(kZoneMid, where.kv_layer, 0);
   layer.kv_layer = where.kv_layer;
   layer.n_heads = n_heads;
   layer.head_dim = head_dim;
@@ -98,7 +99,18 @@ void CudaOps::copy_pages(const StepPlans& plans) {
 }
 
 void CudaOps::move_rows(const StepPlans& plans) {
-  if (plans.n_moves > 0) check(unsupported("rows that move to another zone, on a card"));
+  const auto formats = [&](const KvView& kv, int zone) { return &kv.format(zone, 0, 0); };
+  cuda::MoveRowsArgs args;
+  args.moves = plans.moves;  // on the host: a step with moves is never captured (begin_launch)
+  args.n_moves = plans.n_moves;
+  for (int32_t i = 0; i < kMaxPools; ++i) args.pools[i] = const_cast<std::byte*>(kv_.pools[i]);
+  args.full = formats(kv_, kZoneFull);
+  args.mid = formats(kv_, kZoneMid);
+  args.host_full = formats(host_kv_, kZoneFull);
+  args.host_mid = formats(host_kv_, kZoneMid);
+  args.n_formats = kv_.n_kv_layers * kv_.n_kv_heads;
+  args.channels = kv_.channels;
+  check(cuda::move_rows(args, stream_, true));
 }
 
 }  // namespace pare::ops

@@ -91,6 +91,8 @@ class CudaOps : public DeviceOps {
   }
   void count_decode_bytes(const StepPlans& plans);
   void upload_page_lists(StepPlans& plans, Arena& tables);
+  // Puts the lists of the class's runs in other zones than the full one at `next` of the step's lists.
+  void place_other_lists(const StepPlans& plans, const SegmentPlan& segment, std::span<int32_t> lists, int32_t* next);
 
   // Of `t` rows, how many of the first go through the packed kernels; the others through 16-bit copies of the weights.
   int64_t packed_rows(int64_t t) const;

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/attention_walk.h"
 #include "ops/cuda/cuda_ops.h"
 #include "tensor/cuda/status.h"
 
@@ -60,8 +61,9 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
                                                                    kv.n_kv_heads * sizeof(uint32_t)));
   PARE_RETURN_IF_ERROR(decode_done_.fill(0));
 
-  // Page lists of all sequences of a step, and shared pages to copy, follow the host's own tables.
-  const size_t pages = static_cast<size_t>(memory.max_sequences) * 2 * kMaxClasses *
+  // Page lists of all sequences of a step, of the full zone and of one other, and shared pages to copy, follow the
+  // host's own tables.
+  const size_t pages = static_cast<size_t>(memory.max_sequences) * kMaxClasses * 2 *
                        static_cast<size_t>(ceil_div<int64_t>(memory.max_context, kPageRows)) * sizeof(int32_t);
   const size_t copies = static_cast<size_t>(memory.max_sequences) * kMaxClasses * sizeof(PageCopy);
   const size_t tables = memory.tables_bytes + pages + copies + draw_table_bytes(memory);
@@ -77,9 +79,15 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
   PARE_RETURN_IF_ERROR(zones_.upload(kv.zones, sizeof(Zone) * kMaxZones));
   kv_.formats = formats_.as<RowFormat>();
   kv_.zones = zones_.as<Zone>();
-  if (memory.channels > 0) {
-    PARE_ASSIGN_OR_RETURN(channels_, cuda::DeviceBuffer::allocate(memory.channels * sizeof(Channel)));
-    PARE_RETURN_IF_ERROR(channels_.upload(kv.channels, memory.channels * sizeof(Channel)));
+  size_t n_channels = 0;
+  for (size_t i = 0; i < format_bytes / sizeof(RowFormat); ++i) {
+    const RowFormat& f = kv.formats[i];
+    if (f.chan >= 0) n_channels = std::max(n_channels, static_cast<size_t>(f.chan) + f.k_width);
+  }
+  kv_.channels = nullptr;  // queries need not be scaled
+  if (n_channels > 0) {
+    PARE_ASSIGN_OR_RETURN(channels_, cuda::DeviceBuffer::allocate(n_channels * sizeof(Channel)));
+    PARE_RETURN_IF_ERROR(channels_.upload(kv.channels, n_channels * sizeof(Channel)));
     kv_.channels = channels_.as<Channel>();
   }
   PARE_RETURN_IF_ERROR(make_maps());
@@ -101,20 +109,37 @@ void CudaOps::count_decode_bytes(const StepPlans& plans) {
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     const SegmentPlan& segment = plans.classes[c].segment;
     for (int32_t r = 0; r < *segment.n_runs; ++r) {
-      rows[c][segment.runs[r].zone] += static_cast<uint64_t>(segment.runs[r].rows);
+      const Run& run = segment.runs[r];
+      PARE_CHECK(run.zone < kMaxZones);
+      rows[c][run.zone] += static_cast<uint64_t>(run.rows);
     }
   }
   for (int32_t l = 0; l < plans.n_layers; ++l) {
     const LayerPlan& where = plans.layer(l);
-    for (const int zone : {kZoneFull, kZoneMid}) {
+    for (int32_t zone = 0; zone < kMaxZones; ++zone) {
       if (rows[where.cls][zone] == 0) continue;
-      uint64_t row_bits = 0;
       for (int32_t g = 0; g < host_kv_.n_kv_heads; ++g) {
         const RowFormat& f = host_kv_.format(zone, where.kv_layer, g);
-        row_bits += uint64_t{f.k_width} * codec_bits(f.k_codec) + uint64_t{f.v_width} * codec_bits(f.v_codec);
+        if (f.v_width > 0) decode_kv_bytes_ += attn::row_bytes(f, rows[where.cls][zone]);
       }
-      decode_kv_bytes_ += rows[where.cls][zone] * row_bits / 8;
     }
+  }
+}
+
+void CudaOps::place_other_lists(const StepPlans& plans, const SegmentPlan& segment, std::span<int32_t> lists,
+                                int32_t* next) {
+  auto* runs = const_cast<Run*>(segment.runs);
+  for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
+    Run& run = runs[r];
+    if (run.zone == kZoneFull) continue;
+    const Zone& zone = host_kv_.zones[run.zone];
+    if (zone.layer_pitch != 0) check(unsupported("page lists by layer, on a card"));
+    const auto page_rows = static_cast<int32_t>(zone.page_rows);
+    const int32_t pages = ceil_div(run.row0 + run.rows, page_rows);
+    PARE_CHECK(static_cast<size_t>(*next + pages) <= lists.size());
+    std::copy_n(plans.kv.page_ids + run.page0, pages, lists.data() + *next);
+    run.page0 = static_cast<uint32_t>(*next);
+    *next += pages;
   }
 }
 
@@ -122,48 +147,29 @@ void CudaOps::count_decode_bytes(const StepPlans& plans) {
 // a few KiB, so that copying it whole costs less than knowing what changed.
 void CudaOps::upload_page_lists(StepPlans& plans, Arena& tables) {
   const int64_t list_max = ceil_div<int64_t>(memory_.max_context, kPageRows);
-  const auto mid_pools = std::span(memory_.pool_bytes).subspan(kMaxClasses);
-  const bool any_mid = std::any_of(mid_pools.begin(), mid_pools.end(), [](size_t bytes) { return bytes > 0; });
-  const int64_t zones = any_mid ? 2 : 1;
-  const auto lists = tables.take<int32_t>(static_cast<size_t>(plans.n_seqs * plans.n_classes * zones * list_max));
+  const auto lists = tables.take<int32_t>(static_cast<size_t>(2 * plans.n_seqs * plans.n_classes * list_max));
   PARE_CHECK(!lists.empty());
   int32_t next = 0;
-  const auto copy_list = [&](uint32_t from, int32_t pages) {
-    std::copy_n(plans.kv.page_ids + from, pages, lists.data() + next);
-    next += pages;
-    return static_cast<uint32_t>(next - pages);
-  };
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     // The tables of the step are this step's own: their builder handed them over.
     auto* seqs = const_cast<SeqStep*>(plans.classes[c].seqs);
     const SegmentPlan& segment = plans.classes[c].segment;
-    const std::span<Run> runs(const_cast<Run*>(segment.runs), segment.n_runs ? *segment.n_runs : 0);
-    const auto seq_of = [&](const Run& run) { return segment.members[run.member0].seq; };
-    for (Run& run : runs) {
+    auto* runs = const_cast<Run*>(segment.runs);
+    place_other_lists(plans, segment, lists, &next);
+    for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
       // Relative to the list of the run's (first) sequence until that has its place.
-      if (run.zone == kZoneFull) run.page0 -= static_cast<uint32_t>(seqs[seq_of(run)].page0);
+      if (runs[r].zone != kZoneFull) continue;
+      runs[r].page0 -= static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
     }
     for (int32_t s = 0; s < plans.n_seqs; ++s) {
       const int32_t pages = ceil_div(seqs[s].pos + seqs[s].n_q, kPageRows);
-      seqs[s].page0 = static_cast<int32_t>(copy_list(static_cast<uint32_t>(seqs[s].page0), pages));
+      std::copy_n(plans.kv.page_ids + seqs[s].page0, pages, lists.data() + next);
+      seqs[s].page0 = next;
+      next += pages;
     }
-    uint32_t from = 0, to = 0;
-    int32_t copied = -1;
-    for (size_t r = 0; r < runs.size(); ++r) {
-      Run& run = runs[r];
-      if (run.zone == kZoneFull) {
-        run.page0 += static_cast<uint32_t>(seqs[seq_of(run)].page0);
-        continue;
-      }
-      // The pieces of a sequence's mid run are neighbours and share a list, which ends with the last of them.
-      if (copied != seq_of(run) || from != run.page0) {
-        size_t last = r;
-        while (last + 1 < runs.size() && runs[last + 1].zone == run.zone && runs[last + 1].page0 == run.page0) ++last;
-        from = run.page0;
-        to = copy_list(from, ceil_div(runs[last].row0 + runs[last].rows, kPageRows));
-        copied = seq_of(run);
-      }
-      run.page0 = to;
+    for (int32_t r = 0; segment.n_runs && r < *segment.n_runs; ++r) {
+      if (runs[r].zone != kZoneFull) continue;
+      runs[r].page0 += static_cast<uint32_t>(seqs[segment.members[runs[r].member0].seq].page0);
     }
   }
   plans.kv = kv_;
@@ -231,7 +237,8 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   rows_ = {plans.n_rows, plans.n_decode_rows};
   logit_rows_ = {plans.n_logit_rows, plans.n_decode_logit_rows};
   check(cuda::to_status(cudaStreamWaitEvent(stream_, t.uploaded, 0), "cudaStreamWaitEvent"));
-  keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && error_.ok();
+  // Rows that move are named in the launch itself: such a step is neither captured nor replayed.
+  keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && plans.n_moves == 0 && error_.ok();
   if (!keyed_) return true;
   // Everything that launches are made from; item counts, lengths and pages are read on the card.
   std::vector<uint64_t>& key = key_;

@@ -71,14 +71,63 @@ class World {
       f.pool = static_cast<uint8_t>(pools_.size());
       formats.push_back(f);
     }
-    pools_.emplace_back(head_bytes * shape.kv_heads * pages, std::byte{0xff});
-    page0.push_back(static_cast<int>(page_ids_.size()));
-    std::vector<int32_t> ids(pages);
-    for (int i = 0; i < pages; ++i) ids[i] = i;
-    std::shuffle(ids.begin(), ids.end(), rng_);
-    page_ids_.insert(page_ids_.end(), ids.begin(), ids.end());
-    zones_.push_back(zone);
+    add_pages(zone, head_bytes * shape.kv_heads, pages);
     return static_cast<int>(zones_.size()) - 1;
+  }
+
+  // A zone whose heads keep rows as `heads` says (k_width, v_width, codecs, groups, order, chan); planes are placed
+  // here.
+  int add_zone(Zone zone, int rows, std::vector<RowFormat> heads) {
+    const int pages = (rows + static_cast<int>(zone.page_rows) - 1) / static_cast<int>(zone.page_rows) + 2;
+    uint64_t at = 0;
+    const auto take = [&at](uint64_t bytes) {
+      const uint64_t begin = at;
+      at += (bytes + 15) / 16 * 16;
+      return begin;
+    };
+    for (RowFormat& f : heads) {
+      f.k = take(uint64_t{zone.page_rows} * f.k_width * codec_bits(f.k_codec) / 8);
+      f.v = take(uint64_t{zone.page_rows} * f.v_width * codec_bits(f.v_codec) / 8);
+      f.ks = is_quantized(f.k_codec) ? take(uint64_t{4} * zone.page_rows / f.k_group * f.k_width) : kNoPlane;
+      f.vs = is_quantized(f.v_codec) ? take(uint64_t{4} * zone.page_rows * (f.v_width / f.v_group)) : kNoPlane;
+      f.pool = static_cast<uint8_t>(pools_.size());
+    }
+    for (RowFormat& f : heads) f.page_bytes = static_cast<uint32_t>(at);
+    formats.insert(formats.end(), heads.begin(), heads.end());
+    add_pages(zone, at, pages);
+    return static_cast<int>(zones_.size()) - 1;
+  }
+
+  // Rows [begin, end) of the full zone into the same rows of zone `mid`.
+  void move(const AttentionKernels& kernels, int mid, int begin, int end) {
+    layer();
+    std::vector<RowMove> moves;
+    for (int row = begin; row < end;) {
+      const int page = row / kPageRows, last = std::min(end, (page + 1) * kPageRows);
+      moves.push_back({.cls = 0,
+                       .src = page_ids_[page0[0] + page],
+                       .dst = page_ids_[page0[mid] + page],
+                       .row0 = row % kPageRows,
+                       .rows = last - row});
+      row = last;
+    }
+    const MoveRowsArgs args{.pools = pool_ptrs_,
+                            .full = formats.data(),
+                            .mid = formats.data() + mid * shape.kv_heads,
+                            .channels = channels.data(),
+                            .moves = moves.data(),
+                            .head_dim = shape.d};
+    for (int32_t i = 0; i < static_cast<int32_t>(moves.size()); ++i) {
+      for (int32_t g = 0; g < shape.kv_heads; ++g) kernels.move_rows(args, i, g);
+    }
+  }
+
+  // Where the planes of a zone's row begin, and the row's number in its page.
+  const std::byte* page_of(int zone, int g, int row, int* in_page) const {
+    const RowFormat& f = formats[zone * shape.kv_heads + g];
+    const auto page_rows = static_cast<int>(zones_[zone].page_rows);
+    *in_page = row % page_rows;
+    return pools_[zone].data() + uint64_t{f.page_bytes} * page_ids_[page0[zone] + row / page_rows];
   }
 
   AttentionLayer layer() {
@@ -142,6 +191,15 @@ class World {
   std::vector<int> page0;
 
  private:
+  void add_pages(const Zone& zone, uint64_t page_bytes, int pages) {
+    pools_.emplace_back(page_bytes * pages, std::byte{0xff});
+    page0.push_back(static_cast<int>(page_ids_.size()));
+    std::vector<int32_t> ids(pages);
+    for (int i = 0; i < pages; ++i) ids[i] = i;
+    std::shuffle(ids.begin(), ids.end(), rng_);
+    page_ids_.insert(page_ids_.end(), ids.begin(), ids.end());
+    zones_.push_back(zone);
+  }
   void write(const RowFormat& f, std::byte* plane, int index, float x) {
     if (f.k_codec == Codec::F32) {
       std::memcpy(plane + index * 4, &x, 4);
