@@ -67,7 +67,7 @@ Status measure(KernelRun& run, int sequences, int context, int32_t multiprocesso
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer parts, zeros(bytes.workspace + 4096));
   Arena tables(block.data(), block.size()), workspace(parts.data(), parts.size());
   SegmentPlan plan;
-  PARE_RETURN_IF_ERROR(build_segment_plan(*policy.policy, kNoWindow, shape, seqs, tables, workspace, plan));
+  PARE_RETURN_IF_ERROR(build_segment_plan(*policy.policy, kNoWindow, shape, seqs, {}, tables, workspace, plan));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer copy, uploaded_bytes(block.data(), block.size()));
   plan.runs = on_device(plan.runs, block, copy);
   plan.n_runs = on_device(plan.n_runs, block, copy);
