@@ -166,6 +166,7 @@ Status run_eval_task(const std::string& task, const ModelOptions& model_options,
     saved = std::chrono::steady_clock::now();
     return ok_status();
   };
+  PARE_RETURN_IF_ERROR(save());  // a place that cannot be written is told before the work
   const EvalSave save_sometimes = [&] {
     return std::chrono::steady_clock::now() - saved < kSaveInterval ? ok_status() : save();
   };
