@@ -53,11 +53,14 @@ Expected<TuneSample> retrieval(const LoadedModel& model, Philox& rng, const Tune
     if (e.end > full / 8 && e.end < full * 5 / 8) middle.push_back(&e);
   }
   if (middle.empty()) return invalid_argument(fmt::format("{} tokens hold no line to ask for", o.tokens));
-  const Line& asked = middle[rng.below(static_cast<uint32_t>(middle.size()))]->line;
+  const Entry& chosen = *middle[rng.below(static_cast<uint32_t>(middle.size()))];
+  const Line& asked = chosen.line;
   PARE_ASSIGN_OR_RETURN(const auto question,
                         encode(model, fmt::format("\nWhat is the code of {0}?\nThe code of {0} is", asked.key), false));
   PARE_ASSIGN_OR_RETURN(const auto answer, encode(model, " " + asked.value, false));
-  if (question.size() >= full / 4 || answer.empty()) return invalid_argument("the tokenizer splits words too far");
+  if (answer.empty() || chosen.end + question.size() > full) {
+    return invalid_argument(fmt::format("{} tokens do not hold a line and the question for it", o.tokens));
+  }
   TuneSample sample;
   sample.kind = "retrieval";
   sample.answer = std::min(o.answer, static_cast<int32_t>(answer.size()));

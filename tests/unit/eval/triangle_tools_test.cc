@@ -105,7 +105,8 @@ TEST(TuneTriangle, RanksByTheDivergenceOfTheAnswer) {
       }
     }
     EXPECT_NEAR(kl, sum / 9.0, 1e-6 + 1e-3 * kl) << "layer " << layer;
-    EXPECT_GT(kl, 0.0);
+    // Of the last layer only the last rows are ever looked at, and those are dense.
+    EXPECT_EQ(kl == 0.0, layer == n - 1) << layer;
   }
   // What is recommended passed, and the next count that was tried did not.
   for (const auto& [count, kl] : tuning->joint_kl) EXPECT_EQ(kl <= o.kl_max, count <= tuning->ranking.recommended);
@@ -121,7 +122,7 @@ TEST(TuneTriangle, RanksByTheDivergenceOfTheAnswer) {
   strict.kl_max = 0.0;
   EXPECT_EQ(tune_triangle(model, samples, generous, {})->ranking.recommended, n);
   EXPECT_LE(tuning->ranking.recommended, std::max(1, n / 2)) << "unless told otherwise";
-  EXPECT_EQ(tune_triangle(model, samples, strict, {})->ranking.recommended, 0);
+  EXPECT_EQ(tune_triangle(model, samples, strict, {})->ranking.recommended, 1) << "the last layer costs nothing";
   EXPECT_EQ(tune_triangle(model, samples, o, [](int64_t, int64_t) { return false; }).status().code(),
             StatusCode::kCancelled);
   EXPECT_FALSE(tune_triangle(model, {}, o, {}).ok());
@@ -147,14 +148,11 @@ TEST(TuneTriangle, WindowedLayersComeLast) {
 TEST(TuneTriangle, SamplesAreDrawnByTheSeed) {
   const auto model = tiny("llama");
   TuneOptions o = small_options();
-  o.tokens = 420;
+  o.tokens = 245;
   o.samples = 4;
   std::string text;
   for (int i = 0; i < 300; ++i) text += "The quick brown fox number " + std::to_string(i) + " jumps. ";
   const auto a = triangle_samples(*model, std::vector<std::string>{text}, o);
-  if (!a.ok() && a.status().message().find("splits words too far") != std::string::npos) {
-    GTEST_SKIP() << "the tiny vocabulary makes a question longer than a quarter of the prompt";
-  }
   ASSERT_TRUE(a.ok()) << a.status().to_string();
   ASSERT_EQ(a->size(), 4u);
   for (size_t i = 0; i < 4; ++i) {
@@ -199,7 +197,8 @@ TEST(AttentionMap, CountsWhatTheSelectorKeeps) {
   EXPECT_LT(sparse->captured_mean, 0.99);
   EXPECT_LT(sparse->captured_min, sparse->captured_mean);
   EXPECT_NEAR(sparse->captured.back(), 1.0, 1e-4);
-  EXPECT_EQ(sparse->kept[8 * 10 + 3], 0.0f);
+  EXPECT_EQ(sparse->kept[7 * 10 + 3], 0.0f);
+  EXPECT_EQ(sparse->kept[8 * 10 + 3], 0.25f) << "4 of the 16 rows are among the last";
   const std::string text = attention_map_text(*sparse), svg = attention_map_svg(*sparse);
   EXPECT_THAT(text, HasSubstr("triangle(sink=2,window=20,last=10,min_tokens=0)"));
   EXPECT_THAT(svg, HasSubstr("<svg xmlns"));
