@@ -51,7 +51,7 @@ Status check_mask(const std::string& path, const ChannelMask& mask, const Policy
   if (mask.n_layers != model.n_layers) return differs("layers", mask.n_layers, model.n_layers);
   if (mask.n_kv_heads != model.n_kv_heads) return differs("KV heads", mask.n_kv_heads, model.n_kv_heads);
   if (mask.head_dim != model.head_dim) return differs("channels a head", mask.head_dim, model.head_dim);
-  if (mask.model_hash != 0 && mask.model_hash != model.model_hash) {
+  if (mask.model_hash != 0 && model.model_hash != 0 && mask.model_hash != model.model_hash) {
     return invalid_argument(fmt::format("mask '{}' was made for the weights {:016x}, the model's are {:016x}", path,
                                         mask.model_hash, model.model_hash));
   }

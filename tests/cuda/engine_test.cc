@@ -130,6 +130,51 @@ TEST_F(CudaEngine, DecodedRowsMatchThePromptPass) {
   }
 }
 
+// Rows that move to another form, by a mask that keeps every channel: the same function, in other pages.
+TEST_F(CudaEngine, MovedRowsMatchThePromptPass) {
+  Philox rng(8);
+  for (const char* name : kDecoders) {
+    SCOPED_TRACE(name);
+    const auto model = load_tiny(name, true);
+    const std::vector<int32_t> ids = random_ids(rng, 110, model->model->config().vocab);
+    EngineOptions options;
+    options.logit_rows = 512;
+    options.kv = "leank(sink=4,recent=64,flush=64)";
+    const Record decoded = run_alone(model, ids, 100, options);
+    std::vector<int32_t> all = ids;
+    all.insert(all.end(), decoded.tokens[0].begin(), decoded.tokens[0].end());
+    options.kv = "dense";
+    const Record whole = run_alone(model, all, 1, options);
+    std::vector<double> errors;
+    for (size_t p = ids.size() - 1; p + 1 < all.size(); ++p) {
+      ASSERT_FALSE(decoded.rows[p].empty()) << "position " << p;
+      errors.push_back(relative_rms(whole.rows[p], decoded.rows[p]));
+    }
+    expect_rounding_only(errors, model->model->config().n_layers);
+  }
+}
+
+// A replayed step shows its own logits also when it takes more of the arena than the step before: rows that begin to
+// move give three partial results where there was one.
+TEST_F(CudaEngine, ReplayedStepsShowTheirOwnLogits) {
+  Philox rng(9);
+  const auto model = load_tiny("llama", true);
+  const std::vector<int32_t> ids = random_ids(rng, 100, model->model->config().vocab);
+  for (const char* kv : {"leank(sink=4,recent=64,flush=64)", "quant(k=4,v=4,recent=64,flush=64)"}) {
+    EngineOptions options;
+    options.logit_rows = 512;
+    options.kv = kv;
+    options.graphs = false;
+    const Record plain = run_alone(model, ids, 120, options);
+    options.graphs = true;
+    const Record replayed = run_alone(model, ids, 120, options);
+    ASSERT_EQ(plain.tokens, replayed.tokens) << kv;
+    for (size_t p = ids.size(); p + 1 < plain.rows.size(); ++p) {
+      ASSERT_EQ(plain.rows[p], replayed.rows[p]) << kv << ", position " << p;
+    }
+  }
+}
+
 // A batch that grows and shrinks, with samples that fork from a shared prompt, draws the tokens that each request draws
 // alone: up to the first near tie.
 TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {

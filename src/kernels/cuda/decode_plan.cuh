@@ -102,7 +102,8 @@ struct Shape {
   static constexpr int kTiles = kColumnTiles;
   static constexpr int kColumns = 8 * kColumnTiles;
   static constexpr int kTileRows = kMaxDim <= 128 ? 128 : 64;
-  static constexpr int kLoadWarps = kCoded && kTileRows == 128 && kColumnTiles <= 2 ? 4 : 2;  // each loads its part of a tile's rows
+  static constexpr int kLoadWarps =
+      kCoded && kTileRows == 128 && kColumnTiles <= 2 ? 4 : 2;  // each loads its part of a tile's rows
   static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
   static constexpr int kSteps = kMaxDim / 16;
   static constexpr int kChannelTiles = (kMaxDim / 16 + kAttendWarps - 1) / kAttendWarps;  // of a warp

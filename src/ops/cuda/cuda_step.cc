@@ -134,11 +134,15 @@ void CudaOps::place_other_lists(const StepPlans& plans, const SegmentPlan& segme
     if (run.zone == kZoneFull) continue;
     const Zone& zone = host_kv_.zones[run.zone];
     if (zone.layer_pitch != 0) check(unsupported("page lists by layer, on a card"));
-    const auto page_rows = static_cast<int32_t>(zone.page_rows);
-    const int32_t pages = ceil_div(run.row0 + run.rows, page_rows);
+    // The pieces of a sequence's run are neighbours and share its list, which ends with the last of them.
+    const uint32_t from = run.page0;
+    int32_t last = r;
+    while (last + 1 < *segment.n_runs && runs[last + 1].zone == run.zone && runs[last + 1].page0 == from) ++last;
+    const int32_t pages = ceil_div(runs[last].row0 + runs[last].rows, static_cast<int32_t>(zone.page_rows));
     PARE_CHECK(static_cast<size_t>(*next + pages) <= lists.size());
-    std::copy_n(plans.kv.page_ids + run.page0, pages, lists.data() + *next);
-    run.page0 = static_cast<uint32_t>(*next);
+    std::copy_n(plans.kv.page_ids + from, pages, lists.data() + *next);
+    for (; r < last; ++r) runs[r].page0 = static_cast<uint32_t>(*next);
+    runs[r].page0 = static_cast<uint32_t>(*next);
     *next += pages;
   }
 }
@@ -267,6 +271,8 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
     add(cls.segment.members);
     add(cls.segment.folds);
     add(cls.segment.parts);
+    add(cls.segment
+            .parts_cap);  // what the step takes from the arena afterwards, logits among it, lies behind the parts
     add(cls.segment.window);
   }
   for (const Tensor* tensor : tensors) {

@@ -90,7 +90,7 @@ TEST(Machine, ProcFiles) {
 
 std::string printed_spec(const std::string& text) {
   testing::internal::CaptureStdout();
-  const Status status = inspect_spec(text, uniform_layer_map(4), false);
+  const Status status = inspect_spec(text, uniform_layer_map(4), {}, false);
   std::fflush(stdout);
   const std::string out = testing::internal::GetCapturedStdout();
   return status.ok() ? out.substr(0, out.find('\n')) : std::string(status.message());
