@@ -136,11 +136,11 @@ TEST_F(CudaEngine, MovedRowsMatchThePromptPass) {
   for (const char* name : kDecoders) {
     SCOPED_TRACE(name);
     const auto model = load_tiny(name, true);
-    const std::vector<int32_t> ids = random_ids(rng, 110, model->model->config().vocab);
+    const std::vector<int32_t> ids = random_ids(rng, 60, model->model->config().vocab);
     EngineOptions options;
     options.logit_rows = 512;
-    options.kv = "leank(sink=4,recent=64,flush=64)";
-    const Record decoded = run_alone(model, ids, 100, options);
+    options.kv = "leank(sink=4,recent=16,flush=64)";
+    const Record decoded = run_alone(model, ids, 60, options);
     std::vector<int32_t> all = ids;
     all.insert(all.end(), decoded.tokens[0].begin(), decoded.tokens[0].end());
     options.kv = "dense";
