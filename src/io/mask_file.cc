@@ -317,23 +317,6 @@ Status check_channel_mask(const ChannelMask& mask) {
   return ok_status();
 }
 
-Status check_mask_model(const ChannelMask& mask, const MaskModel& model) {
-  const auto same = [](std::string_view field, int32_t of_mask, int32_t of_model) {
-    if (of_mask == of_model) return ok_status();
-    return invalid_argument(fmt::format("{}: the mask has {}, the model {}", field, of_mask, of_model));
-  };
-  PARE_RETURN_IF_ERROR(same("layers", mask.n_layers, model.n_layers));
-  PARE_RETURN_IF_ERROR(same("kv_heads", mask.n_kv_heads, model.n_kv_heads));
-  PARE_RETURN_IF_ERROR(same("head_dim", mask.head_dim, model.head_dim));
-#ifndef PARE_FAULT_IO_MASK_MODEL_HASH
-  if (mask.model_hash != 0 && model.hash != 0 && mask.model_hash != model.hash) {
-    return invalid_argument(fmt::format("model_hash: the mask was made for {}, the model is {}",
-                                        hex_u64(mask.model_hash), hex_u64(model.hash)));
-  }
-#endif
-  return ok_status();
-}
-
 Expected<ChannelMask> read_channel_mask(std::span<const std::byte> bytes, std::string_view source) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.starts_with("PK")) {

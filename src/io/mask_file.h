@@ -33,14 +33,6 @@ enum class ChannelOrder : uint8_t { kHalfSplit, kInterleaved };
 // names the field, and the layer and head.
 Status check_channel_mask(const ChannelMask& mask);
 
-// The model that a mask is to be used with. Zero hash: not known, any is accepted, as is a mask without one.
-struct MaskModel {
-  int32_t n_layers = 0, n_kv_heads = 0, head_dim = 0;
-  uint64_t hash = 0;
-};
-// kInvalidArgument: which of layers, kv_heads, head_dim or model_hash is not the model's, with both values.
-Status check_mask_model(const ChannelMask& mask, const MaskModel& model);
-
 // Either kind of file, told apart by its first bytes. Errors begin with the path and name the field: kDataLoss for what
 // contradicts itself (checksum, width, digits), kUnsupported for another version or RoPE layout, kLimitExceeded.
 Expected<ChannelMask> read_channel_mask(const std::filesystem::path& path);

@@ -43,21 +43,6 @@ class LeankStage final : public KvStage {
   std::shared_ptr<const ChannelMask> mask_;
 };
 
-Status check_mask(const std::string& path, const ChannelMask& mask, const PolicyContext& model) {
-  const auto differs = [&](std::string_view what, int64_t has, int64_t wants) {
-    return invalid_argument(fmt::format("mask '{}' is for {} {}, the model has {}", path, has, what, wants));
-  };
-  if (model.n_layers == 0) return ok_status();
-  if (mask.n_layers != model.n_layers) return differs("layers", mask.n_layers, model.n_layers);
-  if (mask.n_kv_heads != model.n_kv_heads) return differs("KV heads", mask.n_kv_heads, model.n_kv_heads);
-  if (mask.head_dim != model.head_dim) return differs("channels a head", mask.head_dim, model.head_dim);
-  if (mask.model_hash != 0 && model.model_hash != 0 && mask.model_hash != model.model_hash) {
-    return invalid_argument(fmt::format("mask '{}' was made for the weights {:016x}, the model's are {:016x}", path,
-                                        mask.model_hash, model.model_hash));
-  }
-  return ok_status();
-}
-
 Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyContext& context) {
   MidZone windows;
   PARE_RETURN_IF_ERROR(join_windows(&windows, term.integer("sink"), term.integer("recent"), term.integer("flush")));
@@ -65,7 +50,10 @@ Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyConte
   if (const std::string& path = term.text("mask"); !path.empty()) {
     if (context.files == nullptr) return invalid_argument(fmt::format("mask '{}': no file can be read here", path));
     PARE_ASSIGN_OR_RETURN(ChannelMask read, context.files->channel_mask(path));
-    PARE_RETURN_IF_ERROR(check_mask(path, read, context));
+    if (context.n_layers > 0) {
+      const MaskModel model{context.n_layers, context.n_kv_heads, context.head_dim, context.model_hash};
+      PARE_RETURN_IF_ERROR(check_mask_model(read, model).with_context(fmt::format("mask '{}'", path)));
+    }
     mask = std::make_shared<const ChannelMask>(std::move(read));
   }
   return std::unique_ptr<KvStage>(std::make_unique<LeankStage>(windows, std::move(mask)));

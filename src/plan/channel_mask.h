@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "pare/status.h"
 #include "plan/kv_layout.h"
 
 namespace pare {
@@ -22,5 +23,13 @@ struct ChannelMask {
     return heads[static_cast<size_t>(layer) * n_kv_heads + kv_head];
   }
 };
+
+// The model that a mask is to be used with. Zero hash: not known, any is accepted, as is a mask without one.
+struct MaskModel {
+  int32_t n_layers = 0, n_kv_heads = 0, head_dim = 0;
+  uint64_t hash = 0;
+};
+// kInvalidArgument: which of layers, kv_heads, head_dim or model_hash is not the model's, with both values.
+Status check_mask_model(const ChannelMask& mask, const MaskModel& model);
 
 }  // namespace pare

@@ -17,8 +17,7 @@ bool is_word(const std::string& bytes) {
          std::all_of(bytes.begin() + 1, bytes.end(), [](char c) { return c >= 'a' && c <= 'z'; });
 }
 
-// What is repeated: common words, which stand early in a vocabulary. Small models do not copy rare pieces of words even
-// with dense attention. Vocabularies without words give what they have.
+// What is repeated: common words, which stand early in a vocabulary. Vocabularies without words give what they have.
 std::vector<TokenId> ordinary_tokens(const Tokenizer& tokenizer) {
   std::vector<TokenId> words, normal, bytes;
   for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {

@@ -84,6 +84,31 @@ TEST(KvPolicy, MistakesPointAtTheTerm) {
   EXPECT_EQ(make_kv_policy(*spec)->canonical, "streaming(sink=4,recent=1024)");
 }
 
+// Where rows move is a matter of positions: a row sees at least `recent` rows before it whole, and less than `flush`
+// more.
+TEST(MidZoneRuns, RowsMoveAtTheirPositions) {
+  DecodeRig rig("leank(sink=4,recent=256,flush=64)");
+  const SeqId seq = rig.start(700);
+  int moves = 0, moved_before = 0;
+  for (int32_t pos = 700; pos < 1000; ++pos) {
+    EXPECT_EQ(rig.store->rows_until_move(seq), (pos - 256) / 64 * 64 + 64 + 256 - pos);
+    rig.step({{seq, 1}}, true);
+    ASSERT_FALSE(::testing::Test::HasFatalFailure());
+    const SegmentPlan& plan = rig.plans.classes[1].segment;
+    ASSERT_EQ(*plan.n_runs, 3);
+    const int32_t moved = (pos - 256) / 64 * 64;
+    EXPECT_EQ(plan.runs[0].row0 + plan.runs[0].rows, 4);
+    EXPECT_EQ(plan.runs[1].row0, moved) << "position " << pos;
+    EXPECT_EQ(plan.runs[2].zone, kZoneMid);
+    EXPECT_EQ(plan.runs[2].row0, 4);
+    EXPECT_EQ(plan.runs[2].rows, moved - 4);
+    moves += moved != moved_before;
+    moved_before = moved;
+    ASSERT_TRUE(rig.store->check().ok()) << rig.store->check().message();
+  }
+  EXPECT_EQ(moves, 6);
+}
+
 TEST(SegmentPlanner, ItemsFollowTheThreads) {
   int32_t items[3];
   int n = 0;
