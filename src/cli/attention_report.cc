@@ -15,26 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// "1024,4K,1M": K and M are multiples of 1,024.
-Expected<std::vector<int32_t>> parse_lengths(std::string_view text) {
-  std::vector<int32_t> lengths;
-  const char* at = text.data();
-  const char* const end = text.data() + text.size();
-  for (;;) {
-    int32_t n = 0;
-    const auto [rest, error] = std::from_chars(at, end, n);
-    at = rest;
-    int shift = 0;
-    if (error == std::errc() && at != end && (*at == 'K' || *at == 'M')) shift = *at++ == 'K' ? 10 : 20;
-    if (error != std::errc() || n < 0 || n > INT32_MAX >> shift || (at != end && *at != ',')) {
-      return invalid_argument(fmt::format("--lengths '{}': expected numbers as in 1024,4K,1M", text));
-    }
-    lengths.push_back(n << shift);
-    if (at == end) return lengths;
-    ++at;
-  }
-}
-
 std::string length_text(int32_t n) {
   if (n % (1 << 20) == 0) return fmt::format("{}M", n >> 20);
   return n % 1024 == 0 ? fmt::format("{}K", n >> 10) : fmt::format("{}", n);
@@ -87,6 +67,25 @@ void print_bench(const AttentionBench& b) {
 }
 
 }  // namespace
+
+Expected<std::vector<int32_t>> parse_lengths(std::string_view text) {
+  std::vector<int32_t> lengths;
+  const char* at = text.data();
+  const char* const end = text.data() + text.size();
+  for (;;) {
+    int32_t n = 0;
+    const auto [rest, error] = std::from_chars(at, end, n);
+    at = rest;
+    int shift = 0;
+    if (error == std::errc() && at != end && (*at == 'K' || *at == 'M')) shift = *at++ == 'K' ? 10 : 20;
+    if (error != std::errc() || n < 0 || n > INT32_MAX >> shift || (at != end && *at != ',')) {
+      return invalid_argument(fmt::format("--lengths '{}': expected numbers as in 1024,4K,1M", text));
+    }
+    lengths.push_back(n << shift);
+    if (at == end) return lengths;
+    ++at;
+  }
+}
 
 Status bench_attention_command(const AttentionReportOptions& o, bool json) {
   AttentionBenchOptions options;

@@ -1,7 +1,10 @@
 // `pare bench attention`: one layer's attention under a selector, beside dense.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "pare/status.h"
 
@@ -11,6 +14,9 @@ struct AttentionReportOptions {
   std::string attn = "dense", shape, lengths, device = "cpu";  // empty shape and lengths: the usual ones of the device
   int threads = 0, repetitions = 5;
 };
+
+// The numbers of --lengths, as in "1024,4K,1M": K and M are multiples of 1,024.
+Expected<std::vector<int32_t>> parse_lengths(std::string_view text);
 
 // Measures and prints a table, or JSON.
 Status bench_attention_command(const AttentionReportOptions& options, bool json);

@@ -147,7 +147,7 @@ Status bench(const BenchOptions& o, bool json) {
     kv.kv = o.model.kv;
     kv.threads = o.model.threads;
     kv.batch = o.config.parallel;
-    if (!o.shape.empty()) kv.heads = o.shape;
+    if (!o.shape.empty()) kv.shape = o.shape;
     if (!o.lengths.empty()) kv.lengths = o.lengths;
     return bench_kv_command(kv, json);
   }

@@ -2,35 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "base/limits.h"
+#include "cli/attention_report.h"
 #include "cli/console.h"
 #include "cli/version.h"
+#include "eval/attention_bench.h"
 #include "eval/kv_bench.h"
 #include "kernels/cpu_level.h"
 #include "runtime/policy_files.h"
 
 namespace pare::cli {
 namespace {
-
-// Numbers in [1, max] between `separator`s.
-Expected<std::vector<int32_t>> numbers_of(std::string_view option, std::string_view text, char separator, int64_t max) {
-  std::vector<int32_t> out;
-  for (size_t at = 0; at <= text.size();) {
-    const size_t end = std::min(text.find(separator, at), text.size());
-    int64_t value = 0;
-    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, value);
-    if (error != std::errc() || stop != text.data() + end || value < 1 || value > max || out.size() == 64) {
-      return invalid_argument(
-          fmt::format("{} '{}': numbers from 1 to {}, '{}' between them, at most 64", option, text, max, separator));
-    }
-    out.push_back(static_cast<int32_t>(value));
-    at = end + 1;
-  }
-  return out;
-}
 
 nlohmann::ordered_json side_json(const KvBenchSide& s) {
   return {{"seconds", s.seconds},
@@ -69,22 +53,21 @@ void print_report(const KvBenchReport& r, const KvBenchConfig& c, std::string_vi
 
 Status bench_kv_command(const KvBenchOptions& o, bool json) {
   KvBenchConfig config;
-  PARE_ASSIGN_OR_RETURN(const std::vector<int32_t> heads, numbers_of("--heads", o.heads, '/', kMaxHeads));
-  if (heads.size() != 3 || heads[0] % heads[1] != 0 || heads[2] % 16 != 0) {
-    return invalid_argument(
-        fmt::format("--heads '{}': query heads / KV heads / channels, the first a multiple of the "
-                    "second, the last of 16",
-                    o.heads));
-  }
-  config.n_heads = heads[0];
-  config.n_kv_heads = heads[1];
-  config.head_dim = heads[2];
+  PARE_ASSIGN_OR_RETURN(const AttentionShape shape, parse_attention_shape(o.shape));
+  config.n_heads = shape.heads;
+  config.n_kv_heads = shape.kv_heads;
+  config.head_dim = shape.head_dim;
   config.n_layers = o.layers;
   config.batch = o.batch;
   config.repetitions = o.repetitions;
   config.kv = o.kv;
   config.threads = o.threads > 0 ? o.threads : usable_cpus();
-  PARE_ASSIGN_OR_RETURN(config.lengths, numbers_of("--lengths", o.lengths, ',', kMaxContext - 1));
+  PARE_ASSIGN_OR_RETURN(config.lengths, parse_lengths(o.lengths));
+  for (const int32_t length : config.lengths) {
+    if (length < 1 || length >= kMaxContext) {
+      return invalid_argument(fmt::format("--lengths: {} rows, 1 to {} are possible", length, kMaxContext - 1));
+    }
+  }
   PARE_ASSIGN_OR_RETURN(config.accelerator, ops::accelerator_by_name(o.device));
   DiskPolicyFiles files;
   config.files = &files;

@@ -9,7 +9,7 @@ namespace pare::cli {
 
 struct KvBenchOptions {
   std::string device = "cpu", kv = "dense";
-  std::string heads = "32/8/128";  // query heads / KV heads / channels of one
+  std::string shape = "32/8/128";  // query heads / KV heads / channels of one
   int layers = 1, batch = 1, threads = 0, repetitions = 20;
   std::string lengths = "4096,8192,32768";
 };

@@ -41,6 +41,12 @@ TEST(BadInput, CommandLine) {
   expect_error({"bench", "kernels"}, 2, {"--device cuda"});
   expect_error({"bench", "kernels", "--shape", "qwen3-8b"}, 2, {"kernels", "--shape"});
   expect_error({"bench", "kernels", "--device", "cuda", "--peer-json", "absent.json"}, 2, {"absent.json"});
+  expect_error({"bench", "kv", "--shape", "14/3/64"}, 2, {"14/3/64", "multiple of kv_heads"});
+  expect_error({"bench", "kv", "--lengths", "0"}, 2, {"--lengths", "0 rows"});
+  expect_error({"bench", "kv", "--kv", "leank(mask=absent.json)"}, 2, {"absent.json", "No such file"});
+  expect_error({"bench", "kv", "--kv", "quant+leank"}, 2, {"'leank' cannot follow 'quant'", "Plain"});
+  expect_error({"bench", "kv", "--peer", "x"}, 2, {"bench kv", "--peer"});
+  expect_error({"bench", kLlama, "--lengths", "4K"}, 2, {"--lengths", "bench kv"});
   expect_error({"bench", "--shape", "qwen9"}, 2, {"qwen9", "smollm2-135m"});
   expect_error({"bench", "--shape", "qwen3-8b", "--dtype", "q3_K"}, 2, {"--dtype", "q3_K"});
   expect_error({"bench", "--shape", "smollm2-135m", "--dtype", "q4_K"}, 2, {"576", "256", "Q4_K"});
