@@ -79,6 +79,8 @@ struct KvStore::Impl {
   int64_t mid_pages_needed(SeqId seq, int32_t cls, int32_t moved) const;
   void take_mid_pages(SeqId seq, int32_t cls, int32_t moved);
   void commit_moves(SeqId seq);
+  template <typename Visit>
+  void for_each_move(const Visit& visit) const;
   void release_mid_pages(SeqId seq);
   Status check_mid() const;
   void unstage(SeqId seq);

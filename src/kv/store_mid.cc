@@ -71,36 +71,38 @@ int64_t KvStore::rows_until_move(SeqId seq) const {
   return any ? m.config.mid->next_move(s.len) - s.len : INT32_MAX;
 }
 
-int64_t KvStore::n_moves() const {
-  const Impl& m = *impl_;
-  int64_t n = 0;
-  for (const SeqId seq : m.touched) {
-    const Sequence& s = m.sequences[seq];
-    for (int32_t c = 0; c < m.n_classes(); ++c) {
-      const int32_t moved = m.moved_at(s, c, s.len + s.staged, s.prompt_len);
-      if (moved > s.moved[c]) n += moved / kPageRows - std::max(s.moved[c] / kPageRows, m.config.mid->first_page());
+// Calls visit(seq, class, rows moved so far, rows moved after this step) where there is a difference.
+template <typename Visit>
+void KvStore::Impl::for_each_move(const Visit& visit) const {
+  for (const SeqId seq : touched) {
+    const Sequence& s = sequences[seq];
+    for (int32_t c = 0; c < n_classes(); ++c) {
+      const int32_t moved = moved_at(s, c, s.len + s.staged, s.prompt_len);
+      if (moved > s.moved[c]) visit(seq, c, s.moved[c], moved);
     }
   }
+}
+
+int64_t KvStore::n_moves() const {
+  int64_t n = 0;
+  impl_->for_each_move([&](SeqId, int32_t, int32_t before, int32_t after) {
+    n += after / kPageRows - std::max(before / kPageRows, impl_->config.mid->first_page());
+  });
   return n;
 }
 
 void KvStore::fill_moves(std::span<RowMove> out) const {
   const Impl& m = *impl_;
   size_t n = 0;
-  for (const SeqId seq : m.touched) {
-    const Sequence& s = m.sequences[seq];
-    for (int32_t c = 0; c < m.n_classes(); ++c) {
-      const int32_t moved = m.moved_at(s, c, s.len + s.staged, s.prompt_len);
-      if (moved <= s.moved[c]) continue;
-      // What moves begins behind the sinks, which may end within a page, or where the last move ended.
-      const int32_t begin = std::max(s.moved[c], m.config.mid->sink);
-      PARE_CHECK(m.mid_pages_needed(seq, c, moved) == 0);
-      for (int32_t page = begin / kPageRows; page < moved / kPageRows; ++page) {
-        const int32_t row0 = std::max(0, begin - page * kPageRows);
-        out[n++] = {c, m.list(seq, c)[page], m.mid_list(seq, c)[page], row0, kPageRows - row0};
-      }
+  m.for_each_move([&](SeqId seq, int32_t c, int32_t before, int32_t after) {
+    PARE_CHECK(m.mid_pages_needed(seq, c, after) == 0);
+    // What moves begins behind the sinks, which may end within a page, or where the last move ended.
+    const int32_t begin = std::max(before, m.config.mid->sink);
+    for (int32_t page = begin / kPageRows; page < after / kPageRows; ++page) {
+      const int32_t row0 = std::max(0, begin - page * kPageRows);
+      out[n++] = {c, m.list(seq, c)[page], m.mid_list(seq, c)[page], row0, kPageRows - row0};
     }
-  }
+  });
   PARE_CHECK(n == out.size());
 }
 

@@ -105,6 +105,23 @@ TEST_F(CudaEngine, LogitsMatchTheCpuAlongOneSequence) {
   }
 }
 
+// Decode steps under `options` against the dense prompt pass over the same tokens.
+void expect_decoding_matches_prompt_pass(const std::shared_ptr<const LoadedModel>& model,
+                                         const std::vector<int32_t>& ids, int32_t answer, EngineOptions options) {
+  options.logit_rows = 512;
+  const Record decoded = run_alone(model, ids, answer, options);
+  std::vector<int32_t> all = ids;
+  all.insert(all.end(), decoded.tokens[0].begin(), decoded.tokens[0].end());
+  options.kv = "dense";
+  const Record whole = run_alone(model, all, 1, options);
+  std::vector<double> errors;
+  for (size_t p = ids.size() - 1; p + 1 < all.size(); ++p) {
+    ASSERT_FALSE(decoded.rows[p].empty()) << "position " << p;
+    errors.push_back(relative_rms(whole.rows[p], decoded.rows[p]));
+  }
+  expect_rounding_only(errors, model->model->config().n_layers);
+}
+
 // The card's decode steps against its own prompt pass over the same tokens: different kernels, the same function.
 TEST_F(CudaEngine, DecodedRowsMatchThePromptPass) {
   Philox rng(6);
@@ -114,18 +131,8 @@ TEST_F(CudaEngine, DecodedRowsMatchThePromptPass) {
     const std::vector<int32_t> ids = random_ids(rng, 70, model->model->config().vocab);
     for (const bool graphs : {true, false}) {
       EngineOptions options;
-      options.logit_rows = 512;
       options.graphs = graphs;
-      const Record decoded = run_alone(model, ids, 40, options);
-      std::vector<int32_t> all = ids;
-      all.insert(all.end(), decoded.tokens[0].begin(), decoded.tokens[0].end());
-      const Record whole = run_alone(model, all, 1, options);
-      std::vector<double> errors;
-      for (size_t p = ids.size() - 1; p + 1 < all.size(); ++p) {
-        ASSERT_FALSE(decoded.rows[p].empty()) << "position " << p;
-        errors.push_back(relative_rms(whole.rows[p], decoded.rows[p]));
-      }
-      expect_rounding_only(errors, model->model->config().n_layers);
+      expect_decoding_matches_prompt_pass(model, ids, 40, options);
     }
   }
 }
@@ -138,19 +145,8 @@ TEST_F(CudaEngine, MovedRowsMatchThePromptPass) {
     const auto model = load_tiny(name, true);
     const std::vector<int32_t> ids = random_ids(rng, 60, model->model->config().vocab);
     EngineOptions options;
-    options.logit_rows = 512;
     options.kv = "leank(sink=4,recent=16,flush=64)";
-    const Record decoded = run_alone(model, ids, 60, options);
-    std::vector<int32_t> all = ids;
-    all.insert(all.end(), decoded.tokens[0].begin(), decoded.tokens[0].end());
-    options.kv = "dense";
-    const Record whole = run_alone(model, all, 1, options);
-    std::vector<double> errors;
-    for (size_t p = ids.size() - 1; p + 1 < all.size(); ++p) {
-      ASSERT_FALSE(decoded.rows[p].empty()) << "position " << p;
-      errors.push_back(relative_rms(whole.rows[p], decoded.rows[p]));
-    }
-    expect_rounding_only(errors, model->model->config().n_layers);
+    expect_decoding_matches_prompt_pass(model, ids, 60, options);
   }
 }
 
