@@ -77,7 +77,7 @@ inline TorchPickle float_pickle(const std::vector<int32_t>& shape) {
 
 inline std::string float_bytes(const std::vector<float>& values) {
   std::string out(values.size() * sizeof(float), '\0');
-  std::memcpy(out.data(), values.data(), out.size());
+  if (!values.empty()) std::memcpy(out.data(), values.data(), out.size());
   return out;
 }
 
