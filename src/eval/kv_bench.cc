@@ -17,6 +17,7 @@
 #include "ops/device_ops.h"
 #include "ops/ops.h"
 #include "ops/step.h"
+#include "runtime/placement.h"
 
 namespace pare {
 namespace {
@@ -99,12 +100,11 @@ Expected<std::unique_ptr<DecodeAttention>> DecodeAttention::create(const KvBench
 
 Status DecodeAttention::make_context() {
   PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
-  shape_ = {config_.n_heads, config_.n_kv_heads, config_.head_dim, pool_.threads()};
+  shape_ =
+      segment_shape(config_.n_heads, config_.n_kv_heads, config_.head_dim, pool_.threads(), config_.accelerator.get());
   std::unique_ptr<ops::DeviceOps> device_ops;
   if (config_.accelerator) {
     PARE_ASSIGN_OR_RETURN(device_ops, config_.accelerator->create_ops());
-    shape_.threads = config_.accelerator->info().multiprocessors;
-    shape_.item_overhead = 256;
   }
   ctx_.emplace(&pool_, level, Arena(), std::move(device_ops));
   return ok_status();
@@ -115,11 +115,7 @@ Status DecodeAttention::make_store(int32_t length) {
   c.layers = &map_;
   c.n_kv_heads = config_.n_kv_heads;
   c.head_dim = config_.head_dim;
-  if (config_.accelerator) {
-    c.codec = Codec::Bf16;
-    c.order = Order::Rows;
-    c.allocate_pool = [&](size_t bytes) { return config_.accelerator->allocate(bytes); };
-  }
+  place_rows(config_.accelerator, &c);
   c.max_sequences = config_.batch;
   c.max_context = c.max_step_rows = length + 1;
   c.total_rows = int64_t{config_.batch} * round_up<int64_t>(length + 1, kPageRows);

@@ -74,12 +74,10 @@ DeadPages dead_pages(Reach keep, int32_t len, int32_t tile_rows) {
 #endif
 }
 
-int64_t codec_bytes(Codec codec) { return codec == Codec::F32 ? 4 : 2; }
-
 Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
   PARE_RETURN_IF_ERROR(check_config(config));
   StoreLayout layout;
-  layout.plane_bytes = int64_t{kPageRows} * config.head_dim * codec_bytes(config.codec);
+  layout.plane_bytes = int64_t{kPageRows} * config.head_dim * codec_bits(config.codec) / 8;
   layout.list_pitch = ceil_div<int64_t>(config.max_context, kPageRows);
   const int64_t n_classes = static_cast<int64_t>(config.layers->classes.size());
   const Status too_large = resource_exhausted("KV store: the size of the pools overflows");

@@ -53,6 +53,4 @@ struct DeadPages {
 };
 DeadPages dead_pages(Reach keep, int32_t len, int32_t tile_rows);
 
-int64_t codec_bytes(Codec codec);  // of one F32, F16 or Bf16 element
-
 }  // namespace pare

@@ -10,6 +10,7 @@
 #include "kv/step_builder.h"
 #include "ops/device_ops.h"
 #include "ops/step.h"
+#include "runtime/placement.h"
 
 namespace pare {
 namespace {
@@ -45,11 +46,7 @@ Expected<std::unique_ptr<Embedder>> Embedder::create(std::shared_ptr<const Loade
   c.head_dim = config.head_dim;
   // Encoders keep rows for one step only; full precision costs nothing worth saving.
   c.codec = Codec::F32;
-  if (model->accelerator) {
-    c.codec = Codec::Bf16;
-    c.order = Order::Rows;
-    c.allocate_pool = [&](size_t bytes) { return model->accelerator->allocate(bytes); };
-  }
+  place_rows(model->accelerator, &c);
   c.max_sequences = kBatchTexts;
   c.max_context = config.context_max;
   c.max_step_rows = config.context_max;

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "kv/configure.h"
 #include "ops/device_ops.h"
+#include "runtime/placement.h"
 #include "runtime/policy_files.h"
 
 namespace pare {
@@ -78,13 +79,10 @@ Status EngineMemory::make_context(const LoadedModel& model) {
   const ModelConfig& c = model.model->config();
   PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
   pool_ = std::make_unique<ThreadPool>(options_.threads);
-  shape_ = {c.n_heads, c.n_kv_heads, c.head_dim, pool_->threads()};
+  shape_ = segment_shape(c.n_heads, c.n_kv_heads, c.head_dim, pool_->threads(), model.accelerator.get());
   std::unique_ptr<ops::DeviceOps> device_ops;
   if (model.accelerator) {
     PARE_ASSIGN_OR_RETURN(device_ops, model.accelerator->create_ops());
-    shape_.threads = model.accelerator->info().multiprocessors;
-    // Rows whose time an item costs by itself: few rounds of large items beat many of small ones.
-    shape_.item_overhead = 256;
   }
   context_ = std::make_unique<ExecContext>(pool_.get(), level, Arena(), std::move(device_ops));
   context_->on_attention = options_.on_attention;
@@ -115,10 +113,8 @@ Status EngineMemory::make_store(const LoadedModel& model) {
   c.n_kv_heads = config.n_kv_heads;
   c.head_dim = config.head_dim;
   if (options_.kv_f32) c.codec = Codec::F32;
+  place_rows(model.accelerator, &c);
   if (model.accelerator) {
-    c.codec = Codec::Bf16;
-    c.order = Order::Rows;
-    c.allocate_pool = [&](size_t bytes) { return model.accelerator->allocate(bytes); };
     // Decode rows and prompt rows come from different kernels: their bits are not the same.
     c.share_decoded = false;
   }
