@@ -39,16 +39,20 @@ struct RunRows {
   }
 };
 
-// Spans of an item, so that rounds of `threads` tasks take the least time. Spans only where segment_plan_max_bytes
-// counts on them.
-uint16_t fewest_rounds(const RunRows& rows, const SegmentShape& shape) {
+// Spans of an item, so that all `threads` are done soonest. Dealt in rounds, the last round may be half empty; dealt in
+// shares of equal bytes (KV heads of unequal widths), a share is off by up to half an item, and a long one by a whole.
+// Spans only where segment_plan_max_bytes counts on them.
+uint16_t soonest_done(const RunRows& rows, const SegmentShape& shape, bool in_shares) {
   const bool few = rows.all * shape.n_kv_heads <= int64_t{kOctetRows} * kTasksPerThread * shape.threads;
+  const int64_t overhead = std::max(shape.item_overhead, kMinItemOverhead);
   int64_t best = INT64_MAX;
   int32_t spans = kOctetSpans;
   for (size_t c = few ? 0 : 1; c < std::size(RunRows::kChoices); ++c) {
-    const int64_t rounds = ceil_div<int64_t>(rows.items[c] * shape.n_kv_heads, shape.threads);
+    const int64_t items = rows.items[c] * shape.n_kv_heads;
     const int64_t item_rows = std::min<int64_t>(RunRows::kChoices[c] * kSpanRows, rows.longest);
-    const int64_t cost = rounds * (item_rows + std::max(shape.item_overhead, kMinItemOverhead));
+    const int64_t cost = in_shares
+                             ? (rows.all * shape.n_kv_heads + items * overhead) / shape.threads + item_rows + overhead
+                             : ceil_div<int64_t>(items, shape.threads) * (item_rows + overhead);
     if (cost >= best) continue;
     best = cost;
     spans = RunRows::kChoices[c];
@@ -57,8 +61,8 @@ uint16_t fewest_rounds(const RunRows& rows, const SegmentShape& shape) {
 }
 
 // Spans of an item, so that the rows of all runs make about kTasksPerThread tasks for each thread.
-uint16_t choose_item_spans(const RunRows& run_rows, const SegmentShape& shape) {
-  if (shape.item_overhead > 0) return fewest_rounds(run_rows, shape);
+uint16_t choose_item_spans(const RunRows& run_rows, const SegmentShape& shape, bool in_shares) {
+  if (shape.item_overhead > 0) return soonest_done(run_rows, shape, in_shares);
   const int64_t rows = run_rows.all;
   const int64_t tasks = shape.threads > 1 ? int64_t{kTasksPerThread} * shape.threads : 1;
   const int64_t per_task = rows * shape.n_kv_heads / tasks;
@@ -125,7 +129,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
     const int n = plan_seq(s);
     for (int r = 0; r < n; ++r) rows.add(runs_of_seq[r].rows);
   }
-  const uint16_t item_spans = choose_item_spans(rows, shape);
+  const uint16_t item_spans = choose_item_spans(rows, shape, policy.mid() != nullptr);
 
   const size_t cap = static_cast<size_t>(n_decode) * max_runs * 3;
   const auto runs = tables.take<Run>(cap);

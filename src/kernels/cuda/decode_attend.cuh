@@ -233,23 +233,42 @@ class Attend {
 
   // The same for rows that keep fewer channels, and for queries of two terms.
   __device__ void multiply_keys(const Job& job, uint32_t queries, float (&s)[N][4]) const {
-    const int32_t steps = job.k_width / 16, terms = job.chan < 0 ? 1 : 2;
-    const uint32_t keys = key_address();
-    queries += static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8 % 2);
+    const int32_t steps = job.k_width / 16, terms = job.is(kJobTwoTerms) ? 2 : 1;
+    queries += static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8);
 #pragma unroll 1
-    for (int32_t step = 0; step < steps; ++step) {
-      uint32_t a[4];
-      load_matrices(a, keys ^ static_cast<uint32_t>(step * 32));
-#pragma unroll 1
-      for (int32_t term = 0; term < terms; ++term) {
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-          uint32_t b[4];  // twice the same two matrices
-          load_matrices(b, (queries + static_cast<uint32_t>(term) * S::kTermBytes + 8 * n * S::kRowBytes) ^
-                               static_cast<uint32_t>(step * 32));
-          multiply_add<T>(s[n], a, b[0], b[1]);
-        }
+    for (int32_t step = 0; step < steps; step += 4) {
+      const uint32_t keys = key_address() ^ static_cast<uint32_t>(step * 32);
+      const uint32_t columns = queries ^ static_cast<uint32_t>(step * 32);
+      switch (min(steps - step, 4)) {
+        case 1: multiply_steps<1>(keys, columns, terms, s); break;
+        case 2: multiply_steps<2>(keys, columns, terms, s); break;
+        case 3: multiply_steps<3>(keys, columns, terms, s); break;
+        default: multiply_steps<4>(keys, columns, terms, s);
       }
+    }
+  }
+  // kSteps steps whose keys are in registers together: what one waits for, all have waited for.
+  template <int kSteps>
+  __device__ void multiply_steps(uint32_t keys, uint32_t queries, int32_t terms, float (&s)[N][4]) const {
+    uint32_t a[kSteps][4];
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) load_matrices(a[k], keys ^ (k * 32));
+#pragma unroll 1
+    for (int32_t term = 0; term < terms; ++term) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        float other[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int k = 0; k < kSteps; k += 2) {
+          uint32_t b[4];  // of an odd last step only the first half is used
+          load_matrices(b, (queries + 8 * n * S::kRowBytes) ^ (k * 32));
+          multiply_add<T>(s[n], a[k], b[0], b[1]);
+          if (k + 1 < kSteps) multiply_add<T>(other, a[k + 1], b[2], b[3]);
+        }
+#pragma unroll
+        for (int e = 0; e < 4; ++e) s[n][e] += other[e];
+      }
+      queries += S::kTermBytes;
     }
   }
 

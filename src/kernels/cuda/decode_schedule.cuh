@@ -196,8 +196,8 @@ class Schedule {
       if (!job.absent() && job.reads_keys()) {
         if (job.chan < 0) {
           copy_queries(job, columns);
-        } else {
-          scale_queries(job, columns);
+        } else if (scale_queries(job, columns) && lane_id() == 0) {
+          shared_.job(ring_.at).flags |= kJobTwoTerms;
         }
       }
     }
@@ -252,22 +252,40 @@ class Schedule {
     }
   }
 
-  // Queries times their channels' factors, as the sum of two 16-bit values.
-  __device__ void scale_queries(const Job& job, const Column* columns) const {
+  // Queries times their channels' factors, as the sum of two 16-bit values. Returns whether the second ones are wanted:
+  // factors of one leave none.
+  __device__ bool scale_queries(const Job& job, const Column* columns) const {
     T* queries = shared_.template as<T>(shared_.queries(ring_.at));
     constexpr int32_t row = S::kRowBytes / sizeof(T), term = S::kTermBytes / sizeof(T);
-    for (int32_t at = lane_id(); at < S::kColumns * job.k_width; at += 32) {
-      const int32_t c = at / job.k_width, i = at % job.k_width;
-      float value = 0.0f;
-      if (columns[c].part != nullptr) {
-        const Channel channel = params_.layer.kv.channels[job.chan + i];
-        value = widen(query_of(columns[c])[channel.id]) * channel.alpha;
+    constexpr int32_t kTogether = 8;  // columns whose queries are asked for at once
+    const Channel* channels = params_.layer.kv.channels + job.chan;
+    Channel next{};
+    if (lane_id() < job.k_width) next = channels[lane_id()];
+    bool two_terms = false;
+#pragma unroll 1
+    for (int32_t i = lane_id(); i < job.k_width; i += 32) {
+      const Channel channel = next;
+      if (i + 32 < job.k_width) next = channels[i + 32];
+#pragma unroll 1
+      for (int32_t c0 = 0; c0 < S::kColumns; c0 += kTogether) {
+        T query[kTogether];
+#pragma unroll
+        for (int32_t c = 0; c < kTogether; ++c) {
+          query[c] = columns[c0 + c].part != nullptr ? query_of(columns[c0 + c])[channel.id] : narrow<T>(0.0f);
+        }
+#pragma unroll
+        for (int32_t c = 0; c < kTogether; ++c) {
+          const float value = widen(query[c]) * channel.alpha;
+          const T high = narrow<T>(value);
+          const float rest = value - widen(high);
+          const int32_t to = (c0 + c) * row + static_cast<int32_t>(chunk_offset(c0 + c, i / 8)) / 2 + i % 8;
+          queries[to] = high;
+          queries[to + term] = narrow<T>(rest);
+          two_terms |= rest != 0.0f;
+        }
       }
-      const T high = narrow<T>(value);
-      const int32_t to = c * row + static_cast<int32_t>(chunk_offset(c, i / 8)) / 2 + i % 8;
-      queries[to] = high;
-      queries[to + term] = narrow<T>(value - widen(high));
     }
+    return __any_sync(~0u, two_terms);
   }
 
   const Params& params_;
