@@ -72,10 +72,18 @@ function(pare_glob_sources out)
   set(${out} ${sources} PARENT_SCOPE)
 endfunction()
 
-# pare_module(NAME [DEPS module...] [LIBS system targets...] [PRIVATE_LIBS ...])
+# With PARE_UNITY, targets marked UNITY compile eight files at a time: heavy headers are read once for all of them. The
+# mark says that the files can be one; plain builds show that each can stand alone.
+function(pare_allow_unity target marked)
+  if(PARE_UNITY AND marked)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+  endif()
+endfunction()
+
+# pare_module(NAME [UNITY] [DEPS module...] [LIBS system targets...] [PRIVATE_LIBS ...])
 # Compiles every *.cc below the calling folder, programs (main.cc) excepted.
 function(pare_module name)
-  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;PRIVATE_LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "UNITY" "" "DEPS;LIBS;PRIVATE_LIBS" ${ARGN})
   pare_glob_sources(sources)
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     list(FILTER sources EXCLUDE REGEX "_(avx2|avx512|amx)\\.cc$")
@@ -85,6 +93,7 @@ function(pare_module name)
   if(sources)
     pare_set_isa_flags(${sources})
     add_library(pare_${name} STATIC ${sources})
+    pare_allow_unity(pare_${name} ${ARG_UNITY})
     target_link_libraries(pare_${name} PUBLIC pare_options ${deps} ${ARG_LIBS} PRIVATE ${ARG_PRIVATE_LIBS})
     if(PARE_FAULT)
       file(GLOB_RECURSE headers ${CMAKE_CURRENT_SOURCE_DIR}/*.h)
@@ -96,9 +105,9 @@ function(pare_module name)
   endif()
 endfunction()
 
-# pare_test(NAME LABELS label... DEPS module...): every *_test.cc of the calling folder in one program.
+# pare_test(NAME [UNITY] LABELS label... DEPS module...): every *_test.cc of the calling folder in one program.
 function(pare_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "UNITY" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   if(PARE_CUDA)
     file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
@@ -114,6 +123,7 @@ function(pare_test name)
     set(sanitized 1)
   endif()
   add_executable(test_${name} ${sources})
+  pare_allow_unity(test_${name} ${ARG_UNITY})
   target_link_libraries(test_${name} PRIVATE ${deps} ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
   target_compile_definitions(test_${name} PRIVATE PARE_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
     PARE_SANITIZED=${sanitized})

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the seed files of fuzz/corpus/{gguf,safetensors,json_config,channel_mask}.
+"""Makes the seed files of fuzz/corpus/{gguf,safetensors,json_config,channel_mask,ranking}.
 
     venv/bin/pip install gguf==0.19.0 safetensors numpy
     venv/bin/python tools/make_fuzz_seeds.py
@@ -98,9 +98,24 @@ def mask_seeds(folder: pathlib.Path) -> None:
         (folder / f"{order}.json").write_text(json.dumps(body))
 
 
+def ranking_seeds(folder: pathlib.Path) -> None:
+    """Small rankings, with and without device classes, and a published one."""
+    def write(name: str, layers: list, recommended: int, min_tokens: dict, provenance: dict) -> None:
+        body = {"format": "pare layer ranking", "version": 1, "model_hash": "0123456789abcdef",
+                "n_layers": len(layers), "ranking": layers, "recommended": recommended, "min_tokens": min_tokens,
+                "provenance": provenance}
+        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+        body["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+        (folder / name).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+
+    write("one_layer.json", [0], 0, {}, {})
+    write("classes.json", [2, 0, 3, 1], 3, {"cpu-avx2": 2048, "cuda-sm90": 0}, {"note": "\u00e9", "seed": 1})
+    shutil.copyfile(ROOT / "configs" / "triangle-smollm2-135m-instruct.json", folder / "published.json")
+
+
 def main() -> None:
     for name, make in (("gguf", gguf_seeds), ("safetensors", safetensors_seeds), ("json_config", json_seeds),
-                       ("channel_mask", mask_seeds)):
+                       ("channel_mask", mask_seeds), ("ranking", ranking_seeds)):
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)
         make(folder)

@@ -31,6 +31,16 @@ inline constexpr int64_t kMaxSpecBytes = 4'096;
 inline constexpr int64_t kMaxSpecTerms = 16;
 inline constexpr int64_t kMaxRankingFileBytes = 1 << 20;
 inline constexpr int64_t kMaxDeviceClasses = 64;
+inline constexpr int64_t kMaxDeviceClassBytes = 64;
+inline constexpr int64_t kMaxMaskFileBytes = 32 << 20;
+inline constexpr int64_t kMaxMaskChannels = 4 << 20;  // layers x KV heads x head dimension
+inline constexpr int64_t kMaxMaskProvenanceBytes = 16 << 10;
+inline constexpr int64_t kMaxTorchFileBytes = 128 << 20;
+inline constexpr int64_t kMaxTorchEntries = 64;
+inline constexpr int64_t kMaxTorchPickleBytes = 64 << 10;
+inline constexpr int64_t kMaxTorchStorageBytes = 64 << 20;  // unpacked
+inline constexpr int64_t kMaxTorchUnpackRatio = 16;         // unpacked bytes over stored ones; torch stores as it is
+inline constexpr int64_t kMaxTorchItems = 16 << 20;         // strides of 0 make many out of few bytes
 inline constexpr int64_t kMaxLayers = 1'024;
 inline constexpr int64_t kMaxHeads = 1'024;
 inline constexpr int64_t kMaxHeadDim = 1'024;
@@ -74,6 +84,16 @@ inline constexpr std::array kLimits = {
     Limit{"policy spec terms", "", kMaxSpecTerms},
     Limit{"layer ranking file", "bytes", kMaxRankingFileBytes},
     Limit{"device classes in a file", "", kMaxDeviceClasses},
+    Limit{"device class", "bytes", kMaxDeviceClassBytes},
+    Limit{"channel mask file", "bytes", kMaxMaskFileBytes},
+    Limit{"channels of a mask", "", kMaxMaskChannels},
+    Limit{"channel mask provenance", "bytes", kMaxMaskProvenanceBytes},
+    Limit{".pth file", "bytes", kMaxTorchFileBytes},
+    Limit{".pth members", "", kMaxTorchEntries},
+    Limit{".pth pickle", "bytes", kMaxTorchPickleBytes},
+    Limit{".pth storage", "bytes", kMaxTorchStorageBytes},
+    Limit{".pth unpacking", "times", kMaxTorchUnpackRatio},
+    Limit{".pth tensor", "elements", kMaxTorchItems},
     Limit{"layers", "", kMaxLayers},
     Limit{"heads", "", kMaxHeads},
     Limit{"head dimension", "", kMaxHeadDim},

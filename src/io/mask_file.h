@@ -14,9 +14,6 @@
 
 namespace pare {
 
-inline constexpr int64_t kMaxMaskFileBytes = 32 << 20;
-inline constexpr int64_t kMaxMaskChannels = 4 << 20;  // layers x KV heads x head dimension
-inline constexpr int64_t kMaxMaskProvenanceBytes = 16 << 10;
 inline constexpr int32_t kMaskWidthUnit = 16;
 
 // GGUF stores the Q and K rows of `llama` models so that RoPE pairs are neighbours: half-split channel c is row 2c, or

@@ -19,7 +19,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "pare layer ranking";
 constexpr int64_t kVersion = 1;
-constexpr size_t kMaxDeviceClassBytes = 64;
 
 Status wrong(std::string_view field, std::string_view why) { return data_loss(fmt::format("{}: {}", field, why)); }
 
@@ -62,7 +61,7 @@ Status check(const LayerRanking& r) {
   for (const auto& [device, tokens] : r.min_tokens) {
     const bool plain = std::all_of(device.begin(), device.end(),
                                    [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
-    if (device.empty() || device.size() > kMaxDeviceClassBytes || !plain) {
+    if (device.empty() || static_cast<int64_t>(device.size()) > kMaxDeviceClassBytes || !plain) {
       return wrong("min_tokens", fmt::format("{} is no device class", quote_name(device)));
     }
     if (tokens < 0 || tokens > kMaxContext) {

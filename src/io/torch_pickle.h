@@ -12,8 +12,6 @@
 
 namespace pare {
 
-inline constexpr int64_t kMaxTorchPickleBytes = 64 << 10;
-
 enum class TorchType : uint8_t { kFloat, kDouble, kHalf, kBfloat16, kByte, kChar, kBool };
 int64_t torch_type_bytes(TorchType type);
 

@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "base/half.h"
+#include "base/limits.h"
 #include "io/mapped_file.h"
 #include "io/quote_name.h"
 #include "io/torch_pickle.h"

@@ -12,12 +12,6 @@
 
 namespace pare {
 
-inline constexpr int64_t kMaxTorchEntries = 64;             // members of the archive
-inline constexpr int64_t kMaxTorchStorageBytes = 64 << 20;  // of the storage, unpacked
-inline constexpr int64_t kMaxTorchUnpackRatio = 16;         // unpacked bytes over stored ones; torch stores as it is
-inline constexpr int64_t kMaxTorchItems = 16 << 20;         // elements; strides of 0 make many out of few bytes
-inline constexpr int64_t kMaxTorchFileBytes = 128 << 20;
-
 struct TorchTensor {
   std::vector<int64_t> shape;  // outermost first, at most kMaxTensorDims
   std::vector<float> values;   // row-major, whatever the strides were; doubles rounded
@@ -25,7 +19,8 @@ struct TorchTensor {
 
 // Float, double, half, bfloat16, uint8, int8 and bool tensors, little-endian. Members that a tensor does not need are
 // not read. Errors begin with the path. kDataLoss: an archive or pickle that contradicts itself, elements outside the
-// storage; kUnsupported: opcodes, globals and types beyond the list, big-endian files; kLimitExceeded beyond the above.
+// storage; kUnsupported: opcodes, globals and types beyond the list, big-endian files; kLimitExceeded beyond the
+// kMaxTorch* of base/limits.h.
 Expected<TorchTensor> read_torch_tensor(const std::filesystem::path& path);
 // The same of a file in memory; messages name no path.
 Expected<TorchTensor> read_torch_tensor(std::span<const std::byte> file);

@@ -9,10 +9,27 @@
 #include <vector>
 
 #include "base/half.h"
+#include "pare/status.h"
 #include "tensor/cuda/device_memory.h"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda {
+
+// EXPECT_TRUE(is_ok(call)) prints the error and not only that there was one.
+inline ::testing::AssertionResult is_ok(const Status& status) {
+  if (status.ok()) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << status.to_string();
+}
+template <typename T>
+::testing::AssertionResult is_ok(const Expected<T>& result) {
+  return is_ok(result.status());
+}
+// The value; without one the test fails with the error and throws.
+template <typename T>
+T value_of(Expected<T> result) {
+  EXPECT_TRUE(is_ok(result));
+  return std::move(result).value();
+}
 
 class CudaTest : public ::testing::Test {
  protected:
@@ -28,7 +45,7 @@ template <typename T>
 DeviceBuffer to_device(std::span<const T> host) {
   auto buffer = DeviceBuffer::allocate(std::max<size_t>(1, host.size_bytes()));
   EXPECT_TRUE(buffer.ok()) << buffer.status().to_string();
-  EXPECT_TRUE(buffer->upload(host.data(), host.size_bytes()).ok());
+  EXPECT_TRUE(is_ok(buffer->upload(host.data(), host.size_bytes())));
   return std::move(*buffer);
 }
 template <typename T>
@@ -41,14 +58,14 @@ template <typename T>
 DeviceBuffer poisoned(size_t count) {
   auto buffer = DeviceBuffer::allocate(std::max<size_t>(1, count * sizeof(T)));
   EXPECT_TRUE(buffer.ok()) << buffer.status().to_string();
-  EXPECT_TRUE(buffer->fill(0xff).ok());
+  EXPECT_TRUE(is_ok(buffer->fill(0xff)));
   return std::move(*buffer);
 }
 
 template <typename T>
 std::vector<T> to_host(const DeviceBuffer& buffer, size_t count, size_t first = 0) {
   std::vector<T> host(count);
-  EXPECT_TRUE(buffer.download(host.data(), count * sizeof(T), first * sizeof(T)).ok());
+  EXPECT_TRUE(is_ok(buffer.download(host.data(), count * sizeof(T), first * sizeof(T))));
   return host;
 }
 

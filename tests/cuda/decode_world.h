@@ -150,23 +150,11 @@ class DecodeWorld {
   std::mt19937 rng_;
 };
 
-// The folds of all sequences side by side; SeqStep says which are whose.
-inline void place_folds(test::SegmentPlanData& data) {
-  data.folds.clear();
-  for (size_t s = 0; s < data.seqs.size(); ++s) {
-    data.seqs[s].fold0 = static_cast<int32_t>(data.folds.size());
-    data.seqs[s].n_folds = static_cast<uint16_t>(data.folds_of[s].size());
-    data.folds.insert(data.folds.end(), data.folds_of[s].begin(), data.folds_of[s].end());
-  }
-  data.n_runs = static_cast<int32_t>(data.runs.size());
-}
-
 struct OracleResult {
   std::vector<float> out;   // [T][H][D]; NaN where nothing is written
   std::vector<double> lse;  // [T][H]
 };
 inline OracleResult run_oracle(const DecodeWorld& w, test::SegmentPlanData data) {
-  place_folds(data);
   pare::AttentionLayer layer;
   w.describe(layer);
   for (size_t i = 0; i < w.pools.size(); ++i) layer.kv.pools[i] = w.pools[i].data();
@@ -180,19 +168,7 @@ inline OracleResult run_oracle(const DecodeWorld& w, test::SegmentPlanData data)
   result.out.assign(w.q.size(), std::numeric_limits<float>::quiet_NaN());
   result.lse.assign(w.q.size() / w.shape.d, std::numeric_limits<double>::quiet_NaN());
   layer.out = result.out.data();
-  data.parts.assign(static_cast<size_t>(data.n_parts) * w.shape.heads * (w.shape.d + 2),
-                    std::numeric_limits<float>::quiet_NaN());
-  SegmentPlan plan;
-  plan.runs = data.runs.data();
-  plan.n_runs = &data.n_runs;
-  plan.item_prefix = data.item_prefix.data();
-  plan.members = data.members.data();
-  plan.folds = data.folds.data();
-  plan.picks = data.picks.data();
-  plan.pick_n = data.pick_n.data();
-  plan.scores = data.scores.data();
-  plan.parts = data.parts.data();
-  plan.window = data.window;
+  const SegmentPlan plan = data.view(w.shape.heads, w.shape.d);
   const AttentionKernels& kernels = ref::attention_kernels();
   std::vector<std::byte> workspace(kernels.decode_workspace_bytes(kDecodeRowsMax * w.group(), w.shape.d) + 64);
   AttentionCounters counters;
@@ -228,7 +204,7 @@ inline OracleResult run_oracle(const DecodeWorld& w, test::SegmentPlanData data)
 
 inline DecodeResult run_device(const DecodeWorld& w, test::SegmentPlanData data, const DecodeOptions& options = {},
                                int launches = 1) {
-  place_folds(data);
+  data.place_folds();
   std::vector<uint16_t> q(w.q.size());
   for (size_t i = 0; i < q.size(); ++i) {
     q[i] = w.shape.codec == Codec::F16 ? float_to_half(w.q[i]) : float_to_bfloat(w.q[i]);

@@ -14,7 +14,7 @@ TEST_F(DeviceMemoryTest, CountsWhatItHoldsAndRefusesTooMuch) {
     ASSERT_TRUE(buffer.ok()) << buffer.status().to_string();
     EXPECT_EQ(memory_stats().device_bytes - before.device_bytes, 1 << 20);
     const std::vector<int> values = {3, 1, 4};
-    ASSERT_TRUE(buffer->upload(values.data(), 12, 64).ok());
+    ASSERT_TRUE(is_ok(buffer->upload(values.data(), 12, 64)));
     EXPECT_EQ(to_host<int>(*buffer, 3, 16), values);
   }
   EXPECT_EQ(memory_stats().device_bytes, before.device_bytes);
@@ -23,7 +23,7 @@ TEST_F(DeviceMemoryTest, CountsWhatItHoldsAndRefusesTooMuch) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.status().code(), StatusCode::kResourceExhausted);
   // The context lives on.
-  EXPECT_TRUE(DeviceBuffer::allocate(1 << 20).ok());
+  EXPECT_TRUE(is_ok(DeviceBuffer::allocate(1 << 20)));
   sync();
 }
 

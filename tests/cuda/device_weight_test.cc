@@ -21,7 +21,7 @@ TEST_P(DeviceWeightTest, BecomesRowsOfBf16AgainRoundedOnce) {
       const RandomWeight w = random_weight(GetParam(), n, k, static_cast<uint32_t>(7 * n + k));
       const int64_t ld = (k + 7) / 8 * 8 + 8;
       const DeviceBuffer out = poisoned<uint16_t>(n * ld);
-      ASSERT_TRUE(dequantize(w.device(), out.as<uint16_t>(), ld, nullptr, false).ok());
+      ASSERT_TRUE(is_ok(dequantize(w.device(), out.as<uint16_t>(), ld, nullptr, false)));
       sync();
       const auto got = to_host<uint16_t>(out, n * ld);
       for (int64_t r = 0; r < n; ++r) {
@@ -43,7 +43,7 @@ TEST_P(DeviceWeightTest, EmbedsRowsExactly) {
   const std::vector<int32_t> ids = {36, 0, 8, 8, 17};
   const DeviceBuffer device_ids = to_device(ids), out = poisoned<float>(t * k);
   const float scale = 1.7f;
-  ASSERT_TRUE(embed_rows(w.device(), device_ids.as<int32_t>(), t, scale, out.as<float>(), nullptr, false).ok());
+  ASSERT_TRUE(is_ok(embed_rows(w.device(), device_ids.as<int32_t>(), t, scale, out.as<float>(), nullptr, false)));
   sync();
   const auto got = to_host<float>(out, t * k);
   for (int64_t i = 0; i < t * k; ++i) {

@@ -14,13 +14,16 @@
 namespace pare {
 namespace {
 
+using cuda::is_ok;
+using cuda::value_of;
+
 constexpr const char* kDecoders[] = {"llama", "llama_rope_llama3", "qwen2", "qwen3", "gemma3"};
 
 std::shared_ptr<const LoadedModel> load_tiny(const std::string& name, bool on_card) {
   ThreadPool pool(2);
   std::shared_ptr<ops::Accelerator> card;
-  if (on_card) card = ops::accelerator_by_name("cuda").value();
-  return load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf", &pool, card).value();
+  if (on_card) card = value_of(ops::accelerator_by_name("cuda"));
+  return value_of(load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf", &pool, card));
 }
 
 std::vector<int32_t> random_ids(Philox& rng, int32_t n, int32_t vocab) {
@@ -187,7 +190,7 @@ TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {
     options.max_context = 256;
     options.kv_rows = 4096;
     options.max_sequences = together ? 16 : 3;
-    auto engine = Engine::create(model, options).value();
+    auto engine = value_of(Engine::create(model, options));
     for (int i = 0; i < kRequests; ++i) {
       Request request;
       request.tokens = prompts[i];
@@ -197,18 +200,16 @@ TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {
       request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
       request.sampling.seed = 100 + i;
       out[i].resize(request.samples);
-      EXPECT_TRUE(engine
-                      ->submit(std::move(request),
-                               [&, i](const TokenEvent& event) {
-                                 EXPECT_EQ(event.error, nullptr);
-                                 if (event.token >= 0) out[i][event.branch].push_back(event.token);
-                               })
-                      .ok());
+      const auto id = engine->submit(std::move(request), [&, i](const TokenEvent& event) {
+        EXPECT_EQ(event.error, nullptr) << event.error->to_string();
+        if (event.token >= 0) out[i][event.branch].push_back(event.token);
+      });
+      EXPECT_TRUE(is_ok(id));
       if (!together) {
-        EXPECT_TRUE(engine->run().ok());
+        EXPECT_TRUE(is_ok(engine->run()));
       }
     }
-    EXPECT_TRUE(engine->run().ok());
+    EXPECT_TRUE(is_ok(engine->run()));
     return out;
   };
   const auto alone = answers(false), together = answers(true);
@@ -247,7 +248,7 @@ TEST_F(CudaEngine, StrictRowsDependOnTheirSequenceAlone) {
       options.max_context = 256;
       options.max_sequences = batch;
       options.kv_rows = kv_rows;
-      auto engine = Engine::create(model, options).value();
+      auto engine = value_of(Engine::create(model, options));
       for (int i = 0; i < kRequests; ++i) {
         Request request;
         request.tokens = prompts[i];
@@ -256,12 +257,12 @@ TEST_F(CudaEngine, StrictRowsDependOnTheirSequenceAlone) {
         request.on_logits = [&rows, i](int32_t, int32_t position, std::span<const float> row) {
           rows[{i, position}].assign(reinterpret_cast<const char*>(row.data()), row.size_bytes());
         };
-        EXPECT_TRUE(engine->submit(std::move(request), {}).ok());
+        EXPECT_TRUE(is_ok(engine->submit(std::move(request), {})));
         if (batch == 1) {
-          EXPECT_TRUE(engine->run().ok());
+          EXPECT_TRUE(is_ok(engine->run()));
         }
       }
-      EXPECT_TRUE(engine->run().ok());
+      EXPECT_TRUE(is_ok(engine->run()));
       preemptions = engine->stats().preemptions;
       return rows;
     };

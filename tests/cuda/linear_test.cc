@@ -65,7 +65,8 @@ SmallLinearInput input_of(const Rows& rows, int64_t t, int64_t k) {
 
 DeviceBuffer workspace_for(std::vector<DeviceWeight> weights) {
   auto buffer = DeviceBuffer::allocate(small_linear_workspace_bytes(weights, kMaxSmallTokens));
-  EXPECT_TRUE(buffer.ok() && buffer->fill(0).ok());
+  EXPECT_TRUE(is_ok(buffer));
+  EXPECT_TRUE(is_ok(buffer->fill(0)));
   return std::move(*buffer);
 }
 
@@ -95,7 +96,7 @@ TEST_P(SmallLinearTest, MatchesFp64AndRowsKeepTheirBitsInAnyBatch) {
       const SmallLinearOutput out{w.device(), y.data(), ld, nullptr, false, false};
       // Twice: the first launch must leave the workspace as it found it.
       for (int i = 0; i < 2; ++i) {
-        ASSERT_TRUE(small_linear(input_of(x, t, k), {&out, 1}, workspace.data(), nullptr, i == 1).ok());
+        ASSERT_TRUE(is_ok(small_linear(input_of(x, t, k), {&out, 1}, workspace.data(), nullptr, i == 1)));
       }
       sync();
       const auto got = to_host<float>(y, t * ld);
@@ -114,7 +115,7 @@ TEST_P(SmallLinearTest, MatchesFp64AndRowsKeepTheirBitsInAnyBatch) {
       const SmallLinearOutput out{w.device(), y.data(), n, nullptr, false, false};
       SmallLinearInput in = input_of(x, 1, k);
       in.x += row * in.ld;
-      ASSERT_TRUE(small_linear(in, {&out, 1}, workspace.data(), nullptr, false).ok());
+      ASSERT_TRUE(is_ok(small_linear(in, {&out, 1}, workspace.data(), nullptr, false)));
       sync();
       const auto got = to_host<float>(y, n);
       for (int64_t i = 0; i < n; ++i) ASSERT_EQ(got[i], whole[row * (n + 3) + i]) << "row " << row << " alone";
@@ -139,9 +140,8 @@ TEST_P(SmallLinearTest, GluMatchesFp64) {
     for (const Activation act : {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluErf}) {
       for (const int64_t t : {32, 16, 3, 1}) {
         const DeviceBuffer y = poisoned<uint16_t>(t * n);
-        ASSERT_TRUE(small_glu(input_of(x, t, k), gate.device(), up.device(), act, y.as<uint16_t>(), n, workspace.data(),
-                              nullptr, false)
-                        .ok());
+        ASSERT_TRUE(is_ok(small_glu(input_of(x, t, k), gate.device(), up.device(), act, y.as<uint16_t>(), n,
+                                    workspace.data(), nullptr, false)));
         sync();
         const auto got = to_host<uint16_t>(y, t * n);
         if (t == 32) whole = got;
@@ -182,7 +182,7 @@ TEST_F(LinearTest, SeveralOutputsWithBiasBf16AndResidual) {
                                          {key.device(), y_k.data(), 24, nullptr, true, false},
                                          {v.device(), y_v.data(), 192, nullptr, false, false},
                                          {o.device(), y_o.data(), 100, device_bias.as<float>(), false, true}};
-    ASSERT_TRUE(small_linear(input_of(x, t, k), outputs, workspace.data(), nullptr, false).ok());
+    ASSERT_TRUE(is_ok(small_linear(input_of(x, t, k), outputs, workspace.data(), nullptr, false)));
     sync();
     const auto got_q = to_host<float>(y_q, t * 576), got_v = to_host<float>(y_v, t * 192),
                got_o = to_host<float>(y_o, t * 100);
@@ -218,7 +218,7 @@ TEST_F(LinearTest, FusedNormGivesTheBitsOfANormBefore) {
     args.eps = 1e-5f;
     args.rows = 8;
     args.dim = k;
-    ASSERT_TRUE(rms_norm(args, nullptr, false).ok());
+    ASSERT_TRUE(is_ok(rms_norm(args, nullptr, false)));
     SmallLinearInput plain;
     plain.k = k;
     plain.x = normed.as<uint16_t>();
@@ -234,8 +234,8 @@ TEST_F(LinearTest, FusedNormGivesTheBitsOfANormBefore) {
       plain.t = fused.t = t;
       const SmallLinearOutput to_a{w.device(), a.data(), 200, nullptr, false, false},
           to_b{w.device(), b.data(), 200, nullptr, false, false};
-      ASSERT_TRUE(small_linear(plain, {&to_a, 1}, workspace.data(), nullptr, false).ok());
-      ASSERT_TRUE(small_linear(fused, {&to_b, 1}, workspace.data(), nullptr, true).ok());
+      ASSERT_TRUE(is_ok(small_linear(plain, {&to_a, 1}, workspace.data(), nullptr, false)));
+      ASSERT_TRUE(is_ok(small_linear(fused, {&to_b, 1}, workspace.data(), nullptr, true)));
       sync();
       ASSERT_EQ(to_host<float>(a, t * 200), to_host<float>(b, t * 200)) << "K " << k << " T " << t;
     }
@@ -261,7 +261,7 @@ TEST_F(LinearTest, DependentLaunchesInAGraphSeeEachOther) {
       in.k = in.ld = k;
       in.x = (i % 2 == 0 ? a : b).as<uint16_t>();
       const SmallLinearOutput out{w.device(), (i % 2 == 0 ? b : a).data(), n, nullptr, true, false};
-      EXPECT_TRUE(small_linear(in, {&out, 1}, workspace.data(), stream, pdl).ok());
+      EXPECT_TRUE(is_ok(small_linear(in, {&out, 1}, workspace.data(), stream, pdl)));
     }
     EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
     EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
@@ -341,7 +341,7 @@ TEST_F(LinearTest, StrictGemmKeepsARowsBits) {
     call.ld_x = call.ld_w = k;
     call.y = y.data();
     call.ld_y = n;
-    ASSERT_TRUE(gemm->run(call, nullptr).ok());
+    ASSERT_TRUE(is_ok(gemm->run(call, nullptr)));
     sync();
     const auto got = to_host<float>(y, t * n);
     if (first.empty()) first = got;

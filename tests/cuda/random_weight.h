@@ -49,7 +49,7 @@ inline RandomWeight random_weight(DType dtype, int64_t n, int64_t k, uint32_t se
     }
   }
   w.values.resize(static_cast<size_t>(n * k));
-  EXPECT_TRUE(dequantize_row(dtype, w.rows, w.values).ok());
+  EXPECT_TRUE(is_ok(dequantize_row(dtype, w.rows, w.values)));
 
   std::vector<std::byte> packed(device_weight_bytes(dtype, n, k), std::byte{0xff});
   EXPECT_FALSE(packed.empty());

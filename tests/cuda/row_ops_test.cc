@@ -77,7 +77,7 @@ TEST_F(RowOpsTest, RmsNormInEveryForm) {
         if (post_norm) args.delta_weight = post_device.as<float>();
         if (norms) args.weight = weight_device.as<float>();
         args.out = out.data();
-        ASSERT_TRUE(rms_norm(args, nullptr, false).ok());
+        ASSERT_TRUE(is_ok(rms_norm(args, nullptr, false)));
         sync();
 
         std::vector<float> expected(x.size());
@@ -108,12 +108,12 @@ TEST_F(RowOpsTest, ARowOfANormDoesNotDependOnTheOthers) {
     args.eps = 1e-6f;
     args.rows = rows;
     args.dim = dim;
-    ASSERT_TRUE(rms_norm(args, nullptr, false).ok());
+    ASSERT_TRUE(is_ok(rms_norm(args, nullptr, false)));
     const int64_t t = 263;
     args.x += t * dim;
     args.out = alone.data();
     args.rows = 1;
-    ASSERT_TRUE(rms_norm(args, nullptr, false).ok());
+    ASSERT_TRUE(is_ok(rms_norm(args, nullptr, false)));
     sync();
     EXPECT_EQ(to_host<uint16_t>(alone, dim), to_host<uint16_t>(together, dim, t * dim)) << dim;
   }
@@ -143,7 +143,7 @@ TEST_F(RowOpsTest, LayerNorm) {
         args.eps = 1e-12f;
         args.rows = rows;
         args.dim = dim;
-        ASSERT_TRUE(layer_norm(args, nullptr, false).ok());
+        ASSERT_TRUE(is_ok(layer_norm(args, nullptr, false)));
         sync();
         for (int64_t t = 0; t < rows; ++t) {
           float* row = x.data() + t * dim;
@@ -176,7 +176,7 @@ TEST_F(RowOpsTest, AnglesAreExactAtAnyPosition) {
     const DeviceBuffer cos = poisoned<float>(items), sin = poisoned<float>(items);
     RopeTableArgs args{at.as<int32_t>(), freq.as<double>(), 1.25f, cos.as<float>(), sin.as<float>(), 0, half};
     args.rows = static_cast<int64_t>(positions.size());
-    ASSERT_TRUE(rope_table(args, nullptr, false).ok());
+    ASSERT_TRUE(is_ok(rope_table(args, nullptr, false)));
     sync();
     std::vector<float> expected_cos, expected_sin;
     for (const int32_t position : positions) {
@@ -252,7 +252,7 @@ void check_heads(Philox& rng, const HeadsCase& c) {
   args.n_heads = c.heads;
   args.n_kv_heads = c.kv_heads;
   args.head_dim = c.dim;
-  ASSERT_TRUE(heads(args, nullptr, false).ok());
+  ASSERT_TRUE(is_ok(heads(args, nullptr, false)));
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
 
   const auto value_of = [](uint16_t bits, bool half) { return half ? half_to_float(bits) : bfloat_to_float(bits); };
@@ -327,13 +327,13 @@ TEST_F(RowOpsTest, ARowsHeadsDoNotDependOnTheOthers) {
   args.rows = rows;
   args.n_heads = n_heads;
   args.head_dim = dim;
-  ASSERT_TRUE(heads(args, nullptr, false).ok());
+  ASSERT_TRUE(is_ok(heads(args, nullptr, false)));
   const int64_t t = 131;
   args.q = q.as<float>() + t * n_heads * dim;
   args.cos = args.sin = angles.as<float>() + t * dim / 2;
   args.q_out = alone.data();
   args.rows = 1;
-  ASSERT_TRUE(heads(args, nullptr, false).ok());
+  ASSERT_TRUE(is_ok(heads(args, nullptr, false)));
   sync();
   EXPECT_EQ(to_host<uint16_t>(alone, n_heads * dim), to_host<uint16_t>(together, n_heads * dim, t * n_heads * dim));
 }
@@ -349,10 +349,10 @@ TEST_F(RowOpsTest, ElementwiseOps) {
                                row = random_floats(rng, dim);
       const DeviceBuffer x_device = to_device(x), row_device = to_device(row);
       const DeviceBuffer sum = to_device(y), shifted = to_device(y), scaled = to_device(x), capped = to_device(x);
-      ASSERT_TRUE(add(x_device.as<float>(), sum.as<float>(), items, nullptr, false).ok());
-      ASSERT_TRUE(add_row(row_device.as<float>(), shifted.as<float>(), rows, dim, nullptr, false).ok());
-      ASSERT_TRUE(scale(0.7f, scaled.as<float>(), items, nullptr, false).ok());
-      ASSERT_TRUE(softcap(3.0f, capped.as<float>(), items, nullptr, false).ok());
+      ASSERT_TRUE(is_ok(add(x_device.as<float>(), sum.as<float>(), items, nullptr, false)));
+      ASSERT_TRUE(is_ok(add_row(row_device.as<float>(), shifted.as<float>(), rows, dim, nullptr, false)));
+      ASSERT_TRUE(is_ok(scale(0.7f, scaled.as<float>(), items, nullptr, false)));
+      ASSERT_TRUE(is_ok(softcap(3.0f, capped.as<float>(), items, nullptr, false)));
       sync();
       std::vector<float> want_sum(y), want_shifted(y), want_scaled(x), want_capped(x);
       for (int64_t i = 0; i < items; ++i) {
@@ -391,7 +391,7 @@ TEST_F(RowOpsTest, GluAndActivations) {
           args.out = out.data();
           args.rows = rows;
           args.dim = dim;
-          ASSERT_TRUE(glu(args, nullptr, false).ok());
+          ASSERT_TRUE(is_ok(glu(args, nullptr, false)));
           sync();
           std::vector<float> expected;
           for (int64_t t = 0; t < rows; ++t) {
@@ -421,8 +421,8 @@ TEST_F(RowOpsTest, GatherTakesRowsOfAnyWidth) {
     const DeviceBuffer x_device = to_device(x), rows_device = to_device(rows);
     const DeviceBuffer picked = poisoned<uint16_t>(5 * dim), copied = poisoned<uint16_t>(37 * dim);
     ASSERT_TRUE(
-        gather_rows({x_device.data(), rows_device.as<int32_t>(), picked.data(), 5, 2 * dim}, nullptr, false).ok());
-    ASSERT_TRUE(gather_rows({x_device.data(), nullptr, copied.data(), 37, 2 * dim}, nullptr, false).ok());
+        is_ok(gather_rows({x_device.data(), rows_device.as<int32_t>(), picked.data(), 5, 2 * dim}, nullptr, false)));
+    ASSERT_TRUE(is_ok(gather_rows({x_device.data(), nullptr, copied.data(), 37, 2 * dim}, nullptr, false)));
     sync();
     std::vector<uint16_t> expected;
     for (const int32_t row : rows) expected.insert(expected.end(), &x[row * dim], &x[row * dim] + dim);
@@ -439,9 +439,8 @@ TEST_F(RowOpsTest, MeanPool) {
     const DeviceBuffer x_device = to_device(x), begin_device = to_device(begin);
     for (const bool normalize : {false, true}) {
       const DeviceBuffer out = poisoned<float>(4 * dim);
-      ASSERT_TRUE(mean_pool({x_device.as<float>(), begin_device.as<int32_t>(), out.as<float>(), 4, dim, normalize},
-                            nullptr, false)
-                      .ok());
+      ASSERT_TRUE(is_ok(mean_pool(
+          {x_device.as<float>(), begin_device.as<int32_t>(), out.as<float>(), 4, dim, normalize}, nullptr, false)));
       sync();
       std::vector<float> expected;
       for (int s = 0; s < 4; ++s) {
@@ -495,7 +494,7 @@ TEST_F(RowOpsTest, CopiesOfPagesTakeEveryPlaneOfTheirClass) {
   args.pools[1] = pool1.data();
   args.formats = formats_device.as<RowFormat>();
   args.n_formats = static_cast<int32_t>(formats.size());
-  ASSERT_TRUE(copy_pages(args, nullptr, false).ok());
+  ASSERT_TRUE(is_ok(copy_pages(args, nullptr, false)));
   sync();
   for (const PageCopy& copy : copies) {
     for (const int layer : {0, 1}) {
@@ -512,14 +511,12 @@ TEST_F(RowOpsTest, StepTokensComeFromTheHostOrTheLastDraw) {
   const DeviceBuffer ids = to_device(std::vector<int32_t>{41, 42, -1}), last = to_device(std::vector<int32_t>(4, 7));
   const DeviceBuffer rows = to_device(std::vector<int32_t>{1, 2, 0, 0}),
                      slots = to_device(std::vector<int32_t>{2, 0, 1, -1});
-  ASSERT_TRUE(
-      store_tokens({ids.as<int32_t>(), rows.as<int32_t>(), slots.as<int32_t>(), last.as<int32_t>(), 4}, nullptr, false)
-          .ok());
+  ASSERT_TRUE(is_ok(store_tokens({ids.as<int32_t>(), rows.as<int32_t>(), slots.as<int32_t>(), last.as<int32_t>(), 4},
+                                 nullptr, false)));
   const DeviceBuffer known = to_device(std::vector<int32_t>{5, -1, 6, -1, -1}),
                      from = to_device(std::vector<int32_t>{-1, 2, -1, 1, 0}), out = poisoned<int32_t>(5);
-  ASSERT_TRUE(
-      select_tokens({known.as<int32_t>(), from.as<int32_t>(), last.as<int32_t>(), out.as<int32_t>(), 5}, nullptr, false)
-          .ok());
+  ASSERT_TRUE(is_ok(select_tokens({known.as<int32_t>(), from.as<int32_t>(), last.as<int32_t>(), out.as<int32_t>(), 5},
+                                  nullptr, false)));
   sync();
   EXPECT_EQ(to_host<int32_t>(last, 4), (std::vector<int32_t>{0, 41, 42, 7})) << "a failed draw becomes no index";
   EXPECT_EQ(to_host<int32_t>(out, 5), (std::vector<int32_t>{5, 42, 6, 41, 0}));
@@ -541,7 +538,7 @@ TEST_F(RowOpsTest, DependentLaunchesInAGraphGiveTheSameBits) {
       norm.eps = 1e-6f;
       norm.rows = rows;
       norm.dim = dim;
-      ASSERT_TRUE(rms_norm(norm, stream, pdl).ok());
+      ASSERT_TRUE(is_ok(rms_norm(norm, stream, pdl)));
       GluArgs act;
       act.gate = normed.data();
       act.type = DType::BF16;
@@ -549,12 +546,12 @@ TEST_F(RowOpsTest, DependentLaunchesInAGraphGiveTheSameBits) {
       act.out = normed.data();
       act.rows = rows;
       act.dim = dim;
-      ASSERT_TRUE(glu(act, stream, pdl).ok());
+      ASSERT_TRUE(is_ok(glu(act, stream, pdl)));
       norm.delta = normed.data();
       norm.delta_type = DType::BF16;
       norm.weight = nullptr;
-      ASSERT_TRUE(rms_norm(norm, stream, pdl).ok());
-      ASSERT_TRUE(scale(0.5f, buffer.as<float>(), items, stream, pdl).ok());
+      ASSERT_TRUE(is_ok(rms_norm(norm, stream, pdl)));
+      ASSERT_TRUE(is_ok(scale(0.5f, buffer.as<float>(), items, stream, pdl)));
     }
   };
   cudaStream_t stream;

@@ -123,7 +123,7 @@ Results run_cuda(const std::vector<Draw>& draws, const std::vector<float>& logit
   const DeviceDraws device(draws);
   const DeviceBuffer logits_device = to_device(logits), ids = poisoned<int32_t>(n), logprobs = poisoned<float>(n),
                      top = poisoned<TopLogprob>(n * kTopCap), last = poisoned<int32_t>(n),
-                     workspace = poisoned<std::byte>(sample_workspace_bytes(n, vocab).value());
+                     workspace = poisoned<std::byte>(value_of(sample_workspace_bytes(n, vocab)));
   SampleArgs args;
   args.rows = device.rows();
   args.logits = logits_device.as<float>();
@@ -353,7 +353,7 @@ TEST_F(SampleTest, SameIdsFromAGraphOfDependentLaunches) {
     args.vocab = vocab;
     args.ids = ids.as<int32_t>() + i * n;
     args.last_tokens = last.as<int32_t>();
-    ASSERT_TRUE(sample(args, stream, true).ok());
+    ASSERT_TRUE(is_ok(sample(args, stream, true)));
   }
   ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
   ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);

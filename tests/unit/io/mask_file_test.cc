@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/limits.h"
 #include "base/rng.h"
 #include "io/sha256.h"
 #include "plan/mask_statistics.h"

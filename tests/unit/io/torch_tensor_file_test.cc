@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/half.h"
+#include "base/limits.h"
 #include "io/torch_pickle.h"
 #include "torch_test_files.h"
 

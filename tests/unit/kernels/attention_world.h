@@ -371,6 +371,33 @@ struct SegmentPlanData {
     item_prefix.push_back(item_prefix.back() + (unit0 + units + per_item - 1) / per_item - unit0 / per_item);
     runs.push_back(run);
   }
+  // The folds of all sequences side by side; SeqStep says which are whose.
+  void place_folds() {
+    folds.clear();
+    for (size_t s = 0; s < seqs.size(); ++s) {
+      seqs[s].fold0 = static_cast<int32_t>(folds.size());
+      seqs[s].n_folds = static_cast<uint16_t>(folds_of[s].size());
+      folds.insert(folds.end(), folds_of[s].begin(), folds_of[s].end());
+    }
+    n_runs = static_cast<int32_t>(runs.size());
+  }
+  // The plan on the host, its parts NaN. Points into this.
+  SegmentPlan view(int heads, int d) {
+    place_folds();
+    parts.assign(static_cast<size_t>(n_parts) * heads * (d + 2), std::numeric_limits<float>::quiet_NaN());
+    SegmentPlan plan;
+    plan.runs = runs.data();
+    plan.n_runs = &n_runs;
+    plan.item_prefix = item_prefix.data();
+    plan.members = members.data();
+    plan.folds = folds.data();
+    plan.picks = picks.data();
+    plan.pick_n = pick_n.data();
+    plan.scores = scores.data();
+    plan.parts = parts.data();
+    plan.window = window;
+    return plan;
+  }
 };
 
 // out [total query rows][H][D]; q rows are taken from position `q_pos0` of the world on.
@@ -379,26 +406,8 @@ inline std::vector<float> run_decode(World& w, const AttentionKernels& kernels, 
   AttentionLayer layer = w.layer();
   const size_t row = static_cast<size_t>(w.shape.heads) * w.shape.d;
   int n_rows = 0;
-  for (size_t s = 0; s < data.seqs.size(); ++s) {
-    data.seqs[s].fold0 = static_cast<int32_t>(data.folds.size());
-    data.seqs[s].n_folds = static_cast<uint16_t>(data.folds_of[s].size());
-    data.folds.insert(data.folds.end(), data.folds_of[s].begin(), data.folds_of[s].end());
-    n_rows = std::max(n_rows, data.seqs[s].q_row + data.seqs[s].n_q);
-  }
-  data.n_runs = static_cast<int32_t>(data.runs.size());
-  data.parts.assign(static_cast<size_t>(data.n_parts) * w.shape.heads * (w.shape.d + 2),
-                    std::numeric_limits<float>::quiet_NaN());
-  SegmentPlan plan;
-  plan.runs = data.runs.data();
-  plan.n_runs = &data.n_runs;
-  plan.item_prefix = data.item_prefix.data();
-  plan.members = data.members.data();
-  plan.folds = data.folds.data();
-  plan.picks = data.picks.data();
-  plan.pick_n = data.pick_n.data();
-  plan.scores = data.scores.data();
-  plan.parts = data.parts.data();
-  plan.window = data.window;
+  for (const SeqStep& seq : data.seqs) n_rows = std::max(n_rows, seq.q_row + seq.n_q);
+  const SegmentPlan plan = data.view(w.shape.heads, w.shape.d);
   std::vector<float> out(n_rows * row, std::numeric_limits<float>::quiet_NaN());
   layer.seqs = data.seqs.data();
   layer.q = w.q.data() + q_pos0 * row;
