@@ -3,9 +3,9 @@
 //
 // Rows move `flush` at a time at fixed positions: before a row at position p, rows [sink, moved_before(p)) lie in the
 // mid zone and all others in the full zone. So what a row reads follows from its position and the prompt's length
-// alone, not from batch mates, drafts or pre-emption. Nothing moves while the prompt is read, which needs whole rows, nor
-// before a row at a position below `min_tokens`, where the policy would not pay: a sequence that grows past it moves at
-// once, at the end of that step, all that would have moved until then.
+// alone, not from batch mates, drafts or pre-emption. Nothing moves while the prompt is read, which needs whole rows,
+// nor before a row at a position below `min_tokens`, where the policy would not pay: a sequence that grows past it
+// moves at once, at the end of that step, all that would have moved until then.
 #pragma once
 
 #include <algorithm>

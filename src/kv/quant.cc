@@ -25,7 +25,11 @@ constexpr ParamSchema kParams[] = {
      .min = kPageRows,
      .max = kMaxContext,
      .help = "rows that are quantized at once; a multiple of 64"},
-    {.name = "min_tokens", .fallback = 0, .min = 0, .max = kMaxContext, .help = "shorter sequences keep every row whole"},
+    {.name = "min_tokens",
+     .fallback = 0,
+     .min = 0,
+     .max = kMaxContext,
+     .help = "shorter sequences keep every row whole"},
 };
 
 class QuantStage final : public KvStage {
