@@ -47,6 +47,9 @@ struct EngineStats {
   // Requests that have begun, and those whose prompt some selector read densely although it leaves keys out of others:
   // because it is shorter than the selector's min_tokens; because its log-probabilities were wanted.
   uint64_t prompts = 0, prompts_dense_short = 0, prompts_dense_observed = 0;
+  // Answers that have ended, samples counted one by one, and those whose rows all stayed whole only because they are
+  // fewer than the KV policy's min_tokens.
+  uint64_t answers = 0, answers_whole_short = 0;
   int64_t weight_bytes = 0, workspace_bytes = 0;
   int64_t kv_bytes_allocated = 0, kv_bytes_used = 0, kv_bytes_per_token = 0;
   int64_t kv_pages = 0, kv_pages_used = 0, kv_pages_cached = 0, kv_pages_freed = 0;

@@ -85,6 +85,7 @@ struct RequestStats {
   int32_t preemptions = 0;
   // Some selector read the prompt densely: shorter than its min_tokens; log-probabilities of the prompt were wanted.
   bool dense_short = false, dense_observed = false;
+  bool whole_short = false;  // every row of some answer stayed whole: fewer than the KV policy's min_tokens
   double queue_ms = 0, ttft_ms = 0, decode_ms = 0;  // submit to first step; submit to first token; first to last token
 };
 

@@ -127,9 +127,7 @@ Status resolve(BoundTerm& term, const PolicyContext& context) {
     PARE_ASSIGN_OR_RETURN(const LayerRanking ranking, context.files->layer_ranking(term.text("ranking")));
     PARE_RETURN_IF_ERROR(check_ranking(ranking, context));
     PARE_RETURN_IF_ERROR(take_layers(term, ranking));
-    for (const auto& [device, tokens] : ranking.min_tokens) {
-      if (device == context.device_class) min_tokens = tokens;
-    }
+    min_tokens = gate_of(ranking.min_tokens, context.device_class);
   } else if (term.has("count")) {
     return invalid_argument("count: needs ranking=, which says in what order layers are taken");
   }

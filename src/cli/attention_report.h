@@ -13,6 +13,7 @@ namespace pare::cli {
 struct AttentionReportOptions {
   std::string attn = "dense", shape, lengths, device = "cpu";  // empty shape and lengths: the usual ones of the device
   int threads = 0, repetitions = 5;
+  std::string write_gate;  // a ranking file whose gate for the device is measured and written; empty: none
 };
 
 // The numbers of --lengths, as in "1024,4K,1M": K and M are multiples of 1,024.

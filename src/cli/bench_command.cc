@@ -25,7 +25,7 @@ struct BenchOptions {
   std::string shape, dtype = "bf16";
   BenchConfig config;
   int repetitions = 5;
-  std::string peer, format = "md", lengths;
+  std::string peer, format = "md", lengths, write_gate;
   KernelsOptions kernels;
   KvBenchOptions kv;
 };
@@ -137,7 +137,8 @@ Status bench(const BenchOptions& o, bool json) {
                                     .lengths = o.lengths,
                                     .device = o.model.device,
                                     .threads = o.model.threads,
-                                    .repetitions = o.repetitions},
+                                    .repetitions = o.repetitions,
+                                    .write_gate = o.write_gate},
                                    json);
   }
   if (o.model.model == kKv) {
@@ -148,10 +149,14 @@ Status bench(const BenchOptions& o, bool json) {
     kv.threads = o.model.threads;
     kv.batch = o.config.parallel;
     if (!o.shape.empty()) kv.shape = o.shape;
-    if (!o.lengths.empty()) kv.lengths = o.lengths;
+    kv.lengths = o.lengths;
+    kv.write_gate = o.write_gate;
     return bench_kv_command(kv, json);
   }
   if (!o.lengths.empty()) return invalid_argument("--lengths belongs to `pare bench attention` and `pare bench kv`");
+  if (!o.write_gate.empty()) {
+    return invalid_argument("--write-gate belongs to `pare bench attention` and `pare bench kv`");
+  }
   if (o.model.model != kKernels) {
     if (!o.kernels.only.empty() || !o.kernels.peer_file.empty()) {
       return invalid_argument("--only and --peer-json belong to `pare bench kernels`");
@@ -195,9 +200,13 @@ void add_bench_command(Commands* commands) {
       ->type_name("PROGRAM");
   app->add_option("--format", o->format, "md: a table for a page; json: as --json")
       ->check(CLI::IsMember({"md", "json"}));
-  app->add_option("--lengths", o->lengths, "Prompts to measure, as 1024,4K,1M; --shape is then heads/kv_heads/head_dim")
+  app->add_option("--lengths", o->lengths, "Lengths to measure, as 1024,4K,1M; --shape is then heads/kv_heads/head_dim")
       ->type_name("LIST")
-      ->group("bench attention");
+      ->group("bench attention, bench kv");
+  app->add_option("--write-gate", o->write_gate,
+                  "A ranking (attention) or mask (kv) file that gets the crossover as min_tokens of this device class")
+      ->type_name("FILE")
+      ->group("bench attention, bench kv");
   app->add_option("--only", o->kernels.only, "Lines whose \"group: name\" contains this")
       ->type_name("TEXT")
       ->group("bench kernels --device cuda");

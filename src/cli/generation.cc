@@ -128,6 +128,7 @@ std::string statistics_line(const GenerationResult& r, const Engine& engine) {
   }
   line += fmt::format(" | KV {} in {} pages", format_bytes(r.after.kv_bytes_used_peak), r.after.kv_pages_used_peak);
   if (r.after.kv_pages_moved > 0) line += fmt::format(" ({} pruned or quantized)", r.after.kv_pages_moved);
+  if (s.whole_short) line += " (none pruned or quantized: fewer tokens than the policy's min_tokens)";
   if (r.after.kv_pages_freed > 0) line += fmt::format(" ({} freed)", r.after.kv_pages_freed);
   // A card does not count the pairs that it visits.
   if (!engine.model().accelerator) {
@@ -177,6 +178,7 @@ nlohmann::ordered_json to_json(const GenerationResult& r, const Request& request
                      {"query_key_pairs_dense", r.after.keys_causal - r.before.keys_causal},
                      {"dense_short", s.dense_short},
                      {"dense_observed", s.dense_observed},
+                     {"whole_short", s.whole_short},
                      {"kv_bytes_used_peak", r.after.kv_bytes_used_peak},
                      {"kv_bytes_per_token", r.after.kv_bytes_per_token},
                      {"kv_pages_used_peak", r.after.kv_pages_used_peak},

@@ -9,6 +9,7 @@
 #include "cli/console.h"
 #include "eval/plot/plot.h"
 #include "io/atomic_file.h"
+#include "io/gate_table.h"
 #include "io/mask_file.h"
 #include "plan/mask_statistics.h"
 
@@ -43,6 +44,7 @@ nlohmann::ordered_json mask_json(const ChannelMask& mask) {
   const MaskStatistics s = mask_statistics(mask);
   Json json{{"layers", mask.n_layers}, {"kv_heads", mask.n_kv_heads}, {"head_dim", mask.head_dim}};
   json["model_hash"] = mask.model_hash == 0 ? Json(nullptr) : Json(fmt::format("{:016x}", mask.model_hash));
+  json["min_tokens"] = json_of_gates(mask.min_tokens);
   const auto counts = [](const auto& map) {
     Json object = Json::object();
     for (const auto& [key, n] : map) object[std::to_string(key)] = n;
@@ -67,6 +69,9 @@ void print_mask(const ChannelMask& mask) {
   const MaskStatistics s = mask_statistics(mask);
   fmt::print("{} layers, {} KV heads, head dimension {}; model {}\n", mask.n_layers, mask.n_kv_heads, mask.head_dim,
              mask.model_hash == 0 ? "not named" : fmt::format("{:016x}", mask.model_hash));
+  for (const auto& [device, tokens] : mask.min_tokens) {
+    fmt::print("rows stay whole below {} tokens on {}\n", tokens, device);
+  }
   fmt::print("{}\n\n{:>8} {:>8}\n", mask.provenance, "width", "heads");
   for (const auto& [width, heads] : s.widths) fmt::print("{:>8} {:>8}\n", width, heads);
   fmt::print("\nkeys kept {:.2f} %, heads without any {} of {} (their values go too)\n", 100.0 * s.kept_fraction(),

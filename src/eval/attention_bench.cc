@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "attention/selector.h"
 #include "base/limits.h"
 #include "kernels/attention_walk.h"
 
@@ -75,6 +76,20 @@ double attended_pairs(const BlockPlan& plan, std::span<const SeqStep> seqs) {
     }
   }
   return pairs;
+}
+
+Status check_gate_options(const AttentionBenchOptions& o, const SelectorSet& selectors) {
+  if (!o.gate) return ok_status();
+  const std::vector<const Caps*> caps = selectors.caps();
+  if (std::none_of(caps.begin(), caps.end(), [](const Caps* c) { return c->dense_prompts; })) {
+    return invalid_argument(fmt::format("attn={}: takes no gate", selectors.canonical()));
+  }
+  for (const int32_t tokens : o.lengths) {
+    if (selectors.dense_terms(tokens, 0) == 0) continue;
+    return invalid_argument(
+        fmt::format("attn={}: a gate is measured without one, min_tokens is above {}", selectors.canonical(), tokens));
+  }
+  return ok_status();
 }
 
 void fit_slopes(AttentionBench* bench) {

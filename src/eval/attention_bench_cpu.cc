@@ -148,7 +148,9 @@ Expected<AttentionBench> bench_attention_cpu(const AttentionBenchOptions& o) {
   PARE_ASSIGN_OR_RETURN(const Spec dense_spec, parse_spec("dense", "attn"));
   PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(spec, uniform_layer_map(1)));
   PARE_ASSIGN_OR_RETURN(const SelectorSet dense, SelectorSet::make(dense_spec, uniform_layer_map(1)));
+  PARE_RETURN_IF_ERROR(check_gate_options(o, selectors));
   AttentionBench bench;
+  bench.device_class = device_class(level);
   bench.attn = selectors.canonical();
   bench.machine = fmt::format("{}, {} threads", cpu_level_name(level), pool.threads());
   bench.shape = o.shape;
@@ -170,7 +172,12 @@ Expected<AttentionBench> bench_attention_cpu(const AttentionBenchOptions& o) {
       if (o.next && !o.next(fmt::format("{} tokens", tokens))) return cancelled("interrupted");
     }
     line.seconds = median(sparse_times);
-    if (!dense_times.empty()) line.dense_seconds = median(dense_times);
+    if (!dense_times.empty()) {
+      line.dense_seconds = median(dense_times);
+      std::vector<double> ratios;
+      for (size_t r = 0; r < dense_times.size(); ++r) ratios.push_back(sparse_times[r] / dense_times[r]);
+      line.ratio = median(ratios);
+    }
     bench.lines.push_back(line);
   }
   fit_slopes(&bench);

@@ -12,12 +12,14 @@
 #include "base/half.h"
 #include "base/rng.h"
 #include "eval/bandwidth.h"
+#include "eval/model_bench.h"
 #include "kv/configure.h"
 #include "kv/step_builder.h"
 #include "ops/device_ops.h"
 #include "ops/ops.h"
 #include "ops/step.h"
 #include "runtime/placement.h"
+#include "runtime/policy_files.h"
 
 namespace pare {
 namespace {
@@ -255,7 +257,11 @@ int64_t bytes_by_formula(const KvBenchConfig& config, const KvPolicy& policy, in
   return config.batch * (whole * row + int64_t{moved - mid->sink / kPageRows * kPageRows} * row_bits / 8);
 }
 
-Status add_group(const KvBenchConfig& config, const KvPolicy& policy, int32_t layers, KvBenchLine* line) {
+// Seconds of each round, summed over groups.
+using Rounds = std::vector<double>;
+
+Status add_group(const KvBenchConfig& config, const KvPolicy& policy, int32_t layers, KvBenchLine* line,
+                 std::span<Rounds, 2> rounds) {
   PARE_ASSIGN_OR_RETURN(const Spec spec, parse_spec("dense", "kv"));
   PARE_ASSIGN_OR_RETURN(const KvPolicyChoice plain, make_kv_policy(spec));
   const KvPolicy* const policies[] = {plain.policy.get(), &policy};
@@ -270,6 +276,7 @@ Status add_group(const KvBenchConfig& config, const KvPolicy& policy, int32_t la
     for (int s : {r % 2, 1 - r % 2}) {
       PARE_ASSIGN_OR_RETURN(const double once, runs[s]->run());
       seconds[s].push_back(once);
+      rounds[s][r] += once;
     }
   }
   for (int s : {0, 1}) {
@@ -287,17 +294,36 @@ Status add_group(const KvBenchConfig& config, const KvPolicy& policy, int32_t la
   return ok_status();
 }
 
+// A gate can be measured for this policy: it moves rows, as the mask says, and has no gate already.
+Status check_gated(const KvPolicy& policy, const ChannelMask& mask) {
+  const MidZone* mid = policy.mid();
+  if (mid == nullptr || mid->mask == nullptr) return invalid_argument("the KV policy uses no mask: it takes no gate");
+  const auto same = [](const Channel& a, const Channel& b) { return a.id == b.id && a.alpha == b.alpha; };
+  bool equal = mid->mask->n_layers == mask.n_layers && mid->mask->heads.size() == mask.heads.size();
+  for (size_t h = 0; equal && h < mask.heads.size(); ++h) {
+    equal = std::equal(mask.heads[h].begin(), mask.heads[h].end(), mid->mask->heads[h].begin(),
+                       mid->mask->heads[h].end(), same);
+  }
+  if (!equal) return invalid_argument("the KV policy uses another mask than the one whose gate is measured");
+  if (mid->min_tokens == 0) return ok_status();
+  return invalid_argument(fmt::format("min_tokens is {}: a gate is measured without one", mid->min_tokens));
+}
+
 }  // namespace
 
 Expected<KvBenchReport> bench_kv(const KvBenchConfig& config) {
   PARE_ASSIGN_OR_RETURN(const Spec spec, parse_spec(config.kv, "kv"));
+  KvBenchReport report;
+  PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
+  report.device_class = config.accelerator ? device_class(config.accelerator->info()) : device_class(level);
   const PolicyContext context{.n_layers = config.n_layers,
                               .n_heads = config.n_heads,
                               .n_kv_heads = config.n_kv_heads,
                               .head_dim = config.head_dim,
+                              .device_class = config.gated != nullptr ? std::string_view() : report.device_class,
                               .files = config.files};
   PARE_ASSIGN_OR_RETURN(const KvPolicyChoice choice, make_kv_policy(spec, context));
-  KvBenchReport report;
+  if (config.gated != nullptr) PARE_RETURN_IF_ERROR(check_gated(*choice.policy, *config.gated));
   report.kv = choice.canonical;
   const int64_t row_bytes = int64_t{4} * config.n_kv_heads * config.head_dim;
   int64_t done = 0, total = 0;
@@ -309,13 +335,17 @@ Expected<KvBenchReport> bench_kv(const KvBenchConfig& config) {
   for (const int32_t length : config.lengths) {
     KvBenchLine line;
     line.length = length;
+    Rounds rounds[2] = {Rounds(config.repetitions), Rounds(config.repetitions)};
     for (int32_t first = 0; first < config.n_layers; first += layers_of(length)) {
       if (config.next && !config.next(done++, total)) return cancelled("interrupted");
       const int32_t layers = std::min(layers_of(length), config.n_layers - first);
       const KvPolicy policy = policy_of_layers(*choice.policy, first, layers);
-      PARE_RETURN_IF_ERROR(
-          add_group(config, policy, layers, &line).with_context(fmt::format("{} rows, layer {}", length, first)));
+      PARE_RETURN_IF_ERROR(add_group(config, policy, layers, &line, rounds)
+                               .with_context(fmt::format("{} rows, layer {}", length, first)));
     }
+    std::vector<double> ratios;
+    for (int32_t r = 0; r < config.repetitions; ++r) ratios.push_back(rounds[1][r] / rounds[0][r]);
+    line.ratio = median(ratios);
     report.lines.push_back(line);
   }
   if (config.accelerator) {

@@ -22,6 +22,9 @@ struct KvBenchConfig {
   int32_t repetitions = 20;                       // timed steps of each, alternating
   std::shared_ptr<ops::Accelerator> accelerator;  // null: the CPU
   PolicyFiles* files = nullptr;                   // for specs that name one
+  // Not null: where this mask begins to pay is what is measured. The spec must use the same channels and no min_tokens
+  // of its own; what its file says of this device is not in force. Null: it is.
+  const ChannelMask* gated = nullptr;
   // Hears of every group of layers before it is measured; false ends the run (kCancelled).
   std::function<bool(int64_t done, int64_t total)> next;
 };
@@ -39,10 +42,12 @@ struct KvBenchSide {
 struct KvBenchLine {
   int32_t length = 0;
   KvBenchSide dense, policy;
+  double ratio = 0;  // median over pairs of steps of the policy's time over that of dense
 };
 
 struct KvBenchReport {
-  std::string kv;        // canonical
+  std::string kv;  // canonical
+  std::string device_class;
   double read_rate = 0;  // bytes a second, measured in this run
   std::vector<KvBenchLine> lines;
 };

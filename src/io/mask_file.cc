@@ -12,6 +12,7 @@
 #include "base/half.h"
 #include "base/limits.h"
 #include "io/atomic_file.h"
+#include "io/gate_table.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
 #include "io/quote_name.h"
@@ -24,7 +25,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "pare channel mask";
-constexpr int64_t kVersion = 1;
+// A mask without gates is written as version 1, which has no `min_tokens`: earlier programs read it.
+constexpr int64_t kVersion = 1, kGatedVersion = 2;
 constexpr std::string_view kHalfSplitName = "half-split", kInterleavedName = "interleaved";
 
 Status check_sizes(int64_t layers, int64_t kv_heads, int64_t head_dim) {
@@ -105,6 +107,11 @@ class MaskReader {
     mask.head_dim = static_cast<int32_t>(head_dim);
     PARE_RETURN_IF_ERROR(read_order());
     PARE_RETURN_IF_ERROR(read_hash(&mask));
+    if (version_ == kGatedVersion) {
+      const auto gates = file_.find("min_tokens");
+      if (gates == file_.end()) return data_loss("min_tokens: missing");
+      PARE_ASSIGN_OR_RETURN(mask.min_tokens, gates_of_json(*gates));
+    }
     PARE_ASSIGN_OR_RETURN(mask.provenance, text("provenance"));
     if (static_cast<int64_t>(mask.provenance.size()) > kMaxMaskProvenanceBytes) {
       return limit_exceeded(
@@ -122,12 +129,15 @@ class MaskReader {
     if (format == file_.end() || *format != kFormat) {
       return data_loss(fmt::format("format: not \"{}\"", kFormat));
     }
-    PARE_ASSIGN_OR_RETURN(const int64_t version, integer("version"));
-    if (version != kVersion) return unsupported(fmt::format("version: {}, only {} is read", version, kVersion));
+    PARE_ASSIGN_OR_RETURN(version_, integer("version"));
+    if (version_ != kVersion && version_ != kGatedVersion) {
+      return unsupported(fmt::format("version: {}, only {} and {} are read", version_, kVersion, kGatedVersion));
+    }
     constexpr std::string_view kKnown[] = {"format", "version",       "model_hash", "layers", "kv_heads", "head_dim",
                                            "rope",   "channel_order", "provenance", "kept",   "alpha",    "sha256"};
     for (const auto& [name, value] : file_.items()) {
-      if (std::find(std::begin(kKnown), std::end(kKnown), name) == std::end(kKnown)) {
+      const bool gates = version_ == kGatedVersion && name == "min_tokens";
+      if (!gates && std::find(std::begin(kKnown), std::end(kKnown), name) == std::end(kKnown)) {
         return data_loss(fmt::format("{}: no such field", quote_name(name)));
       }
     }
@@ -263,6 +273,7 @@ class MaskReader {
   }
 
   const Json& file_;
+  int64_t version_ = 0;
   bool interleaved_ = false;
 };
 
@@ -302,6 +313,7 @@ Expected<ChannelMask> mask_of_tensor(const TorchTensor& tensor, std::string prov
 
 Status check_channel_mask(const ChannelMask& mask) {
   PARE_RETURN_IF_ERROR(check_sizes(mask.n_layers, mask.n_kv_heads, mask.head_dim));
+  PARE_RETURN_IF_ERROR(check_gates(mask.min_tokens));
   const size_t heads = static_cast<size_t>(mask.n_layers) * mask.n_kv_heads;
   if (mask.heads.size() != heads) {
     return data_loss(fmt::format("heads: {} lists, {} layers of {} KV heads take {}", mask.heads.size(), mask.n_layers,
@@ -376,13 +388,14 @@ Expected<std::string> format_channel_mask(const ChannelMask& mask, ChannelOrder 
     alpha.push_back(std::move(alpha_layer));
   }
 
-  Json body{{"format", kFormat}, {"version", kVersion}};
+  Json body{{"format", kFormat}, {"version", mask.min_tokens.empty() ? kVersion : kGatedVersion}};
   if (mask.model_hash != 0) body["model_hash"] = hex_u64(mask.model_hash);
   body["layers"] = mask.n_layers;
   body["kv_heads"] = mask.n_kv_heads;
   body["head_dim"] = mask.head_dim;
   body["rope"] = kHalfSplitName;
   body["channel_order"] = interleaved ? kInterleavedName : kHalfSplitName;
+  if (!mask.min_tokens.empty()) body["min_tokens"] = json_of_gates(mask.min_tokens);
   body["provenance"] = mask.provenance;
   body["kept"] = std::move(kept);
   if (weighted) body["alpha"] = std::move(alpha);

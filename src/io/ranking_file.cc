@@ -7,6 +7,7 @@
 
 #include "base/limits.h"
 #include "io/atomic_file.h"
+#include "io/gate_table.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
 #include "io/quote_name.h"
@@ -34,15 +35,13 @@ Expected<std::string> checksum_of(const Json& body) {
 
 // What the checksum covers: every field but itself, in the order of the format, without spaces.
 Json body_of(const LayerRanking& r, Json provenance) {
-  Json min_tokens = Json::object();
-  for (const auto& [device, tokens] : r.min_tokens) min_tokens[device] = tokens;
   return {{"format", kFormat},
           {"version", kVersion},
           {"model_hash", fmt::format("{:016x}", r.model_hash)},
           {"n_layers", r.layers.size()},
           {"ranking", r.layers},
           {"recommended", r.recommended},
-          {"min_tokens", std::move(min_tokens)},
+          {"min_tokens", json_of_gates(r.min_tokens)},
           {"provenance", std::move(provenance)}};
 }
 
@@ -55,20 +54,7 @@ Status check(const LayerRanking& r) {
     if (seen[l]++ != 0) return wrong("ranking", fmt::format("layer {} twice", l));
   }
   if (r.recommended < 0 || r.recommended > n) return wrong("recommended", fmt::format("{} of {}", r.recommended, n));
-  if (static_cast<int64_t>(r.min_tokens.size()) > kMaxDeviceClasses) {
-    return wrong("min_tokens", fmt::format("more than {} device classes", kMaxDeviceClasses));
-  }
-  for (const auto& [device, tokens] : r.min_tokens) {
-    const bool plain = std::all_of(device.begin(), device.end(),
-                                   [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
-    if (device.empty() || static_cast<int64_t>(device.size()) > kMaxDeviceClassBytes || !plain) {
-      return wrong("min_tokens", fmt::format("{} is no device class", quote_name(device)));
-    }
-    if (tokens < 0 || tokens > kMaxContext) {
-      return wrong("min_tokens", fmt::format("{} tokens, 0 to {} are possible", tokens, kMaxContext));
-    }
-  }
-  return ok_status();
+  return check_gates(r.min_tokens);
 }
 
 // Whole numbers only: 1.0 is none.
@@ -102,11 +88,7 @@ Expected<LayerRanking> fields_of(const Json& file) {
     r.layers.push_back(l);
   }
   PARE_ASSIGN_OR_RETURN(r.recommended, integer(file["recommended"], "recommended", kMaxLayers));
-  if (!file["min_tokens"].is_object()) return wrong("min_tokens", "expected an object");
-  for (const auto& [device, tokens] : file["min_tokens"].items()) {
-    PARE_ASSIGN_OR_RETURN(const int32_t n_tokens, integer(tokens, "min_tokens", kMaxContext));
-    r.min_tokens.emplace_back(device, n_tokens);
-  }
+  PARE_ASSIGN_OR_RETURN(r.min_tokens, gates_of_json(file["min_tokens"]));
   if (!file["provenance"].is_object()) return wrong("provenance", "expected an object");
   r.provenance = dump(file["provenance"]);
   PARE_RETURN_IF_ERROR(check(r));

@@ -27,6 +27,11 @@ constexpr ParamSchema kParams[] = {
      .min = kPageRows,
      .max = kMaxContext,
      .help = "rows that are pruned at once; a multiple of 64"},
+    {.name = "min_tokens",
+     .optional = true,
+     .min = 0,
+     .max = kMaxContext,
+     .help = "shorter sequences keep every row whole; without it, what the mask says of the device, else 0"},
 };
 
 class LeankStage final : public KvStage {
@@ -35,7 +40,7 @@ class LeankStage final : public KvStage {
   Status apply(KvDesign* design) const override {
     if (!design->mid) design->mid.emplace();
     design->mid->mask = mask_;
-    return join_windows(&*design->mid, windows_.sink, windows_.recent, windows_.flush);
+    return join_windows(&*design->mid, windows_.sink, windows_.recent, windows_.flush, windows_.min_tokens);
   }
 
  private:
@@ -43,13 +48,30 @@ class LeankStage final : public KvStage {
   std::shared_ptr<const ChannelMask> mask_;
 };
 
+Expected<ChannelMask> read_mask(const std::string& path, const PolicyContext& context) {
+  if (context.files == nullptr) return invalid_argument(fmt::format("mask '{}': no file can be read here", path));
+  return context.files->channel_mask(path);
+}
+
+// The canonical form holds the gate that the mask has for this class of device.
+Status resolve(BoundTerm& term, const PolicyContext& context) {
+  if (term.has("min_tokens")) return ok_status();
+  int32_t min_tokens = 0;
+  if (const std::string& path = term.text("mask"); !path.empty()) {
+    PARE_ASSIGN_OR_RETURN(const ChannelMask mask, read_mask(path, context));
+    min_tokens = gate_of(mask.min_tokens, context.device_class);
+  }
+  term.set_integer("min_tokens", min_tokens);
+  return ok_status();
+}
+
 Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyContext& context) {
   MidZone windows;
-  PARE_RETURN_IF_ERROR(join_windows(&windows, term.integer("sink"), term.integer("recent"), term.integer("flush")));
+  PARE_RETURN_IF_ERROR(join_windows(&windows, term.integer("sink"), term.integer("recent"), term.integer("flush"),
+                                    term.integer("min_tokens")));
   std::shared_ptr<const ChannelMask> mask;
   if (const std::string& path = term.text("mask"); !path.empty()) {
-    if (context.files == nullptr) return invalid_argument(fmt::format("mask '{}': no file can be read here", path));
-    PARE_ASSIGN_OR_RETURN(ChannelMask read, context.files->channel_mask(path));
+    PARE_ASSIGN_OR_RETURN(ChannelMask read, read_mask(path, context));
     if (context.n_layers > 0) {
       const MaskModel model{context.n_layers, context.n_kv_heads, context.head_dim, context.model_hash};
       PARE_RETURN_IF_ERROR(check_mask_model(read, model).with_context(fmt::format("mask '{}'", path)));
@@ -67,7 +89,8 @@ KvPolicyEntry leank_kv_entry() {
            .neutral = "leank(recent=16777216)",
            .caps = &kCaps,
            .params = kParams},
-          make};
+          make,
+          resolve};
 }
 
 }  // namespace pare

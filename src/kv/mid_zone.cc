@@ -9,7 +9,7 @@
 
 namespace pare {
 
-Status join_windows(MidZone* mid, int64_t sink, int64_t recent, int64_t flush) {
+Status join_windows(MidZone* mid, int64_t sink, int64_t recent, int64_t flush, int64_t min_tokens) {
   if (flush % kPageRows != 0) {
     return invalid_argument(fmt::format("flush is {}: rows move by whole pages of {}", flush, kPageRows));
   }
@@ -20,6 +20,7 @@ Status join_windows(MidZone* mid, int64_t sink, int64_t recent, int64_t flush) {
   mid->sink = static_cast<int32_t>(std::max<int64_t>(mid->sink, sink));
   mid->recent = static_cast<int32_t>(std::max<int64_t>(mid->recent, recent));
   mid->flush = static_cast<int32_t>(both);
+  mid->min_tokens = static_cast<int32_t>(std::max<int64_t>(mid->min_tokens, min_tokens));
   return ok_status();
 }
 

@@ -25,6 +25,11 @@ constexpr ParamSchema kParams[] = {
      .min = kPageRows,
      .max = kMaxContext,
      .help = "rows that are quantized at once; a multiple of 64"},
+    {.name = "min_tokens",
+     .fallback = 0,
+     .min = 0,
+     .max = kMaxContext,
+     .help = "shorter sequences keep every row whole"},
 };
 
 class QuantStage final : public KvStage {
@@ -35,7 +40,7 @@ class QuantStage final : public KvStage {
     MidZone& mid = *design->mid;
     mid.k_bits = zone_.k_bits;
     mid.v_bits = zone_.v_bits;
-    return join_windows(&mid, zone_.sink, zone_.recent, zone_.flush);
+    return join_windows(&mid, zone_.sink, zone_.recent, zone_.flush, zone_.min_tokens);
   }
 
  private:
@@ -52,7 +57,8 @@ Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyConte
   MidZone zone;
   PARE_ASSIGN_OR_RETURN(zone.k_bits, bits_of(term, "k"));
   PARE_ASSIGN_OR_RETURN(zone.v_bits, bits_of(term, "v"));
-  PARE_RETURN_IF_ERROR(join_windows(&zone, term.integer("sink"), term.integer("recent"), term.integer("flush")));
+  PARE_RETURN_IF_ERROR(join_windows(&zone, term.integer("sink"), term.integer("recent"), term.integer("flush"),
+                                    term.integer("min_tokens")));
   return std::unique_ptr<KvStage>(std::make_unique<QuantStage>(zone));
 }
 

@@ -209,7 +209,9 @@ int32_t KvStore::min_length(SeqId seq) const {
   int32_t min = 0;
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     // Rows that have moved are gone as they were: a shorter sequence would still read some of them whole.
-    if (s.moved[c] > 0) min = std::max({min, s.prompt_len, s.moved[c] + m.config.mid->recent});
+    if (s.moved[c] > 0) {
+      min = std::max({min, s.prompt_len, s.moved[c] + m.config.mid->recent, m.config.mid->min_tokens});
+    }
     if (m.has_mid(c) || s.dead_begin[c] == s.dead_end[c]) continue;
     const ClassLayout& cls = m.layout.classes[c];
     const int64_t first_kept = int64_t{s.dead_end[c]} * kPageRows, grid = m.config.tile_rows;

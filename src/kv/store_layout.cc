@@ -54,9 +54,10 @@ int64_t pages_of_sequence(const KvStoreConfig& config, Reach keep) {
 }
 
 // Pages of the full zone that all sequences need at most when rows move on to a mid zone: one prompt of full length
-// while it is read, and of every other sequence its sinks, its recent rows and the page that both ends may cut.
+// while it is read, and of every other sequence its sinks, its recent rows (all that are fewer than the gate) and the
+// page that both ends may cut.
 int64_t pages_beside_mid(const KvStoreConfig& config, const MidZone& mid) {
-  const int64_t whole_rows = int64_t{mid.recent} + mid.flush + config.tile_rows;
+  const int64_t whole_rows = mid.most_whole_rows() + config.tile_rows;
   const int64_t of_sequence = ceil_div<int64_t>(mid.sink, kPageRows) + ceil_div<int64_t>(whole_rows, kPageRows) + 2;
   return ceil_div<int64_t>(config.max_context, kPageRows) + config.max_sequences * of_sequence;
 }
@@ -91,7 +92,9 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
     // Every sequence may hold one page of its own beside the rows it shares.
     const int64_t for_rows = ceil_div<int64_t>(config.total_rows, kPageRows) + config.max_sequences;
     cls.pages = config.total_rows == 0 ? per_sequence : std::min(per_sequence, for_rows);
-    if (config.mid && config.layers->classes[i].window == kNoWindow) {
+    // No sequence is long enough for a move: the class needs no second pool.
+    const bool moves = config.mid && config.mid->next_move(0) <= config.max_context;
+    if (moves && config.layers->classes[i].window == kNoWindow) {
       PARE_ASSIGN_OR_RETURN(cls.mid, plan_mid_layout(*config.mid, plain_rows(config), cls.kv_layers, cls.pages));
       if (config.total_rows > 0) cls.pages = std::min(cls.pages, pages_beside_mid(config, *config.mid));
       layout.lists = 2;

@@ -8,6 +8,7 @@
 
 #include "pare/status.h"
 #include "plan/kv_layout.h"
+#include "plan/length_gate.h"
 
 namespace pare {
 
@@ -16,6 +17,7 @@ struct ChannelMask {
   int32_t n_layers = 0, n_kv_heads = 0, head_dim = 0;
   // [layer * n_kv_heads + head]: ids ascending, a multiple of 16 of them (0: the head keeps no mid row at all).
   std::vector<std::vector<Channel>> heads;
+  LengthGates min_tokens;   // shorter sequences keep their rows whole
   uint64_t model_hash = 0;  // LoadedModel::content_hash of the weights it was made for; 0: not known
   std::string provenance;   // how it was made: method, data, seed; free text, printed by inspect
 

@@ -30,6 +30,7 @@ class EngineMemory {
   const SelectorSet& selectors() const { return *selectors_; }
   const std::string& attn_spec() const { return selectors_->canonical(); }
   const std::string& kv_spec() const { return policy_.canonical; }
+  const KvPolicy& kv_policy() const { return *policy_.policy; }
   // Query-key pairs of rows at [pos, pos + rows) in all layers and heads when each attends all that its layer can.
   uint64_t causal_keys(int32_t pos, int32_t rows) const;
 

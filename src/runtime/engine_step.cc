@@ -286,6 +286,12 @@ void Engine::Impl::finish(Branch* branch, FinishReason reason, const Status* err
       if (p.branch == branch) p.branch = nullptr;
     }
   }
+  // Rows that it held at its end: its last token never gets one.
+  const MidZone* mid = memory->kv_policy().mid();
+  const bool short_answer = mid != nullptr && mid->held_back(static_cast<int32_t>(branch->tokens.size()) - 1);
+  ++totals.answers;
+  totals.answers_whole_short += short_answer;
+  owner->stats.whole_short |= short_answer;
   if (--owner->branches_left == 0) {
     if (owner->stats.generated_tokens > 0) owner->stats.decode_ms = ms_between(owner->first_token, owner->last_token);
     finished.emplace_back(owner->id, owner->stats);

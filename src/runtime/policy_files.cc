@@ -11,10 +11,11 @@ Expected<ChannelMask> DiskPolicyFiles::channel_mask(const std::string& path) { r
 Expected<LayerRanking> DiskPolicyFiles::layer_ranking(const std::string& path) { return read_ranking_file(path); }
 
 std::string device_class(CpuLevel level) { return fmt::format("cpu-{}", cpu_level_name(level)); }
+std::string device_class(const ops::AcceleratorInfo& card) {
+  return fmt::format("cuda-sm{}{}", card.major, card.minor);
+}
 std::string device_class(const LoadedModel& model, CpuLevel level) {
-  if (!model.accelerator) return device_class(level);
-  const ops::AcceleratorInfo& info = model.accelerator->info();
-  return fmt::format("cuda-sm{}{}", info.major, info.minor);
+  return model.accelerator ? device_class(model.accelerator->info()) : device_class(level);
 }
 
 PolicyContext policy_context(const LoadedModel& model, std::string_view device, PolicyFiles* files) {

@@ -18,6 +18,7 @@ class DiskPolicyFiles final : public PolicyFiles {
 
 // "cpu-avx2", "cpu-avx512", "cpu-amx" or "cpu-scalar"; of a card "cuda-sm90" and the like.
 std::string device_class(CpuLevel level);
+std::string device_class(const ops::AcceleratorInfo& card);
 std::string device_class(const LoadedModel& model, CpuLevel level);
 
 // Views `device`; `files` is kept.

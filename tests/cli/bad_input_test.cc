@@ -46,6 +46,9 @@ TEST(BadInput, CommandLine) {
   expect_error({"bench", "kv", "--kv", "leank(mask=absent.json)"}, 2, {"absent.json", "No such file"});
   expect_error({"bench", "kv", "--kv", "quant+leank"}, 2, {"'leank' cannot follow 'quant'", "Plain"});
   expect_error({"bench", "kv", "--peer", "x"}, 2, {"bench kv", "--peer"});
+  expect_error({"bench", kLlama, "--write-gate", "x.json"}, 2, {"--write-gate", "bench kv"});
+  expect_error({"bench", "kv", "--kv", "leank", "--write-gate", "absent.json"}, 2, {"absent.json"});
+  expect_error({"bench", "attention", "--attn", "triangle", "--write-gate", "absent.json"}, 2, {"absent.json"});
   expect_error({"bench", kLlama, "--lengths", "4K"}, 2, {"--lengths", "bench kv"});
   expect_error({"bench", "--shape", "qwen9"}, 2, {"qwen9", "smollm2-135m"});
   expect_error({"bench", "--shape", "qwen3-8b", "--dtype", "q3_K"}, 2, {"--dtype", "q3_K"});

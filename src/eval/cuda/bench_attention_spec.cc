@@ -5,6 +5,8 @@
 
 #include "attention/selector.h"
 #include "eval/cuda/prefill_bench.h"
+#include "eval/model_bench.h"
+#include "runtime/policy_files.h"
 
 namespace pare {
 namespace cuda {
@@ -50,11 +52,13 @@ Expected<AttentionBench> bench_attention_cuda(const AttentionBenchOptions& o) {
   PARE_ASSIGN_OR_RETURN(const Spec dense_spec, parse_spec("dense", "attn"));
   PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(spec, uniform_layer_map(1)));
   PARE_ASSIGN_OR_RETURN(const SelectorSet dense, SelectorSet::make(dense_spec, uniform_layer_map(1)));
+  PARE_RETURN_IF_ERROR(check_gate_options(o, selectors));
   AttentionBench bench;
+  bench.device_class = device_class(card->info());
   bench.attn = selectors.canonical();
   bench.machine = card->info().name;
   bench.shape = o.shape;
-  bench.repetitions = cuda::kBenchRepeats;
+  bench.repetitions = o.repetitions;
   KernelReport report;
   report.read_rate = report.copy_rate = 1e15;  // these lines are about arithmetic
   PARE_ASSIGN_OR_RETURN(report.gemm_rate, cuda::measure_gemm_rate());
@@ -67,16 +71,30 @@ Expected<AttentionBench> bench_attention_cuda(const AttentionBenchOptions& o) {
     AttentionBenchLine line;
     line.tokens = tokens;
     line.dense_pairs = 0.5 * tokens * (tokens + 1.0) * o.shape.heads;
-    const auto seconds = [&](const SelectorSet& set, const char* what, double* pairs) -> Expected<double> {
-      PARE_ASSIGN_OR_RETURN(const cuda::HostPlan plan, cuda::host_plan(set, o.shape, tokens));
-      if (pairs != nullptr) *pairs = plan.pairs;
+    PARE_ASSIGN_OR_RETURN(const cuda::HostPlan sparse_plan, cuda::host_plan(selectors, o.shape, tokens));
+    cuda::HostPlan dense_plan;
+    if (tokens <= o.dense_max) {
+      PARE_ASSIGN_OR_RETURN(dense_plan, cuda::host_plan(dense, o.shape, tokens));
+    }
+    line.pairs = sparse_plan.pairs;
+    const auto seconds = [&](const cuda::HostPlan& plan, const char* what) -> Expected<double> {
       PARE_RETURN_IF_ERROR(cuda::measure_prefill(
           run, cuda::kGroup, fmt::format("{}, {}", what, cuda::tokens_text(tokens)), plan, o.shape, tokens));
       return report.lines.back().seconds;
     };
-    PARE_ASSIGN_OR_RETURN(line.seconds, seconds(selectors, "selector", &line.pairs));
-    if (tokens <= o.dense_max) {
-      PARE_ASSIGN_OR_RETURN(line.dense_seconds, seconds(dense, "dense", nullptr));
+    std::vector<double> sparse_times, dense_times, ratios;
+    for (int32_t r = 0; r < o.repetitions; ++r) {
+      PARE_ASSIGN_OR_RETURN(const double once, seconds(sparse_plan, "selector"));
+      sparse_times.push_back(once);
+      if (tokens > o.dense_max) continue;
+      PARE_ASSIGN_OR_RETURN(const double dense_once, seconds(dense_plan, "dense"));
+      dense_times.push_back(dense_once);
+      ratios.push_back(once / dense_once);
+    }
+    line.seconds = median(sparse_times);
+    if (!ratios.empty()) {
+      line.dense_seconds = median(dense_times);
+      line.ratio = median(ratios);
     }
     bench.lines.push_back(line);
   }

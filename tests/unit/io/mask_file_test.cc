@@ -2,6 +2,7 @@
 // there and back, and every refusal.
 #include "io/mask_file.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -16,6 +17,7 @@ namespace pare {
 namespace {
 
 using Json = nlohmann::json;
+using ::testing::HasSubstr;
 
 MaskStatistics published(const char* name) {
   const auto mask = read_channel_mask(source_path("tests/data/leank") / name);
@@ -92,6 +94,7 @@ void expect_equal(const ChannelMask& a, const ChannelMask& b) {
   EXPECT_EQ(a.head_dim, b.head_dim);
   EXPECT_EQ(a.model_hash, b.model_hash);
   EXPECT_EQ(a.provenance, b.provenance);
+  EXPECT_EQ(a.min_tokens, b.min_tokens);
   ASSERT_EQ(a.heads.size(), b.heads.size());
   for (size_t i = 0; i < a.heads.size(); ++i) {
     ASSERT_EQ(a.heads[i].size(), b.heads[i].size()) << i;
@@ -130,6 +133,22 @@ TEST(MaskFile, RoundTripInBothOrders) {
     }
   }
   EXPECT_EQ(folder.entries(), 1u) << "nothing is left beside the file";
+}
+
+// A mask without gates is the version that knows none.
+TEST(MaskFile, GatesMakeASecondVersion) {
+  ChannelMask mask = random_mask(3);
+  EXPECT_THAT(*format_channel_mask(mask), HasSubstr("\"version\": 1,"));
+  mask.min_tokens = {{"cuda-sm90", 8192}, {"cpu-avx2", 16'777'216}, {"cpu-amx", 0}};
+  const std::string text = *format_channel_mask(mask);
+  EXPECT_THAT(text, HasSubstr("\"version\": 2,"));
+  EXPECT_THAT(text, HasSubstr("\"min_tokens\": {\"cuda-sm90\":8192,\"cpu-avx2\":16777216,\"cpu-amx\":0}"));
+  const auto read = read_channel_mask(as_bytes(text), "");
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  expect_equal(mask, *read);
+  EXPECT_EQ(*format_channel_mask(*read), text);
+  mask.min_tokens = {{"H100", 1}};
+  EXPECT_THAT(std::string(format_channel_mask(mask).status().message()), HasSubstr("min_tokens: 'H100'"));
 }
 
 TEST(MaskFile, InterleavedTextHasPairsAsNeighbours) {
@@ -198,7 +217,23 @@ TEST_F(MaskFileRefusals, AnotherLayoutOfTheSameBodyIsTheSameFile) {
 
 TEST_F(MaskFileRefusals, NameTheField) {
   expect_refused(with("format", "mask"), StatusCode::kDataLoss, "format: not \"pare channel mask\"");
-  expect_refused(with("version", 2), StatusCode::kUnsupported, "version: 2, only 1 is read");
+  expect_refused(with("version", 3), StatusCode::kUnsupported, "version: 3, only 1 and 2 are read");
+  expect_refused(with("version", 2), StatusCode::kDataLoss, "min_tokens: missing");
+  expect_refused(with("min_tokens", Json::object()), StatusCode::kDataLoss, "'min_tokens': no such field");
+  const auto gates = [&](Json table) {
+    Json file = with("version", 2);
+    file["min_tokens"] = std::move(table);
+    return file;
+  };
+  expect_refused(gates(3), StatusCode::kDataLoss, "min_tokens: expected an object");
+  expect_refused(gates({{"cpu", -1}}), StatusCode::kDataLoss, "min_tokens: expected an integer");
+  expect_refused(gates({{"cpu", 1.0}}), StatusCode::kDataLoss, "min_tokens: expected an integer");
+  expect_refused(gates({{"cpu", 16'777'217}}), StatusCode::kDataLoss, "min_tokens: expected an integer");
+  expect_refused(gates({{"C P U", 1}}), StatusCode::kDataLoss, "min_tokens: 'C P U' is no device class");
+  expect_refused(gates({{std::string(65, 'c'), 1}}), StatusCode::kDataLoss, "is no device class");
+  Json many = Json::object();
+  for (int i = 0; i < 65; ++i) many[std::to_string(i)] = 1;
+  expect_refused(gates(many), StatusCode::kDataLoss, "min_tokens: more than 64 device classes");
   expect_refused(with("rope", "interleaved"), StatusCode::kUnsupported, "rope: 'interleaved', only 'half-split'");
   expect_refused(with("channel_order", "sorted"), StatusCode::kUnsupported, "channel_order: 'sorted', not");
   expect_refused(with("model_hash", "0123"), StatusCode::kDataLoss, "model_hash: '0123' is not 16");

@@ -55,7 +55,13 @@ struct Both {
   static bool sees(int32_t, int32_t) { return true; }
   static int64_t pages_kept(int32_t) { return 1 + 4 + 1; }
 };
-using Policies = ::testing::Types<Dense, Streaming, LongSink, NoSink, Leank, LeankLongSink, Quant, Both>;
+// Some sequences of each test stay below the gate, some begin beyond it, some grow past it.
+struct Gated {
+  static constexpr const char* kSpec = "leank(sink=4,recent=256,flush=64,min_tokens=1301)";
+  static bool sees(int32_t, int32_t) { return true; }
+  static int64_t pages_kept(int32_t) { return 1 + 5 + 1; }
+};
+using Policies = ::testing::Types<Dense, Streaming, LongSink, NoSink, Leank, LeankLongSink, Quant, Both, Gated>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Residents, PolicyConformance, Policies);
 
 std::string error(std::string_view text) {
@@ -107,6 +113,102 @@ TEST(MidZoneRuns, RowsMoveAtTheirPositions) {
     ASSERT_TRUE(rig.store->check().ok()) << rig.store->check().message();
   }
   EXPECT_EQ(moves, 6);
+}
+
+// Nothing moves before a row below the gate; behind it everything is as without one.
+TEST(MidZoneGate, IsAFunctionOfThePosition) {
+  for (const int32_t sink : {0, 4, 64, 300}) {
+    MidZone plain{.sink = sink, .recent = 100, .flush = 64};
+    for (const int32_t gate : {0, 1, 99, 100, 163, 164, 165, 229, 500, 777, 1000}) {
+      MidZone zone = plain;
+      zone.min_tokens = gate;
+      for (int32_t pos = 0; pos < 1200; ++pos) {
+        const int32_t moved = pos < gate ? 0 : plain.moved_before(pos);
+        ASSERT_EQ(zone.moved_before(pos), moved) << "gate " << gate << ", position " << pos;
+        ASSERT_EQ(zone.held_back(pos), moved != plain.moved_before(pos));
+        int32_t next = pos + 1;
+        while ((next < gate ? 0 : plain.moved_before(next)) == moved) ++next;
+        ASSERT_EQ(zone.next_move(pos), next) << "gate " << gate << ", position " << pos;
+      }
+    }
+  }
+  MidZone never{.sink = 4, .recent = 100, .flush = 64, .min_tokens = kMaxContext};
+  EXPECT_EQ(never.moved_before(kMaxContext - 1), 0);
+  EXPECT_GT(never.moved_before(kMaxContext), 0);
+  EXPECT_EQ(never.next_move(0), kMaxContext);
+  EXPECT_EQ(never.next_move(kMaxContext - 1), kMaxContext);
+}
+
+// What would have moved page by page moves at the end of the step that reaches the gate.
+TEST(MidZoneGate, ManyPagesMoveAtOnce) {
+  DecodeRig rig("leank(sink=70,recent=100,flush=64,min_tokens=901)", 2, 2000);
+  const SeqId seq = rig.start(890);
+  EXPECT_EQ(rig.store->rows_until_move(seq), 11);
+  EXPECT_EQ(rig.store->stats().classes[1].pages_used, 14);
+  for (int32_t pos = 890; pos < 901; ++pos) {
+    rig.step({{seq, 1}}, true);
+    ASSERT_FALSE(::testing::Test::HasFatalFailure());
+    ASSERT_EQ(*rig.plans.classes[1].segment.n_runs, 1) << "position " << pos;
+    ASSERT_EQ(rig.plans.n_moves, pos == 900 ? 11 : 0) << "position " << pos;
+  }
+  const KvClassStats after = rig.store->stats().classes[1];
+  EXPECT_EQ(after.moved, 11) << "pages 1 to 11: rows 70 to 767";
+  EXPECT_EQ(after.pages_used, 2 + 3) << "pages 0 and 1, which hold the sinks, and 12 to 14";
+  EXPECT_TRUE(rig.store->check().ok()) << rig.store->check().message();
+  EXPECT_EQ(rig.store->min_length(seq), 901);
+  EXPECT_EQ(rig.store->rows_until_move(seq), 832 + 100 - 901);
+  rig.step({{seq, 1}}, true);
+  ASSERT_EQ(*rig.plans.classes[1].segment.n_runs, 3);
+  EXPECT_EQ(rig.plans.classes[1].segment.runs[2].rows, 768 - 70);
+}
+
+// Pools hold what sequences below the gate hold, and no second zone where none can reach it.
+TEST(MidZoneGate, PoolsAreMeasuredForIt) {
+  const auto stats = [](const std::string& kv) { return DecodeRig(kv, 1, 16'000).store->stats(); };
+  const KvStats dense = stats("dense"), plain = stats("leank(sink=4,recent=64,flush=64)");
+  const KvStats gated = stats("leank(sink=4,recent=64,flush=64,min_tokens=2000)");
+  EXPECT_LT(plain.classes[1].pages, gated.classes[1].pages);
+  // One prompt of full length, and of each sequence 2,000 rows.
+  EXPECT_GE(gated.classes[1].pages, std::min<int64_t>(dense.classes[1].pages, 63 + 4 * 32));
+  EXPECT_GT(gated.bytes_mid_k, 0);
+  for (const char* never : {"leank(min_tokens=4001)", "quant(min_tokens=16777216)"}) {
+    const KvStats none = stats(never);
+    EXPECT_EQ(none.bytes_mid_k, 0) << never;
+    EXPECT_EQ(none.classes[1].pages, dense.classes[1].pages) << never;
+  }
+  EXPECT_GT(stats("leank(min_tokens=4000)").bytes_mid_k, 0);
+}
+
+class OneMask final : public PolicyFiles {
+ public:
+  Expected<ChannelMask> channel_mask(const std::string&) override {
+    ChannelMask mask{.n_layers = 1, .n_kv_heads = 1, .head_dim = 16, .heads = {{}}};
+    mask.min_tokens = {{"cpu-avx2", 900}, {"cuda-sm90", 8192}};
+    return mask;
+  }
+  Expected<LayerRanking> layer_ranking(const std::string&) override { return not_found("none"); }
+};
+
+// The canonical form holds the number: the spec's, else the mask's for the device, else 0; of two stages the larger
+// counts.
+TEST(MidZoneGate, ComesFromTheSpecOrTheMask) {
+  OneMask files;
+  const auto made = [&](const char* text, std::string_view device) {
+    return make_kv_policy(*parse_spec(text, "kv"), {.device_class = device, .files = &files}).value();
+  };
+  const auto card = made("leank(mask=m)", "cuda-sm90");
+  EXPECT_EQ(card.canonical, "leank(mask=m,sink=128,recent=768,flush=128,min_tokens=8192)");
+  EXPECT_EQ(card.policy->mid()->min_tokens, 8192);
+  EXPECT_EQ(made("leank(mask=m)", "cpu-avx2").policy->mid()->min_tokens, 900);
+  EXPECT_EQ(made("leank(mask=m)", "cpu-amx").policy->mid()->min_tokens, 0);
+  EXPECT_EQ(made("leank(mask=m,min_tokens=7)", "cuda-sm90").canonical,
+            "leank(mask=m,sink=128,recent=768,flush=128,min_tokens=7)");
+  EXPECT_EQ(made("leank", "cuda-sm90").canonical, "leank(sink=128,recent=768,flush=128,min_tokens=0)");
+  EXPECT_EQ(made("quant", "cuda-sm90").canonical, "quant(k=4,v=4,sink=0,recent=128,flush=128,min_tokens=0)");
+  EXPECT_EQ(made("leank(mask=m)+quant(min_tokens=9000)", "cuda-sm90").policy->mid()->min_tokens, 9000);
+  EXPECT_EQ(made("leank(mask=m)+quant(min_tokens=90)", "cuda-sm90").policy->mid()->min_tokens, 8192);
+  EXPECT_THAT(error("leank(min_tokens=16777217)"), HasSubstr("min_tokens: 16777217 is out of range"));
+  EXPECT_THAT(error("quant(min_tokens=-1)"), HasSubstr("min_tokens"));
 }
 
 TEST(SegmentPlanner, ItemsFollowTheThreads) {

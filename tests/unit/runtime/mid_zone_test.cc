@@ -67,6 +67,8 @@ EngineOptions options_of(const std::string& kv, int32_t max_sequences = 4) {
 }
 
 constexpr const char* kMoving = "leank(sink=4,recent=64,flush=64)";
+// Reached by the 68th token of an answer: two pages move at once.
+constexpr const char* kGated = "leank(sink=4,recent=64,flush=64,min_tokens=217)";
 
 TEST(MidZone, NeutralWindowsAreDenseBitForBit) {
   for (const char* kv : {"leank(recent=16777216)", "quant(recent=16777216)", "leank+quant(recent=16777216)"}) {
@@ -77,16 +79,19 @@ TEST(MidZone, NeutralWindowsAreDenseBitForBit) {
 }
 
 // Alone, beside others, in chunks of any size, pre-empted and replayed, on any number of threads: the same bits.
-TEST(MidZone, WhatARowReadsFollowsFromItsPositionAlone) {
+class MidZoneBits : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Gates, MidZoneBits, ::testing::Values(kMoving, kGated));
+
+TEST_P(MidZoneBits, WhatARowReadsFollowsFromItsPositionAlone) {
   for (const char* attn : {"dense", "streaming(sink=4,window=80)"}) {
-    EngineOptions alone = options_of(kMoving, 1);
+    EngineOptions alone = options_of(GetParam(), 1);
     alone.attn = attn;
     std::vector<Answers> expected;
     for (uint64_t seed = 0; seed < 4; ++seed) expected.push_back(run_alone(long_answer(seed), alone));
 
     for (const int32_t step_rows : {7, 64, 512}) {
       for (const bool scarce : {false, true}) {
-        EngineOptions together = options_of(kMoving);
+        EngineOptions together = options_of(GetParam());
         together.attn = attn;
         together.step_rows = step_rows;
         together.kv_rows = 1024;
@@ -112,6 +117,61 @@ TEST(MidZone, WhatARowReadsFollowsFromItsPositionAlone) {
       }
     }
   }
+}
+
+// An answer whose rows never are as many as the gate is dense, bit for bit, and the counters say why nothing moved.
+TEST(MidZoneGates, BelowItAnAnswerIsDenseBitForBit) {
+  const Answers dense = run_alone(long_answer(2), options_of("dense"));
+  for (const char* kv : {"leank(sink=4,recent=64,flush=64,min_tokens=16777216)", "quant(recent=64,min_tokens=250)",
+                         "leank(sink=4,recent=64)+quant(recent=64,min_tokens=250)"}) {
+    const auto engine = make_engine(options_of(kv));
+    RequestId id = 0;
+    const auto answers = submit(*engine, long_answer(2), &id);
+    ASSERT_TRUE(engine->run().ok());
+    EXPECT_EQ((*answers)[0].rows, dense[0].rows) << kv;
+    EXPECT_EQ(engine->stats().kv_pages_moved, 0) << kv;
+    EXPECT_EQ(engine->stats().answers, 1u);
+    EXPECT_EQ(engine->stats().answers_whole_short, 1u) << kv;
+    EXPECT_TRUE(engine->request_stats(id)->whole_short) << kv;
+  }
+  // From the gate on rows have fewer bits.
+  const Answers quantized = run_alone(long_answer(2), options_of("quant(recent=64,flush=64,min_tokens=217)"));
+  for (int32_t position = 149; position < 217; ++position) {
+    ASSERT_EQ(quantized[0].rows.at(position), dense[0].rows.at(position)) << position;
+  }
+  EXPECT_NE(quantized[0].rows.at(217), dense[0].rows.at(217));
+}
+
+TEST(MidZoneGates, OnlyTheGateCountsAsAReason) {
+  // Reached; no row old enough even without it.
+  for (const char* kv : {kGated, "leank(sink=4,recent=250,min_tokens=251)", "dense"}) {
+    const auto engine = make_engine(options_of(kv));
+    const auto answers = submit(*engine, long_answer(2));
+    ASSERT_TRUE(engine->run().ok());
+    EXPECT_EQ(engine->stats().answers, 1u);
+    EXPECT_EQ(engine->stats().answers_whole_short, 0u) << kv;
+  }
+}
+
+// Samples that grow past the gate each move rows of their own; the prompt's whole ones were shared until then.
+TEST(MidZoneGates, ForksReachItOneByOne) {
+  Request request = long_answer(5);
+  request.samples = 3;
+  request.sampling.temperature = 1.0f;
+  EngineOptions options = options_of(kGated);
+  options.kv_rows = 1024;
+  const auto engine = make_engine(options);
+  const auto answers = submit(*engine, request);
+  for (;;) {
+    const auto more = engine->step();
+    ASSERT_TRUE(more.ok());
+    if (!*more) break;
+    ASSERT_TRUE(EngineTestPeer::store(*engine).check().ok());
+  }
+  EXPECT_GE(engine->stats().kv_pages_moved, 3 * 2);
+  request.samples = 1;
+  EXPECT_EQ((*answers)[0].rows, run_alone(request, options_of(kGated))[0].rows);
+  expect_idle(*engine);
 }
 
 // Samples of one prompt share its moved rows.
