@@ -27,26 +27,42 @@ constexpr ParamSchema kParams[] = {
      .min = kPageRows,
      .max = kMaxContext,
      .help = "rows that are pruned at once; a multiple of 64"},
+    {.name = "empty",
+     .kind = ParamKind::kString,
+     .optional = true,
+     .help =
+         "pruned rows of heads that keep no channel: drop, as LeanK deploys it (the default), or mean: all have logit "
+         "0, as LeanK trains it"},
 };
+
+// The default is not printed, however it came about.
+Status resolve(BoundTerm& term, const PolicyContext&) {
+  if (!term.has("empty") || term.text("empty") == "mean") return ok_status();
+  if (term.text("empty") != "drop") {
+    return invalid_argument(fmt::format("empty is '{}': drop or mean are possible", term.text("empty")));
+  }
+  term.clear("empty");
+  return ok_status();
+}
 
 class LeankStage final : public KvStage {
  public:
-  LeankStage(MidZone windows, std::shared_ptr<const ChannelMask> mask) : windows_(windows), mask_(std::move(mask)) {}
+  explicit LeankStage(MidZone zone) : zone_(std::move(zone)) {}
   Status apply(KvDesign* design) const override {
     if (!design->mid) design->mid.emplace();
-    design->mid->mask = mask_;
-    return join_windows(&*design->mid, windows_.sink, windows_.recent, windows_.flush);
+    design->mid->mask = zone_.mask;
+    design->mid->keep_means = zone_.keep_means;
+    return join_windows(&*design->mid, zone_.sink, zone_.recent, zone_.flush);
   }
 
  private:
-  MidZone windows_;
-  std::shared_ptr<const ChannelMask> mask_;
+  MidZone zone_;
 };
 
 Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyContext& context) {
-  MidZone windows;
-  PARE_RETURN_IF_ERROR(join_windows(&windows, term.integer("sink"), term.integer("recent"), term.integer("flush")));
-  std::shared_ptr<const ChannelMask> mask;
+  MidZone zone;
+  zone.keep_means = term.text("empty") == "mean";
+  PARE_RETURN_IF_ERROR(join_windows(&zone, term.integer("sink"), term.integer("recent"), term.integer("flush")));
   if (const std::string& path = term.text("mask"); !path.empty()) {
     if (context.files == nullptr) return invalid_argument(fmt::format("mask '{}': no file can be read here", path));
     PARE_ASSIGN_OR_RETURN(ChannelMask read, context.files->channel_mask(path));
@@ -54,9 +70,9 @@ Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyConte
       const MaskModel model{context.n_layers, context.n_kv_heads, context.head_dim, context.model_hash};
       PARE_RETURN_IF_ERROR(check_mask_model(read, model).with_context(fmt::format("mask '{}'", path)));
     }
-    mask = std::make_shared<const ChannelMask>(std::move(read));
+    zone.mask = std::make_shared<const ChannelMask>(std::move(read));
   }
-  return std::unique_ptr<KvStage>(std::make_unique<LeankStage>(windows, std::move(mask)));
+  return std::unique_ptr<KvStage>(std::make_unique<LeankStage>(std::move(zone)));
 }
 
 }  // namespace
@@ -67,7 +83,8 @@ KvPolicyEntry leank_kv_entry() {
            .neutral = "leank(recent=16777216)",
            .caps = &kCaps,
            .params = kParams},
-          make};
+          make,
+          resolve};
 }
 
 }  // namespace pare
