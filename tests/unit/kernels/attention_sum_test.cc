@@ -253,7 +253,7 @@ TEST(AttentionSum, OnlyValuesMatter) {
   }
 }
 
-TEST(AttentionSum, BytesAreASixteenth) {
+TEST(AttentionSum, BytesAreAQuarterOfTheValues) {
   for (CpuLevel level : testable_cpu_levels()) {
     World w = sum_world({.widths = {0}, .group = 1, .rows = 1400}, 5);
     w.move(ref::attention_kernels(), kMidZone, 0, 1024, kSumZone);

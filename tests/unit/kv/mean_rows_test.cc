@@ -59,7 +59,7 @@ StoreLayout layout_of(std::string_view text) {
   return plan_store_layout(config).value();
 }
 
-// Of an empty head a page holds 16 rows of V, 1/16 of what 64 rows of K and V are half of, and 16 fp32 numbers.
+// Of an empty head a page holds 16 rows of V where there were 64, and 16 fp32 numbers.
 TEST(MeanRows, BytesAreTheFormula) {
   const int64_t head = 2 * 64 * 16 * 2, means = 16 * 16 * 2, weights = 16 * 4;
   EXPECT_EQ(layout_of("leank(mask=m)").classes[1].mid.page_bytes, head);
