@@ -158,7 +158,7 @@ class MaskFile {
     ChannelMask mask{.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
     for (int32_t i = 0; i < c.n_layers * c.n_kv_heads; ++i) {
       mask.heads.emplace_back();
-      for (int32_t k = 0; (i / c.n_kv_heads + i % c.n_kv_heads) % 2 != 0 && k < 16; ++k) {
+      for (int32_t k = 0; (i / c.n_kv_heads + i % c.n_kv_heads) % 2 == 0 && k < 16; ++k) {
         mask.heads.back().push_back({static_cast<uint16_t>(k), 1.0f});
       }
     }

@@ -16,7 +16,7 @@ class MaskFile {
     ChannelMask mask{.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
     for (int32_t i = 0; i < c.n_layers * c.n_kv_heads; ++i) {
       mask.heads.emplace_back();
-      if ((i / c.n_kv_heads + i % c.n_kv_heads) % 2 == 0) continue;
+      if ((i / c.n_kv_heads + i % c.n_kv_heads) % 2 != 0) continue;  // gemma3: the layer without a window
       for (int32_t k = 0; k < c.head_dim; ++k) mask.heads.back().push_back({static_cast<uint16_t>(k), 1.0f});
     }
     EXPECT_TRUE(write_channel_mask(path_, mask).ok());
