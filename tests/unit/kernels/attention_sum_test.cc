@@ -107,7 +107,7 @@ float log_weight(const World& w, int g, int row) {
 double rounding(double x, Codec codec) {
   if (codec == Codec::F32) return std::abs(x) * 0x1p-24 + 0x1p-150;
   if (codec == Codec::F16) return std::max(std::abs(x) * 0x1p-11, 0x1p-25);
-  return std::abs(x) * 0x1p-8;  // bf16: 8 significant bits, twice over
+  return std::abs(x) * 0x1p-8;  // bf16: 8 significant bits
 }
 
 // Means and logarithms of numbers of rows, in double; other rows and other heads' planes stay.
