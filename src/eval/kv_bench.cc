@@ -248,6 +248,7 @@ int64_t bytes_by_formula(const KvBenchConfig& config, const KvPolicy& policy, in
   for (int32_t l = 0; l < layers; ++l) {
     for (int32_t g = 0; g < config.n_kv_heads; ++g) {
       const auto width = mid->mask ? static_cast<int64_t>(mid->mask->head(l, g).size()) : config.head_dim;
+      if (width == 0 && mid->keep_means) row_bits += (int64_t{config.head_dim} * 16 + 32) / kSumRows;
       if (width == 0) continue;
       row_bits += width * mid->k_bits + int64_t{config.head_dim} * mid->v_bits;
       if (mid->k_bits < 16) row_bits += width * 32 / mid->k_group;

@@ -63,7 +63,7 @@ struct AttentionLayer {
 struct AttentionCounters {    // added to, per thread; for statistics and tests
   uint64_t keys_visited = 0;  // (query row, key) pairs attended
   uint64_t rows_read = 0;     // key rows loaded, each with its value row
-  uint64_t bytes_read = 0;    // of K and V as stored, with their share of the scales
+  uint64_t bytes_read = 0;    // of K and V as stored, with their share of the scales and their log weights
   uint64_t fallbacks = 0;     // calls that the level's kernel left to kernels/ref
 };
 
@@ -91,9 +91,18 @@ struct AppendArgs {
 // A K group that a move fills in part is quantized over the rows that move, and codes of other rows stay what they
 // were: unless nobody reads those, row0 and rows are multiples of k_group. Moves of one call share no row, no byte and
 // no K group. Pages of both zones have kPageRows rows.
+//
+// Where mid has no rows of a head (v_width 0) but zone sum has, the rows that move leave one estimated row for every
+// kSumRows aligned positions: a floating-point V plane and log weights, k_width 0, kSumPageRows rows a page. Of the n
+// rows of such a group that move:
+//   value       one ascending chain m = fma(v_j, 1 / n, m) from 0, values that are not finite left out, then rounded to
+//               nearest even
+//   log weight  ln n, as estimated_rows.h has it
+// Groups without a moving row keep what they held.
 struct MoveRowsArgs {
   std::byte* const* pools = nullptr;
-  const RowFormat *full = nullptr, *mid = nullptr;  // [K] of this layer, zone full and zone mid; mid v_width 0: nothing
+  const RowFormat *full = nullptr, *mid = nullptr;  // [K] of this layer, zone full and zone mid
+  const RowFormat* sum = nullptr;                   // [K] of this layer, zone sum; null: no head has rows there
   const Channel* channels = nullptr;                // KvView::channels
   const RowMove* moves = nullptr;
   int32_t head_dim = 0;

@@ -126,11 +126,13 @@ static inline const std::byte* page_base(const KvView& kv, const RowFormat& form
 }
 // Bytes of `elements` stored side by side; whole bytes.
 static inline int64_t plane_bytes(Codec codec, int64_t elements) { return elements * codec_bits(codec) / 8; }
-// Bytes that `rows` rows of a zone take: codes, and scales by their share (a scale pair of K serves k_group rows).
+// Bytes that `rows` rows of a zone take: codes, scales by their share (a scale pair of K serves k_group rows), and log
+// weights.
 static inline uint64_t row_bytes(const RowFormat& f, uint64_t rows) {
   uint64_t bytes = rows * static_cast<uint64_t>(plane_bytes(f.k_codec, f.k_width) + plane_bytes(f.v_codec, f.v_width));
   if (is_quantized(f.k_codec)) bytes += rows * f.k_width * 4 / f.k_group;
   if (is_quantized(f.v_codec)) bytes += rows * (f.v_width / f.v_group) * 4;
+  if (f.lw != kNoPlane) bytes += rows * sizeof(float);
   return bytes;
 }
 // Whether quantized planes have the scales that they need.

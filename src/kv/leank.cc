@@ -32,20 +32,26 @@ constexpr ParamSchema kParams[] = {
      .min = 0,
      .max = kMaxContext,
      .help = "shorter sequences keep every row whole; without it, what the mask says of the device, else 0"},
+    {.name = "empty",
+     .kind = ParamKind::kString,
+     .optional = true,
+     .help =
+         "pruned rows of heads that keep no channel: drop, as LeanK deploys it (the default), or mean: all have logit "
+         "0, as LeanK trains it"},
 };
 
 class LeankStage final : public KvStage {
  public:
-  LeankStage(MidZone windows, std::shared_ptr<const ChannelMask> mask) : windows_(windows), mask_(std::move(mask)) {}
+  explicit LeankStage(MidZone zone) : zone_(std::move(zone)) {}
   Status apply(KvDesign* design) const override {
     if (!design->mid) design->mid.emplace();
-    design->mid->mask = mask_;
-    return join_windows(&*design->mid, windows_.sink, windows_.recent, windows_.flush, windows_.min_tokens);
+    design->mid->mask = zone_.mask;
+    design->mid->keep_means = zone_.keep_means;
+    return join_windows(&*design->mid, zone_.sink, zone_.recent, zone_.flush, zone_.min_tokens);
   }
 
  private:
-  MidZone windows_;
-  std::shared_ptr<const ChannelMask> mask_;
+  MidZone zone_;
 };
 
 Expected<ChannelMask> read_mask(const std::string& path, const PolicyContext& context) {
@@ -53,8 +59,13 @@ Expected<ChannelMask> read_mask(const std::string& path, const PolicyContext& co
   return context.files->channel_mask(path);
 }
 
-// The canonical form holds the gate that the mask has for this class of device.
+// The canonical form holds the gate that the mask has for this class of device, and no default of `empty`.
 Status resolve(BoundTerm& term, const PolicyContext& context) {
+  if (term.text("empty") == "drop") {
+    term.clear("empty");
+  } else if (term.has("empty") && term.text("empty") != "mean") {
+    return invalid_argument(fmt::format("empty is '{}': drop or mean are possible", term.text("empty")));
+  }
   if (term.has("min_tokens")) return ok_status();
   int32_t min_tokens = 0;
   if (const std::string& path = term.text("mask"); !path.empty()) {
@@ -66,19 +77,19 @@ Status resolve(BoundTerm& term, const PolicyContext& context) {
 }
 
 Expected<std::unique_ptr<KvStage>> make(const BoundTerm& term, const PolicyContext& context) {
-  MidZone windows;
-  PARE_RETURN_IF_ERROR(join_windows(&windows, term.integer("sink"), term.integer("recent"), term.integer("flush"),
+  MidZone zone;
+  zone.keep_means = term.text("empty") == "mean";
+  PARE_RETURN_IF_ERROR(join_windows(&zone, term.integer("sink"), term.integer("recent"), term.integer("flush"),
                                     term.integer("min_tokens")));
-  std::shared_ptr<const ChannelMask> mask;
   if (const std::string& path = term.text("mask"); !path.empty()) {
     PARE_ASSIGN_OR_RETURN(ChannelMask read, read_mask(path, context));
     if (context.n_layers > 0) {
       const MaskModel model{context.n_layers, context.n_kv_heads, context.head_dim, context.model_hash};
       PARE_RETURN_IF_ERROR(check_mask_model(read, model).with_context(fmt::format("mask '{}'", path)));
     }
-    mask = std::make_shared<const ChannelMask>(std::move(read));
+    zone.mask = std::make_shared<const ChannelMask>(std::move(read));
   }
-  return std::unique_ptr<KvStage>(std::make_unique<LeankStage>(windows, std::move(mask)));
+  return std::unique_ptr<KvStage>(std::make_unique<LeankStage>(std::move(zone)));
 }
 
 }  // namespace

@@ -9,6 +9,11 @@
 
 namespace pare {
 
+bool MidZone::has_means() const {
+  return keep_means && mask != nullptr &&
+         std::any_of(mask->heads.begin(), mask->heads.end(), [](const auto& kept) { return kept.empty(); });
+}
+
 Status join_windows(MidZone* mid, int64_t sink, int64_t recent, int64_t flush, int64_t min_tokens) {
   if (flush % kPageRows != 0) {
     return invalid_argument(fmt::format("flush is {}: rows move by whole pages of {}", flush, kPageRows));

@@ -24,8 +24,12 @@ struct MidZone {
   int32_t flush = 0;                        // rows that move at once; a multiple of kPageRows
   int32_t min_tokens = 0;                   // shorter sequences keep every row whole
   std::shared_ptr<const ChannelMask> mask;  // null: every channel stays
-  int32_t k_bits = 16, v_bits = 16;         // 16: as in the full zone; 8, 4, 2: quantized
-  int32_t k_group = 32, v_group = 32;       // rows of a K scale, channels of a V scale; used when quantized
+  // Heads that keep no channel: their rows are dropped, or (LeanK's training) all of them have logit 0. Since equal
+  // logits average the values, kSumRows positions are then one estimated row of zone sum: the mean of their values,
+  // with the logarithm of their number as its logit. Values in the full zone's codec, whatever v_bits says.
+  bool keep_means = false;
+  int32_t k_bits = 16, v_bits = 16;    // 16: as in the full zone; 8, 4, 2: quantized
+  int32_t k_group = 32, v_group = 32;  // rows of a K scale, channels of a V scale; used when quantized
 
   // End of the moved rows when a row at position `pos` reads; 0: none has moved.
   int32_t moved_before(int32_t pos) const {
@@ -45,6 +49,9 @@ struct MidZone {
   }
   // Rows from `sink` on that the full zone holds at most, beside those of the step that moves some.
   int64_t most_whole_rows() const { return std::max<int64_t>(int64_t{recent} + flush, min_tokens); }
+  // Whether some head leaves estimated rows: where its rows have moved up to `moved`, these are rows [sink / kSumRows,
+  // moved / kSumRows) of zone sum, whose pages are the mid zone's.
+  bool has_means() const;
   // Pages [first_page, moved / kPageRows) of a mid page list are used: zone row = position.
   int32_t first_page() const { return sink / kPageRows; }
 

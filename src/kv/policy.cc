@@ -53,13 +53,17 @@ int runs_of_reach(const DecodeRows& rows, std::span<Run> out) {
   return 2;
 }
 
-// Sinks and recent rows in the full zone, the moved ones in the mid zone.
-int runs_of_mid(const DecodeRows& rows, const MidZone& mid, std::span<Run> out) {
+// Sinks and recent rows in the full zone, the moved ones in the mid zone, estimated ones in zone sum.
+int runs_of_mid(const DecodeRows& rows, const MidZone& mid, bool has_means, std::span<Run> out) {
   int n = 0;
   if (mid.sink > 0) out[n++] = make_run(kZoneFull, rows.page0, 0, mid.sink, 0, 0);
   const int causal = rows.n_q > 1 ? kRunCausal : 0;
   out[n++] = make_run(kZoneFull, rows.page0, rows.mid.moved, rows.pos + rows.n_q, causal, 0);
   out[n++] = make_run(kZoneMid, rows.mid.page0, mid.sink, rows.mid.moved, 0, 0);
+  if (has_means) {
+    out[n] = make_run(kZoneSum, rows.mid.page0, mid.sink / kSumRows, rows.mid.moved / kSumRows, 0, 0);
+    out[n++].pos0 = -1;
+  }
   return n;
 }
 
@@ -72,7 +76,10 @@ std::span<const KvPolicyEntry> kv_policy_registry() {
 }
 
 KvPolicy::KvPolicy(KvDesign design, std::vector<const Caps*> stages)
-    : design_(std::move(design)), stages_(std::move(stages)), caps_(*stages_.front()) {
+    : design_(std::move(design)),
+      has_means_(design_.mid && design_.mid->has_means()),
+      stages_(std::move(stages)),
+      caps_(*stages_.front()) {
   for (const Caps* stage : stages_) {
     if (!name_.empty()) name_ += '+';
     name_ += stage->name;
@@ -86,7 +93,7 @@ KvPolicy::KvPolicy(KvDesign design, std::vector<const Caps*> stages)
 }
 
 int KvPolicy::build_runs(const DecodeRows& rows, std::span<Run> out) const {
-  if (rows.mid.moved > 0) return runs_of_mid(rows, *design_.mid, out);
+  if (rows.mid.moved > 0) return runs_of_mid(rows, *design_.mid, has_means_, out);
   return runs_of_reach(rows, out);
 }
 

@@ -68,10 +68,13 @@ class KvPolicy {
   // item_spans. Two runs of a zone may meet within a span: they are partial results of their own. Returns
   // their number, at most max_runs(). No allocation.
   int build_runs(const DecodeRows& rows, std::span<Run> out) const;
-  int max_runs() const { return design_.mid ? 3 : 2; }
+  int max_runs() const { return design_.mid ? (has_means_ ? 4 : 3) : 2; }
+  // Rows of all zones that a decode row reads at most, `context` rows being there.
+  int64_t max_rows_read(int32_t context) const { return int64_t{context} + (has_means_ ? context / kSumRows + 1 : 0); }
 
  private:
   KvDesign design_;
+  bool has_means_;  // of the mid zone
   std::vector<const Caps*> stages_;
   std::string name_;
   Caps caps_;

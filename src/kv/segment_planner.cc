@@ -203,11 +203,12 @@ PlanBytes segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& sha
   const auto array = [](int64_t bytes) { return round_up(static_cast<size_t>(bytes), kArenaAlign); };
   // By octets: those of the context, and two cut octets that go by spans for each run. By spans, which is
   // chosen only while all rows together are few (choose_item_spans): these, and two cut spans for each run.
+  const int64_t context = policy.max_rows_read(max_context);
   const int64_t by_octets =
-      max_rows * (ceil_div(max_context, kOctetRows) + int64_t{policy.max_runs()} * (2 * kOctetSpans + 2));
+      max_rows * (ceil_div<int64_t>(context, kOctetRows) + int64_t{policy.max_runs()} * (2 * kOctetSpans + 2));
   const int64_t few_rows = int64_t{kOctetRows} * kTasksPerThread * std::max(1, shape.threads) / shape.n_kv_heads;
   const int64_t by_spans = kMaxDecodeRows * (ceil_div<int64_t>(few_rows, kSpanRows) + 2 * seqs * policy.max_runs());
-  const int64_t spans_at_most = max_rows * (ceil_div(max_context, kSpanRows) + int64_t{2} * policy.max_runs());
+  const int64_t spans_at_most = max_rows * (ceil_div<int64_t>(context, kSpanRows) + int64_t{2} * policy.max_runs());
   const int64_t slots = std::max(by_octets, std::min(by_spans, spans_at_most));
   const auto slots_taken = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(slots)));
   return {.tables = array(cap * sizeof(Run)) + array(cap * sizeof(Member)) + array(cap * sizeof(Fold)) +

@@ -51,6 +51,7 @@ Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) 
     }
     impl->formats = make_row_formats(config, impl->layout, &impl->channels);
     impl->zones.resize(kMaxZones);
+    impl->zones[kZoneSum].page_rows = kSumPageRows;
     impl->prefixes = PrefixIndex(static_cast<int32_t>(impl->layout.prefix_nodes));
     impl->page_ids.assign(
         static_cast<size_t>(config.max_sequences * impl->n_classes() * impl->layout.lists * impl->layout.list_pitch),

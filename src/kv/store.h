@@ -77,8 +77,9 @@ struct KvClassStats {
 };
 
 struct KvStats {
-  int64_t bytes_k = 0, bytes_v = 0;                                // pools of the full zone, as allocated
-  int64_t bytes_mid_k = 0, bytes_mid_v = 0, bytes_mid_scales = 0;  // pools of the mid zone, as allocated
+  int64_t bytes_k = 0, bytes_v = 0;  // pools of the full zone, as allocated
+  // Pools of the mid zone, as allocated; estimated rows count with V, their log weights with the scales.
+  int64_t bytes_mid_k = 0, bytes_mid_v = 0, bytes_mid_scales = 0;
   int64_t bytes_tables = 0;                          // page ids, metadata, prefix index, sequence records, formats
   int64_t bytes_used = 0;                            // bytes of used pages, both zones; shared pages once
   int64_t bytes_used_peak = 0, pages_used_peak = 0;  // the most that one step held, since create()

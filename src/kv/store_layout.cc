@@ -152,7 +152,9 @@ std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const Store
     }
     if (cls.mid.pages > 0) {
       fill_mid_formats(*config.mid, plain_rows(config), cls.kv_layers, cls.mid, kMaxClasses + static_cast<int>(c),
-                       std::span(formats).subspan(kZoneMid * of_zone, of_zone), channels);
+                       {.mid = std::span(formats).subspan(kZoneMid * of_zone, of_zone),
+                        .sum = std::span(formats).subspan(kZoneSum * of_zone, of_zone)},
+                       channels);
     }
   }
   return formats;

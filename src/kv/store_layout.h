@@ -36,7 +36,7 @@ struct StoreLayout {
 
 Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config);
 
-// [kMaxZones][kv layer][K]; the full zone and, where there is one, the mid zone are filled in.
+// [kMaxZones][kv layer][K]; the full zone and, where there is one, the mid zone with its estimated rows are filled in.
 std::vector<RowFormat> make_row_formats(const KvStoreConfig& config, const StoreLayout& layout,
                                         std::vector<Channel>* channels);
 

@@ -173,6 +173,7 @@ void move_rows(ExecContext& ctx, const StepPlans& plans) {
     args.pools = plans.pools;
     args.full = &plans.kv.format(kZoneFull, where.kv_layer, 0);
     args.mid = &plans.kv.format(kZoneMid, where.kv_layer, 0);
+    args.sum = &plans.kv.format(kZoneSum, where.kv_layer, 0);
     args.channels = plans.kv.channels;
     args.moves = plans.moves;
     args.head_dim = plans.kv.head_dim;

@@ -173,11 +173,14 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
         PARE_RETURN_IF_ERROR(
             check_live(check, s, run.row0, run.row0 + run.rows).with_context(fmt::format("run {}", r)));
       }
-      if (run.zone == kZoneMid && check.kv != nullptr) {
-        for (int32_t p = run.row0 / kPageRows; p < ceil_div(run.row0 + run.rows, kPageRows); ++p) {
+      if ((run.zone == kZoneMid || run.zone == kZoneSum) && check.kv != nullptr) {
+        const int32_t end = run.row0 + run.rows, row_positions = run.zone == kZoneSum ? kSumRows : 1;
+        const auto page_rows = static_cast<int32_t>(check.kv->zones[run.zone].page_rows);
+        for (int32_t p = run.row0 / page_rows; p < ceil_div(end, page_rows); ++p) {
           if (check.kv->page_ids[run.page0 + p] < 0) return fail(fmt::format("mid page {} is not there", p));
         }
-        if (run.row0 + run.rows > s.pos) return fail("moved rows that are not older than the query");
+        if (end > s.pos / row_positions) return fail("moved rows that are not older than the query");
+        if (run.zone == kZoneSum && run.pos0 != -1) return fail("estimated rows with a position");
       }
       pieces[member.seq].push_back({member.part0, units, octets ? kOctetSpans : 1, run.row0 / kSpanRows, run.zone,
                                     run.row0, run.row0 + run.rows});

@@ -13,6 +13,8 @@ inline constexpr int32_t kBlockKeys = 64;    // keys that share one max update i
 inline constexpr int32_t kSpanRows = 256;    // rows folded into one partial result (§4)
 inline constexpr int32_t kOctetSpans = 8;
 inline constexpr int32_t kMaxClasses = 8;  // layer classes with equal row bookkeeping
+inline constexpr int32_t kSumRows = 4;     // positions that an estimated row of zone sum stands for, at most
+inline constexpr int32_t kSumPageRows = kPageRows / kSumRows;
 inline constexpr uint64_t kNoPlane = ~uint64_t{0};
 inline constexpr uint32_t kHostPageBit = 1u << 31;
 
@@ -66,7 +68,8 @@ struct Channel {  // a kept K channel: q'_c = alpha * q[id]
 enum class Tier : uint8_t { kDevice, kMapped, kCached };
 
 // A family of pages with one row format per (layer, head): full, mid, leaf, meta, sum. Kernels branch on the
-// fields, never on which zone it is.
+// fields, never on which zone it is. Zone sum lies in the pages of zone mid, in the places of heads that have no rows
+// there: zone row = position / kSumRows.
 struct Zone {
   uint32_t page_rows = kPageRows;
   uint32_t span = kSpanRows;  // merge unit (§4) in rows or picks

@@ -27,7 +27,8 @@ struct PageCopy {
 };
 
 // Rows that leave the full zone at the end of a step, after the last layer: every layer and head of the class. Row r of
-// page `src` (full zone) becomes row r of page `dst` (zone mid), r in [row0, row0 + rows), in that zone's format.
+// page `src` (full zone) becomes row r of page `dst` (zone mid), r in [row0, row0 + rows), in that zone's format. Heads
+// that zone mid has no rows of, but zone sum has, leave estimated rows there: row r / kSumRows of the same page.
 struct RowMove {
   int32_t cls, src, dst, row0, rows;
 };

@@ -81,6 +81,28 @@ class DecodeWorld {
     pools.emplace_back();
     return static_cast<int>(zones.size()) - 1;
   }
+  // Estimated rows for the heads that zone `mid` has no rows of: behind its planes, in its pages. Before any page is
+  // added to it.
+  int add_sum_zone(int mid) {
+    const size_t mid0 = static_cast<size_t>(mid) * shape.kv_heads;
+    uint64_t at = formats[mid0].page_bytes;
+    std::vector<RowFormat> sums(shape.kv_heads);
+    for (int g = 0; g < shape.kv_heads; ++g) {
+      RowFormat& f = sums[g];
+      f.pool = formats[mid0].pool;
+      if (formats[mid0 + g].v_width != 0) continue;
+      f.k = f.v = at;
+      f.lw = at + uint64_t{kSumPageRows} * shape.d * 2;
+      at = f.lw + kSumPageRows * 4;
+      f.v_width = static_cast<uint16_t>(shape.d);
+      f.k_codec = f.v_codec = shape.codec;
+      f.order = Order::Rows;
+    }
+    formats.insert(formats.end(), sums.begin(), sums.end());
+    for (size_t i = mid0; i < formats.size(); ++i) formats[i].page_bytes = static_cast<uint32_t>(at);
+    zones.push_back({.page_rows = kSumPageRows, .span = kSpanRows});
+    return static_cast<int>(zones.size()) - 1;
+  }
   int add_full_zone() {
     return add_zone({.page_rows = kPageRows, .span = kSpanRows}, std::vector<int>(shape.kv_heads, shape.d));
   }

@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "cuda_test.h"
+#include "io/mask_file.h"
 #include "runtime/embedder.h"
 #include "runtime/loaded_model.h"
 
@@ -151,6 +152,54 @@ TEST_F(CudaEngine, MovedRowsMatchThePromptPass) {
     options.kv = "leank(sink=4,recent=16,flush=64)";
     expect_decoding_matches_prompt_pass(model, ids, 60, options);
   }
+}
+
+// A mask file in which every other head is empty; removed with its owner.
+class MaskFile {
+ public:
+  explicit MaskFile(const ModelConfig& c) : path_(std::filesystem::path(::testing::TempDir()) / "pare_cuda_mask.json") {
+    ChannelMask mask{.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
+    for (int32_t i = 0; i < c.n_layers * c.n_kv_heads; ++i) {
+      mask.heads.emplace_back();
+      for (int32_t k = 0; (i / c.n_kv_heads + i % c.n_kv_heads) % 2 == 0 && k < 16; ++k) {
+        mask.heads.back().push_back({static_cast<uint16_t>(k), 1.0f});
+      }
+    }
+    EXPECT_TRUE(write_channel_mask(path_, mask).ok());
+  }
+  ~MaskFile() { std::filesystem::remove(path_); }
+  std::string spec(const char* rest) const { return "leank(mask=\"" + path_.string() + "\"," + rest + ")"; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Decode steps over estimated rows of empty heads against the CPU's, as long as both draw the same tokens; captured or
+// not, the same bits.
+TEST_F(CudaEngine, MeansOfEmptyHeadsMatchTheCpu) {
+  Philox rng(10);
+  size_t compared = 0;
+  for (const char* name : kDecoders) {
+    SCOPED_TRACE(name);
+    const auto on_cpu = load_tiny(name, false), on_card = load_tiny(name, true);
+    const std::vector<int32_t> ids = random_ids(rng, 100, on_cpu->model->config().vocab);
+    const MaskFile mask(on_cpu->model->config());
+    EngineOptions options;
+    options.logit_rows = 512;
+    options.kv = mask.spec("sink=6,recent=16,flush=64,empty=mean");
+    const Record expected = run_alone(on_cpu, ids, 60, options), got = run_alone(on_card, ids, 60, options);
+    std::vector<double> errors;
+    for (size_t i = 0; i + 1 < expected.tokens[0].size() && expected.tokens[0][i] == got.tokens[0][i]; ++i) {
+      errors.push_back(relative_rms(expected.rows[ids.size() + i], got.rows[ids.size() + i]));
+    }
+    compared += errors.size();
+    if (!errors.empty()) expect_rounding_only(errors, on_cpu->model->config().n_layers);
+    options.graphs = false;
+    const Record plain = run_alone(on_card, ids, 60, options);
+    EXPECT_EQ(plain.tokens, got.tokens);
+    EXPECT_EQ(plain.rows, got.rows);
+  }
+  EXPECT_GE(compared, std::size(kDecoders));
 }
 
 // A replayed step shows its own logits also when it takes more of the arena than the step before: rows that begin to

@@ -1,5 +1,6 @@
 // Pruned and quantized rows on the card: moving them equals kernels/ref bit for bit, and decode over quantized rows
-// equals decode over the same values in 16 bits, bit for bit, which in turn is close to kernels/ref.
+// equals decode over the same values in 16 bits, bit for bit, which in turn is close to kernels/ref. So for estimated
+// rows of heads that keep no channel.
 #include <numeric>
 
 #include "../unit/kernels/stored_row.h"
@@ -11,13 +12,14 @@ namespace {
 
 using test::SegmentPlanData;
 
-constexpr int kSink = 4;
+constexpr int kSink = 6;  // within a group of kSumRows rows
 
 struct Mid {
   DecodeShape shape;
   Codec k = Codec::Bf16, v = Codec::Bf16;
   std::vector<int> widths;  // by KV head; 0: absent
   int k_group = 32, v_group = 32;
+  bool means = false;  // absent heads leave estimated rows
 };
 
 std::vector<RowFormat> mid_formats(DecodeWorld& w, const Mid& m) {
@@ -65,6 +67,7 @@ void move_by_ref(DecodeWorld& w, const std::vector<RowMove>& moves) {
   const pare::MoveRowsArgs args{.pools = pools,
                                 .full = w.formats.data(),
                                 .mid = w.formats.data() + w.shape.kv_heads,
+                                .sum = w.zones.size() > kZoneSum ? w.formats.data() + 2 * w.shape.kv_heads : nullptr,
                                 .channels = w.channels.data(),
                                 .moves = moves.data(),
                                 .head_dim = w.shape.d};
@@ -80,6 +83,7 @@ struct MidWorld {
     w.add_full_zone();
     const std::vector<RowFormat> formats = mid_formats(w, m);
     w.add_zone({.page_rows = kPageRows, .span = kSpanRows}, formats);
+    if (m.means) w.add_sum_zone(kZoneMid);
     w.scale = 1.0f / std::sqrt(static_cast<float>(m.shape.d));
     for (size_t s = 0; s < lengths.size(); ++s) {
       const int length = lengths[s], from = (length - n_q - 40) / 32 * 32, seq = static_cast<int>(s);
@@ -93,26 +97,38 @@ struct MidWorld {
       pare::Run mid{.zone = kZoneMid, .page0 = mid0, .row0 = kSink, .rows = from - kSink, .pos0 = kSink};
       mid.item_spans = from > 2048 ? 8 : 1;
       plan.add_run(mid, kSpanRows, false, {seq}, 2);
+      if (!m.means) continue;
+      pare::Run sum{.zone = kZoneSum, .page0 = mid0, .row0 = kSink / kSumRows, .pos0 = -1};
+      sum.rows = from / kSumRows - sum.row0;
+      sum.item_spans = mid.item_spans;
+      plan.add_run(sum, kSpanRows, false, {seq}, 3);
     }
   }
 
   // The same world with zone mid in the queries' type: every value as the kernel must see it.
   DecodeWorld widened() const {
     DecodeWorld out = w;
-    const std::vector<RowFormat> coded_formats(w.formats.begin() + w.shape.kv_heads, w.formats.end());
-    out.formats.resize(w.shape.kv_heads);
+    const int heads = w.shape.kv_heads;
+    const std::vector<RowFormat> coded_formats(w.formats.begin() + heads, w.formats.begin() + 2 * heads);
+    out.formats.resize(heads);
     out.zones.resize(1);
     out.pools.resize(1);
     std::vector<RowFormat> formats = coded_formats;
     for (RowFormat& f : formats) f.k_codec = f.v_codec = w.shape.codec;
     out.add_zone({.page_rows = kPageRows, .span = kSpanRows}, formats);
+    const bool means = w.zones.size() > kZoneSum;
+    if (means) out.add_sum_zone(kZoneMid);
     const size_t pages = w.pools[1].size() / coded_formats[0].page_bytes;
     out.pools[1].assign(pages * out.formats.back().page_bytes, std::byte{0xff});
     for (size_t page = 0; page < pages; ++page) {
-      for (int g = 0; g < w.shape.kv_heads; ++g) {
-        const RowFormat &from = coded_formats[g], &to = out.formats[w.shape.kv_heads + g];
+      for (int g = 0; g < heads; ++g) {
+        const RowFormat &from = coded_formats[g], &to = out.formats[heads + g];
         const std::byte* src = w.pools[1].data() + page * from.page_bytes;
         std::byte* dst = out.pools[1].data() + page * to.page_bytes;
+        if (means && from.v_width == 0) {
+          const RowFormat &sum = w.formats[2 * heads + g], &out_sum = out.formats[2 * heads + g];
+          std::memcpy(dst + out_sum.v, src + sum.v, sum.lw + kSumPageRows * 4 - sum.v);
+        }
         const auto put = [&](uint64_t plane, int index, float x) {
           const uint16_t bits = w.shape.codec == Codec::F16 ? float_to_half(x) : float_to_bfloat(x);
           std::memcpy(dst + plane + index * 2, &bits, 2);
@@ -137,11 +153,19 @@ std::vector<Mid> all_mids() {
   const DecodeShape eight{.heads = 8, .kv_heads = 4, .d = 128}, seven{.heads = 14, .kv_heads = 2, .d = 64};
   for (Codec k : {Codec::Bf16, Codec::I8, Codec::I4, Codec::I2}) {
     for (Codec v : {Codec::Bf16, Codec::I8, Codec::I4, Codec::I2}) {
-      out.push_back({.shape = eight, .k = k, .v = v, .widths = {16, 128, 0, 96}});
+      out.push_back({.shape = eight, .k = k, .v = v, .widths = {16, 128, 0, 96}, .means = k != v});
       out.push_back({.shape = seven, .k = k, .v = v, .widths = {48, 64}, .k_group = 16, .v_group = 64});
     }
   }
+  // Every head of a layer empty; estimated rows beside quantized ones in a layer of two heads.
+  out.push_back({.shape = seven, .widths = {0, 0}, .means = true});
+  out.push_back({.shape = seven, .k = Codec::I4, .v = Codec::I4, .widths = {0, 64}, .means = true});
   for (Codec codec : {Codec::F16, Codec::I4}) {
+    out.push_back({.shape = {.heads = 8, .kv_heads = 2, .d = 256, .codec = Codec::F16},
+                   .k = codec,
+                   .v = codec,
+                   .widths = {0, 128},
+                   .means = true});
     out.push_back({.shape = {.heads = 8, .kv_heads = 2, .d = 256, .codec = Codec::F16},
                    .k = codec,
                    .v = codec,
@@ -189,6 +213,8 @@ TEST_F(MidRowsTest, MovesEqualReferenceBitForBit) {
     ASSERT_GT(args.n_moves, kMovesPerLaunch);
     args.full = formats.as<RowFormat>();
     args.mid = args.full + w.shape.kv_heads;
+    if (m.means) args.sum = args.mid + w.shape.kv_heads;
+    if (m.means) args.host_sum = w.formats.data() + 2 * w.shape.kv_heads;
     args.host_full = w.formats.data();
     args.host_mid = w.formats.data() + w.shape.kv_heads;
     args.n_formats = w.shape.kv_heads;

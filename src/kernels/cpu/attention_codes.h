@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/attention_walk.h"
+#include "kernels/estimated_rows.h"
 #include "kernels/ref/attention_ref.h"
 
 namespace pare::attn {
@@ -181,6 +182,40 @@ struct AttentionCodes {
     return true;
   }
 
+  // Estimated rows. False: left to kernels/ref.
+  static bool estimate_rows(const RowMove& move, const RowFormat& from, const RowFormat& to, const std::byte* src,
+                            std::byte* dst) {
+    const Codec codec = to.v_codec;
+    if (codec != from.v_codec || (codec != Codec::F16 && codec != Codec::F32)) return false;
+    const int32_t end = (move.row0 + move.rows - 1) / kSumRows + 1;
+    for (int32_t group = move.row0 / kSumRows; group < end; ++group) {
+      const SumGroup rows = sum_group(group, move.row0, move.rows);
+      const int32_t n = rows.end - rows.begin;
+      const V weight = Isa::set1(1.0f / static_cast<float>(n));
+      V check = Isa::set1(0.0f);  // NaN once a value is not finite
+      for (int32_t c = 0; c < to.v_width; c += 16) {
+        V mean = Isa::set1(0.0f);
+        for (int32_t row = rows.begin; row < rows.end; ++row) {
+          alignas(64) float x[16];
+          load16(codec, src + from.v, int64_t{row} * from.v_width + c, x);
+          const V v = Isa::load(x);
+          mean = Isa::fma(v, weight, mean);
+          check = Isa::add(check, Isa::sub(v, v));
+        }
+        const int64_t at = int64_t{group} * to.v_width + c;
+        if (codec == Codec::F32) {
+          Isa::store(reinterpret_cast<float*>(dst + to.v) + at, mean);
+        } else {
+          Isa::store_half(reinterpret_cast<uint16_t*>(dst + to.v) + at, mean);
+        }
+      }
+      if (!(Isa::sum(check) == 0.0f)) return false;
+      const float log_weight = log_rows(n);
+      std::memcpy(dst + to.lw + group * sizeof(float), &log_weight, sizeof(float));
+    }
+    return true;
+  }
+
   // Whether this level moves the rows itself, values that are not finite aside.
   static bool moves(const RowMove& move, const RowFormat& from, const RowFormat& to) {
     const auto stored = [](Codec codec) { return codec == Codec::F16 || codec == Codec::F32; };
@@ -192,8 +227,15 @@ struct AttentionCodes {
   static void move_rows(const MoveRowsArgs& args, int32_t index, int32_t g) {
     const RowMove& move = args.moves[index];
     const RowFormat &from = args.full[g], &to = args.mid[g];
-    if (to.v_width == 0) return;
     const std::byte* src = args.pools[from.pool] + static_cast<uint64_t>(move.src) * from.page_bytes;
+    if (to.v_width == 0) {
+      if (args.sum == nullptr || args.sum[g].v_width == 0) return;
+      const RowFormat& sum = args.sum[g];
+      std::byte* page = args.pools[sum.pool] + static_cast<uint64_t>(move.dst) * sum.page_bytes;
+      const bool tiles = from.order == Order::Tiles && sum.order == Order::Tiles;
+      if (!tiles || !estimate_rows(move, from, sum, src, page)) ref::attention_kernels().move_rows(args, index, g);
+      return;
+    }
     std::byte* dst = args.pools[to.pool] + static_cast<uint64_t>(move.dst) * to.page_bytes;
     if (!moves(move, from, to) || !move_keys(move, from, to, args.channels, src, dst) ||
         !move_values(move, from, to, src, dst)) {

@@ -41,7 +41,7 @@ struct LaneShare {
   }
 };
 
-inline constexpr int kCodesAhead = 4;  // rows of a lane whose codes are asked for together
+inline constexpr int kCodesAhead = 8;  // rows of a lane whose codes are asked for together
 
 // A plane of codes, its width and its scales: what all rows of a job have in common.
 struct CodedPlane {

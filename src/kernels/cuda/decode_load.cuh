@@ -58,7 +58,7 @@ class Load {
   }
 
   // Every unit has a tile, if an empty one.
-  __device__ void load_job(const Job job) {
+  __device__ void load_job(std::conditional_t<S::kCoded, const Job&, const Job> job) {
     for (int32_t unit = job.unit_begin; unit < job.unit_end; ++unit) {
       Place next{max(unit * job.unit_spans, job.span_begin), 0, 0, 0};
       const int32_t end_span = min((unit + 1) * job.unit_spans, job.span_end);

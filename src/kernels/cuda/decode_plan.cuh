@@ -104,9 +104,10 @@ struct Shape {
   static constexpr int kTiles = kColumnTiles;
   static constexpr int kColumns = 8 * kColumnTiles;
   static constexpr int kTileRows = kMaxDim <= 128 ? 128 : 64;
-  static constexpr int kLoadWarps =
-      kCoded && kTileRows == 128 && kColumnTiles <= 2 ? 8 : 2;  // each loads its part of a tile's rows
-  static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
+  static constexpr int kLoadWarps = kCoded ? 4 : 2;  // each loads its part of a tile's rows
+  static constexpr int kPlanWarp = kAttendWarps + kLoadWarps;
+  // Whole groups of four warps where these share the registers unequally (kernel_registers).
+  static constexpr int kBlockThreads = 32 * (kCoded ? kPlanWarp + 4 : kPlanWarp + 1);
   static constexpr int kSteps = kMaxDim / 16;
   static constexpr int kChannelTiles = (kMaxDim / 16 + kAttendWarps - 1) / kAttendWarps;  // of a warp
   static constexpr int kKeyWarps = kTileRows / 16;                                        // warps that have keys

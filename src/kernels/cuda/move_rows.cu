@@ -6,6 +6,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/row_ops.h"
+#include "kernels/estimated_rows.h"
 
 namespace pare::cuda {
 namespace {
@@ -17,7 +18,7 @@ constexpr float kHalfMax = 65504.0f;
 struct MoveBatch {
   RowMove moves[kMovesPerLaunch];
   std::byte* pools[kMaxPools];
-  const RowFormat *full, *mid;
+  const RowFormat *full, *mid, *sum;
   const Channel* channels;
 };
 static_assert(sizeof(MoveBatch) <= 4000);
@@ -150,15 +151,43 @@ __device__ void quantize_values(const Place& p, const RowFormat& from, const Row
   }
 }
 
+// A thread takes a channel of an estimated row.
+__device__ void estimate_rows(const Place& p, const RowFormat& from, const RowFormat& to) {
+  const int32_t first = p.row0 / kSumRows, groups = (p.row0 + p.rows - 1) / kSumRows + 1 - first;
+  auto* out = reinterpret_cast<uint16_t*>(p.to + to.v);
+  for (int32_t i = threadIdx.x; i < groups * to.v_width; i += kThreads) {
+    const int32_t group = first + i / to.v_width, c = i % to.v_width;
+    const SumGroup rows = sum_group(group, p.row0, p.rows);
+    const float weight = __fdiv_rn(1.0f, static_cast<float>(rows.end - rows.begin));
+    float mean = 0.0f;
+    for (int32_t row = rows.begin; row < rows.end; ++row) {
+      const float x = load(from.v_codec, p.from + from.v, int64_t{row} * from.v_width + c);
+      if (isfinite(x)) mean = __fmaf_rn(x, weight, mean);
+    }
+    out[int64_t{group} * to.v_width + c] = to.v_codec == Codec::F16 ? __half_as_ushort(__float2half_rn(mean))
+                                                                    : __bfloat16_as_ushort(__float2bfloat16_rn(mean));
+    if (c == 0) reinterpret_cast<float*>(p.to + to.lw)[group] = log_rows(rows.end - rows.begin);
+  }
+}
+
 // Block (move, layer and KV head).
 __global__ void __launch_bounds__(kThreads) move_rows_kernel(const __grid_constant__ MoveBatch args) {
   wait_for_inputs();
   start_dependents();
   const RowMove move = args.moves[blockIdx.x];
   const RowFormat from = args.full[blockIdx.y], to = args.mid[blockIdx.y];
-  if (from.pool != move.cls || to.v_width == 0) return;
-  const Place place = {args.pools[from.pool] + static_cast<uint64_t>(move.src) * from.page_bytes,
-                       args.pools[to.pool] + static_cast<uint64_t>(move.dst) * to.page_bytes, move.row0, move.rows};
+  if (from.pool != move.cls) return;
+  const auto place_in = [&](const RowFormat& zone) {
+    return Place{args.pools[from.pool] + static_cast<uint64_t>(move.src) * from.page_bytes,
+                 args.pools[zone.pool] + static_cast<uint64_t>(move.dst) * zone.page_bytes, move.row0, move.rows};
+  };
+  if (to.v_width == 0) {
+    if (args.sum == nullptr) return;
+    const RowFormat sum = args.sum[blockIdx.y];
+    if (sum.v_width > 0) estimate_rows(place_in(sum), from, sum);
+    return;
+  }
+  const Place place = place_in(to);
   if (is_quantized(to.k_codec)) {
     if (to.k_width > 0) quantize_keys(place, from, to, args.channels);
   } else {
@@ -177,7 +206,15 @@ Status check(const MoveRowsArgs& args) {
   const auto sixteen = [](Codec codec) { return codec == Codec::F16 || codec == Codec::Bf16; };
   for (int32_t f = 0; f < args.n_formats; ++f) {
     const RowFormat &from = args.host_full[f], &to = args.host_mid[f];
-    if (to.v_width == 0) continue;
+    if (to.v_width == 0) {
+      if (args.host_sum == nullptr || args.host_sum[f].v_width == 0) continue;
+      const RowFormat& sum = args.host_sum[f];
+      if (!sixteen(from.v_codec) || !sixteen(sum.v_codec) || from.order != Order::Rows || sum.order != Order::Rows ||
+          sum.v_width != from.v_width || sum.lw == kNoPlane) {
+        return unsupported("moved rows on CUDA: format " + std::to_string(f) + " is not of 16-bit estimated rows");
+      }
+      continue;
+    }
     const bool codecs =
         sixteen(from.k_codec) && sixteen(from.v_codec) && to.k_codec != Codec::F32 && to.v_codec != Codec::F32;
     if (!codecs || from.order != Order::Rows || to.order != Order::Rows || to.k_width % 16 != 0 ||
@@ -201,6 +238,7 @@ Status move_rows(const MoveRowsArgs& args, Stream stream, bool pdl) {
   std::copy(std::begin(args.pools), std::end(args.pools), batch.pools);
   batch.full = args.full;
   batch.mid = args.mid;
+  batch.sum = args.sum;
   batch.channels = args.channels;
   for (int32_t first = 0; first < args.n_moves; first += kMovesPerLaunch) {
     const int32_t n = std::min(kMovesPerLaunch, args.n_moves - first);

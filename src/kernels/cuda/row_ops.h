@@ -103,13 +103,16 @@ Status copy_pages(const CopyPagesArgs& args, Stream stream, bool pdl);
 // Rows that leave the full zone (AttentionKernels::move_rows, kernels/attention.h: the same bits), of every layer and
 // KV head of a move's class. Moves are host memory, read before this returns; kMovesPerLaunch of them to a launch. Both
 // zones are Order::Rows; the full zone F16 or Bf16 (its channels a multiple of 16), the other one of these or
-// quantized. A launch's addresses and counts are baked in: not for captured steps that are replayed with other moves.
+// quantized; estimated rows F16 or Bf16. A launch's addresses and counts are baked in: not for captured steps that are
+// replayed with other moves.
 struct MoveRowsArgs {
   const RowMove* moves = nullptr;  // [n_moves], host
   int32_t n_moves = 0;
   std::byte* pools[kMaxPools] = {};
-  const RowFormat *full = nullptr, *mid = nullptr;            // [n_formats] of zones full and mid: all layers and heads
-  const RowFormat *host_full = nullptr, *host_mid = nullptr;  // the same on the host, to refuse what is not supported
+  const RowFormat *full = nullptr, *mid = nullptr;  // [n_formats] of zones full and mid: all layers and heads
+  const RowFormat* sum = nullptr;                   // the same of zone sum; null: no head has rows there
+  // The same on the host, to refuse what is not supported; host_sum with sum.
+  const RowFormat *host_full = nullptr, *host_mid = nullptr, *host_sum = nullptr;
   int32_t n_formats = 0;
   const Channel* channels = nullptr;  // KvView::channels
 };

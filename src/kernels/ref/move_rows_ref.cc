@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/estimated_rows.h"
 #include "kernels/ref/attention_ref.h"
 #include "kernels/ref/stored_rows.h"
 
@@ -109,6 +110,25 @@ void move_values(const RowMove& move, const RowFormat& from, const RowFormat& to
   }
 }
 
+void estimate_rows(const RowMove& move, const RowFormat& from, const RowFormat& to, const std::byte* src,
+                   std::byte* dst) {
+  const int32_t end = (move.row0 + move.rows - 1) / kSumRows + 1;
+  for (int32_t group = move.row0 / kSumRows; group < end; ++group) {
+    const SumGroup rows = sum_group(group, move.row0, move.rows);
+    const int32_t n = rows.end - rows.begin;
+    const float weight = 1.0f / static_cast<float>(n);
+    for (int64_t c = 0; c < to.v_width; ++c) {
+      float mean = 0.0f;
+      for (int64_t row = rows.begin; row < rows.end; ++row) {
+        const float x = load_v(from, kPageRows, src, row, c);
+        if (std::isfinite(x)) mean = std::fma(x, weight, mean);
+      }
+      store_plain(to.v_codec, dst + to.v, v_index(to, kSumPageRows, group, c), mean);
+    }
+    store_plain(Codec::F32, dst + to.lw, group, log_rows(n));
+  }
+}
+
 }  // namespace
 
 float load_scaled(Codec codec, const std::byte* plane, int64_t index, const std::byte* scales, int64_t pair) {
@@ -120,8 +140,13 @@ float load_scaled(Codec codec, const std::byte* plane, int64_t index, const std:
 void move_rows(const MoveRowsArgs& args, int32_t move_index, int32_t g) {
   const RowMove& move = args.moves[move_index];
   const RowFormat &from = args.full[g], &to = args.mid[g];
-  if (to.v_width == 0) return;
   const std::byte* src = args.pools[from.pool] + static_cast<uint64_t>(move.src) * from.page_bytes;
+  if (to.v_width == 0) {
+    if (args.sum == nullptr || args.sum[g].v_width == 0) return;
+    const RowFormat& sum = args.sum[g];
+    estimate_rows(move, from, sum, src, args.pools[sum.pool] + static_cast<uint64_t>(move.dst) * sum.page_bytes);
+    return;
+  }
   std::byte* dst = args.pools[to.pool] + static_cast<uint64_t>(move.dst) * to.page_bytes;
   move_keys(move, from, to, args.channels, src, dst);
   move_values(move, from, to, src, dst);

@@ -106,8 +106,10 @@ void CudaOps::move_rows(const StepPlans& plans) {
   for (int32_t i = 0; i < kMaxPools; ++i) args.pools[i] = const_cast<std::byte*>(kv_.pools[i]);
   args.full = formats(kv_, kZoneFull);
   args.mid = formats(kv_, kZoneMid);
+  args.sum = formats(kv_, kZoneSum);
   args.host_full = formats(host_kv_, kZoneFull);
   args.host_mid = formats(host_kv_, kZoneMid);
+  args.host_sum = formats(host_kv_, kZoneSum);
   args.n_formats = kv_.n_kv_layers * kv_.n_kv_heads;
   args.channels = kv_.channels;
   check(cuda::move_rows(args, stream_, true));

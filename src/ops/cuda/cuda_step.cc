@@ -134,11 +134,15 @@ void CudaOps::place_other_lists(const StepPlans& plans, const SegmentPlan& segme
     if (run.zone == kZoneFull) continue;
     const Zone& zone = host_kv_.zones[run.zone];
     if (zone.layer_pitch != 0) check(unsupported("page lists by layer, on a card"));
-    // The pieces of a sequence's run are neighbours and share its list, which ends with the last of them.
+    // The pieces of a sequence's runs are neighbours and share its list, also those of two zones in the same pages.
+    const auto pages_of = [&](const Run& piece) {
+      return ceil_div(piece.row0 + piece.rows, static_cast<int32_t>(host_kv_.zones[piece.zone].page_rows));
+    };
     const uint32_t from = run.page0;
-    int32_t last = r;
-    while (last + 1 < *segment.n_runs && runs[last + 1].zone == run.zone && runs[last + 1].page0 == from) ++last;
-    const int32_t pages = ceil_div(runs[last].row0 + runs[last].rows, static_cast<int32_t>(zone.page_rows));
+    int32_t last = r, pages = pages_of(run);
+    while (last + 1 < *segment.n_runs && runs[last + 1].zone != kZoneFull && runs[last + 1].page0 == from) {
+      pages = std::max(pages, pages_of(runs[++last]));
+    }
     PARE_CHECK(static_cast<size_t>(*next + pages) <= lists.size());
     std::copy_n(plans.kv.page_ids + from, pages, lists.data() + *next);
     for (; r < last; ++r) runs[r].page0 = static_cast<uint32_t>(*next);

@@ -34,6 +34,42 @@ TEST(KvBench, BytesAreThoseOfTheFormula) {
   }
 }
 
+// Layer 0 keeps half of each head's channels, of layer 1 one head is empty, of layer 2 all are.
+class Files final : public PolicyFiles {
+ public:
+  Expected<ChannelMask> channel_mask(const std::string&) override {
+    ChannelMask mask{.n_layers = 3, .n_kv_heads = 2, .head_dim = 64};
+    mask.heads.resize(6);
+    for (const size_t kept : {0, 1, 3}) {
+      for (uint16_t c = 0; c < 32; ++c) mask.heads[kept].push_back({c, 1.0f});
+    }
+    return mask;
+  }
+  Expected<LayerRanking> layer_ranking(const std::string&) override { return unsupported("no rankings"); }
+};
+
+TEST(KvBench, EstimatedRowsCount) {
+  Files files;
+  int64_t used[2] = {}, read[2] = {};
+  for (const int mean : {0, 1}) {
+    for (const char* quant : {"+quant(k=4,v=8,recent=64,flush=64)", ""}) {
+      const char* empty = mean != 0 ? ",empty=mean" : "";
+      KvBenchConfig config = small_config(std::string("leank(mask=m,sink=70,recent=64,flush=64") + empty + ")" + quant);
+      config.files = &files;
+      const auto report = bench_kv(config);
+      ASSERT_TRUE(report.ok()) << report.status().to_string();
+      for (const KvBenchLine& line : report->lines) {
+        EXPECT_EQ(line.policy.bytes_used, line.policy.bytes_by_formula) << config.kv << ", " << line.length << " rows";
+        used[mean] = line.policy.bytes_used;
+        read[mean] = static_cast<int64_t>(line.policy.bytes_read);
+      }
+    }
+  }
+  // 1100 rows, two sequences, three empty heads: 1024 rows have moved, pages of rows [64, 1024), rows [70, 1024).
+  EXPECT_EQ(used[1] - used[0], 2 * 3 * (1024 - 64) / 4 * (64 * 2 + 4));
+  EXPECT_EQ(read[1] - read[0], 2 * 3 * (1024 / 4 - 70 / 4) * (64 * 2 + 4));
+}
+
 TEST(KvBench, PrunedAndQuantizedRowsAreFewerBytes) {
   const auto quant = bench_kv(small_config("quant(k=4,v=4)"));
   ASSERT_TRUE(quant.ok()) << quant.status().to_string();

@@ -98,8 +98,34 @@ class World {
     return static_cast<int>(zones_.size()) - 1;
   }
 
-  // Rows [begin, end) of the full zone into the same rows of zone `mid`.
-  void move(const AttentionKernels& kernels, int mid, int begin, int end) {
+  // Estimated rows for the heads that zone `mid`, the last one, has no rows of: behind its planes, in its pages.
+  int add_sum_zone(int mid) {
+    const size_t mid0 = static_cast<size_t>(mid) * shape.kv_heads, pages = page_ids_.size() - page0[mid];
+    uint64_t at = formats[mid0].page_bytes;
+    std::vector<RowFormat> sums(shape.kv_heads);
+    for (int g = 0; g < shape.kv_heads; ++g) {
+      if (formats[mid0 + g].v_width != 0) continue;
+      RowFormat& f = sums[g];
+      f.k = f.v = at;
+      at += uint64_t{kSumPageRows} * shape.d * codec_bits(shape.codec) / 8;
+      f.lw = at;
+      at += kSumPageRows * 4;
+      f.v_width = static_cast<uint16_t>(shape.d);
+      f.k_codec = f.v_codec = shape.codec;
+      f.order = shape.order;
+      f.pool = formats[mid0].pool;
+    }
+    formats.insert(formats.end(), sums.begin(), sums.end());
+    for (size_t i = mid0; i < formats.size(); ++i) formats[i].page_bytes = static_cast<uint32_t>(at);
+    pools_[formats[mid0].pool].assign(at * pages, std::byte{0xff});
+    page0.push_back(page0[mid]);
+    zones_.push_back({.page_rows = kSumPageRows, .span = kSpanRows});
+    return static_cast<int>(zones_.size()) - 1;
+  }
+
+  // Rows [begin, end) of the full zone into the same rows of zone `mid`, and into estimated rows of zone `sum` if there
+  // is one.
+  void move(const AttentionKernels& kernels, int mid, int begin, int end, int sum = -1) {
     layer();
     std::vector<RowMove> moves;
     for (int row = begin; row < end;) {
@@ -114,6 +140,7 @@ class World {
     const MoveRowsArgs args{.pools = pool_ptrs_,
                             .full = formats.data(),
                             .mid = formats.data() + mid * shape.kv_heads,
+                            .sum = sum < 0 ? nullptr : formats.data() + sum * shape.kv_heads,
                             .channels = channels.data(),
                             .moves = moves.data(),
                             .head_dim = shape.d};
@@ -122,12 +149,13 @@ class World {
     }
   }
 
+  int page_rows(int zone) const { return static_cast<int>(zones_[zone].page_rows); }
   // Where the planes of a zone's row begin, and the row's number in its page.
   const std::byte* page_of(int zone, int g, int row, int* in_page) const {
     const RowFormat& f = formats[zone * shape.kv_heads + g];
     const auto page_rows = static_cast<int>(zones_[zone].page_rows);
     *in_page = row % page_rows;
-    return pools_[zone].data() + uint64_t{f.page_bytes} * page_ids_[page0[zone] + row / page_rows];
+    return pools_[f.pool].data() + uint64_t{f.page_bytes} * page_ids_[page0[zone] + row / page_rows];
   }
 
   AttentionLayer layer() {

@@ -41,10 +41,11 @@ inline float k_in_page(const RowFormat& f, const std::byte* page, int r, int c, 
   const int64_t pair = is_quantized(f.k_codec) ? int64_t{r / f.k_group} * f.k_width + c : 0;
   return element(f.k_codec, page + f.k, at, page + f.ks, pair, scale);
 }
-inline float v_in_page(const RowFormat& f, const std::byte* page, int r, int c, float* scale = nullptr) {
+inline float v_in_page(const RowFormat& f, const std::byte* page, int r, int c, float* scale = nullptr,
+                       int page_rows = kPageRows) {
   int64_t at = int64_t{r} * f.v_width + c;
   if (f.order == Order::Tiles && f.v_codec == Codec::Bf16) {
-    at = ((int64_t{c / 16} * (kPageRows / 2) + r / 2) * 16 + c % 16) * 2 + r % 2;
+    at = ((int64_t{c / 16} * (page_rows / 2) + r / 2) * 16 + c % 16) * 2 + r % 2;
   }
   const int64_t pair = is_quantized(f.v_codec) ? int64_t{r} * (f.v_width / f.v_group) + c / f.v_group : 0;
   return element(f.v_codec, page + f.v, at, page + f.vs, pair, scale);
@@ -58,7 +59,7 @@ inline float stored_k(const World& w, int zone, int g, int row, int c, float* sc
 inline float stored_v(const World& w, int zone, int g, int row, int c, float* scale = nullptr) {
   int r;
   const std::byte* page = w.page_of(zone, g, row, &r);
-  return v_in_page(w.formats[zone * w.shape.kv_heads + g], page, r, c, scale);
+  return v_in_page(w.formats[zone * w.shape.kv_heads + g], page, r, c, scale, w.page_rows(zone));
 }
 
 // The row as a key of the oracle: kept channels times alpha at their places among all D, zeros elsewhere.

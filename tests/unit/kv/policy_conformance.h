@@ -26,10 +26,10 @@
 
 namespace pare::testing {
 
-inline std::unique_ptr<KvPolicy> make_policy_of(std::string_view text) {
+inline std::unique_ptr<KvPolicy> make_policy_of(std::string_view text, PolicyFiles* files = nullptr) {
   auto spec = parse_spec(text, "kv");
   EXPECT_TRUE(spec.ok()) << spec.status().message();
-  auto made = make_kv_policy(*spec);
+  auto made = make_kv_policy(*spec, {.files = files});
   EXPECT_TRUE(made.ok()) << made.status().message();
   return std::move(made->policy);
 }
@@ -38,8 +38,9 @@ inline std::unique_ptr<KvPolicy> make_policy_of(std::string_view text) {
 class DecodeRig {
  public:
   static constexpr int32_t kContext = 4000;
-  explicit DecodeRig(std::string_view spec, int32_t threads = 2, int64_t total_rows = 0)
-      : policy(make_policy_of(spec)), map(two_class_map(100)) {
+  explicit DecodeRig(std::string_view spec, int32_t threads = 2, int64_t total_rows = 0,
+                     std::unique_ptr<PolicyFiles> files = nullptr)
+      : policy(make_policy_of(spec, files.get())), map(two_class_map(100)) {
     KvStoreConfig config = small_config(map);
     config.max_context = kContext;
     config.max_step_rows = kContext;

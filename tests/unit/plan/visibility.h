@@ -76,6 +76,7 @@ inline KeyCounts segment_keys(const SegmentPlan& plan, std::span<const SeqStep> 
     const Run& run = plan.runs[r];
     for (int32_t m = 0; m < run.n_members; ++m) {
       if (plan.members[run.member0 + m].seq != seq) continue;
+      if (run.pos0 < 0) continue;  // estimated rows stand for keys of heads that another run does not give them
       for (int32_t row = run.row0; row < run.row0 + run.rows; ++row) {
         const int32_t j = run.pos0 + (row - run.row0);
         if ((run.flags & kRunCausal) != 0 && j > i) continue;
