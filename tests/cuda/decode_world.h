@@ -295,7 +295,7 @@ inline void expect_close(DecodeWorld& w, const test::SegmentPlanData& data, cons
     const auto page_rows = static_cast<size_t>(w.zones[zone].page_rows);
     for (int g = 0; g < w.shape.kv_heads; ++g) {
       const RowFormat& f = w.formats[zone * w.shape.kv_heads + g];
-      auto& pool = unsigned_values.pools[zone];
+      auto& pool = unsigned_values.pools[f.pool];
       for (size_t page = 0; page * f.page_bytes < pool.size(); ++page) {
         std::byte* values = pool.data() + page * f.page_bytes + f.v;
         for (size_t i = 0; i < page_rows * f.v_width; ++i) values[2 * i + 1] &= std::byte{0x7f};

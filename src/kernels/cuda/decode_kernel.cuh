@@ -8,27 +8,10 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/decode_load.cuh"
 #include "kernels/cuda/decode_schedule.cuh"
-#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda::decode {
-
-// Warps that load quantized rows keep a tile of codes in registers, and a multiprocessor has 128 for each of 16 warps:
-// the planning warp, and three beside it that do nothing, leave them some of theirs.
-enum class Role : uint8_t { kAttend, kLoad, kPlan };
-template <typename S, Role kRole>
-__device__ void take_registers() {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  if constexpr (S::kCoded) {
-    static_assert(kAttendWarps == 8 && S::kLoadWarps == 4 && S::kBlockThreads == 512);
-    constexpr bool kOneTile = S::kTiles == 1;  // of columns, whose attending warps keep little
-    if constexpr (kRole == Role::kAttend && kOneTile) hopper::shrink_registers<112>();
-    if constexpr (kRole == Role::kLoad) hopper::grow_registers<kOneTile ? 184 : 160>();
-    if constexpr (kRole == Role::kPlan) hopper::shrink_registers<kOneTile ? 104 : 96>();
-  }
-#endif
-}
 
 template <typename T, typename S>
 __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
@@ -50,17 +33,14 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __gri
   }
   __syncthreads();
   if (warp < kAttendWarps) {
-    take_registers<S, Role::kAttend>();
     wait_for_inputs();
     Attend<T, S>(params, shared).run();
-  } else if (warp < S::kPlanWarp) {
-    take_registers<S, Role::kLoad>();
+  } else if (warp < kAttendWarps + S::kLoadWarps) {
     wait_for_inputs();
     Load<T, S>(params, shared, warp - kAttendWarps).run();
     start_dependents();
   } else {
-    take_registers<S, Role::kPlan>();
-    if (warp == S::kPlanWarp) Schedule<T, S>(params, shared).run();
+    Schedule<T, S>(params, shared).run();
   }
 }
 

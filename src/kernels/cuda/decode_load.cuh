@@ -26,7 +26,7 @@ class Load {
 
  private:
   static constexpr int kSlots = S::kTileRows / S::kLoadWarps;
-  static_assert(kSlots % 16 == 0);
+  static_assert(kSlots % 32 == 0);
   // Where the walk over a job's tiles stands: at tile `first` of the numbers [lo, hi) of a span.
   struct Place {
     int32_t span, first, lo, hi;
@@ -58,7 +58,7 @@ class Load {
   }
 
   // Every unit has a tile, if an empty one.
-  __device__ void load_job(std::conditional_t<S::kCoded, const Job&, const Job> job) {
+  __device__ void load_job(const Job job) {
     for (int32_t unit = job.unit_begin; unit < job.unit_end; ++unit) {
       Place next{max(unit * job.unit_spans, job.span_begin), 0, 0, 0};
       const int32_t end_span = min((unit + 1) * job.unit_spans, job.span_end);
@@ -66,9 +66,6 @@ class Load {
       bool more = seek(job, next, end_span);
       Place at = more ? next : Place{};
       int32_t id = first_page(job, at);
-      if constexpr (S::kCoded) {
-        if (codes_.any()) ask_keys(job, at, id);
-      }
       do {
         if (more) {
           next.first += S::kTileRows;
@@ -78,16 +75,7 @@ class Load {
         Tile tile{at.first, at.lo, at.hi, 0};
         if (!more) tile.flags = kTileEndsUnit | (unit + 1 == job.unit_end ? kTileEndsJob : 0);
         if (!more || next.span != at.span) tile.flags |= kTileEndsSpan;
-        if (tile.first >= tile.lo && tile.first + S::kTileRows <= tile.hi &&
-            (job.is(kJobPicked) ? job.all_see(job.row0, job.row_end)
-                                : job.all_see(tile.first, tile.first + S::kTileRows))) {
-          tile.flags |= kTileWhole;
-        }
-        if (S::kCoded && codes_.any()) {
-          load_coded_tile(job, tile, more ? &next : nullptr, next_id);
-        } else {
-          load_tile(job, tile, at, id);
-        }
+        load_tile(job, tile, at.span, id);
         at = next;
         id = next_id;
       } while (more);
@@ -97,95 +85,49 @@ class Load {
   // The page of the part's first slot, asked for while the tile before is loaded. 0 where it is of no use.
   __device__ int32_t first_page(const Job& job, const Place& at) const {
     const int32_t row = at.first + first_slot_;
-    return job.is(kJobPicked) || row + kSlots <= at.lo || row >= at.hi ? 0 : job.pages[page_index(job, row)];
-  }
-  // Whether the part's rows lie in the one page that first_page tells.
-  __device__ static bool in_one_page(const Job& job, int32_t row) {
-    return !job.is(kJobPicked) && row - page_index(job, row) * job.page_rows + kSlots <= job.page_rows;
+    return job.is(kJobPicked) || row < at.lo || row >= at.hi ? 0 : job.pages[page_index(job, row)];
   }
 
-  __device__ void load_tile(const Job& job, const Tile& tile, const Place& at, int32_t id) {
+  __device__ void load_tile(const Job& job, Tile& tile, int32_t span, int32_t id) {
+    const int32_t end = tile.first + S::kTileRows;
+    if (tile.first >= tile.lo && end <= tile.hi &&
+        (job.is(kJobPicked) ? job.all_see(job.row0, job.row_end) : job.all_see(tile.first, end))) {
+      tile.flags |= kTileWhole;
+    }
     // All rows are wanted and lie one behind the other in a page: the common case by far.
-    const int32_t row = tile.first + first_slot_;
-    const bool together = (tile.flags & kTileWhole) != 0 && !job.is(kJobScored | kJobWeighted) && in_one_page(job, row);
-    const int64_t in_page = row - page_index(job, row) * job.page_rows;
+    const int32_t row = tile.first + first_slot_, in_page = row - page_index(job, row) * job.page_rows;
+    bool together = (tile.flags & kTileWhole) != 0 && !job.is(kJobPicked | kJobScored | kJobWeighted) &&
+                    in_page + kSlots <= job.page_rows;
+    if constexpr (S::kCoded) together &= !is_quantized(codes_.k) && !is_quantized(codes_.v);
     const std::byte* from = page(job, id);
     const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
 
     mbarrier_wait(shared_.keys_empty(ring_.at), ring_.parity ^ 1);
-    if (!together) {
-      find_sources(job, at, id, sources_);
-      tell_rows(job, sources_);
-    }
+    if (!together) find_sources(job, tile, span);
     if (job.reads_keys()) {
       const uint32_t to = shared_.address(shared_.keys(ring_.at)) + offset;
-      if (together) {
-        copy_together(to, from + job.k + in_page * job.k_width * 2, job.k_width);
+      if (S::kCoded && is_quantized(codes_.k)) {
+        widen_keys<T, S, kSlots>(sources_, to, job.k, codes_, job.k_width);
+      } else if (together) {
+        copy_together(to, from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2, job.k_width);
       } else {
-        copy_rows(to, sources_, job.k, job.k_width, job.pool);
+        copy_rows(to, job.k, job.k_width, job.pool);
       }
     }
-    finish_keys(tile);
-
-    mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
-    const uint32_t to = shared_.address(shared_.values(ring_.at)) + offset;
-    if (together) {
-      copy_together(to, from + job.v + in_page * job.v_width * 2, job.v_width);
-    } else {
-      copy_rows(to, sources_, job.v, job.v_width, job.pool);
-    }
-    finish_values();
-  }
-  __device__ void finish_keys(const Tile& tile) {
     if (first_slot_ == 0 && lane_id() == 0) shared_.tile(ring_.at) = tile;
     arrive_full(shared_.keys_full(ring_.at));
-  }
-  __device__ void finish_values() {
-    arrive_full(shared_.values_full(ring_.at));
-    ring_.advance(params_.stages);
-  }
-
-  // Of jobs with quantized rows. While keys are widened the values are on their way, and while those are, the next
-  // tile's keys; two tables of sources take turns.
-  __device__ Source* sources(int32_t turn) const { return sources_ + turn * S::kTileRows; }
-  __device__ CodedPlane coded_keys(const Job& job) const {
-    return {job.k, codes_.ks, job.k_width, codes_.k_group, codes_.k};
-  }
-  __device__ CodedPlane coded_values(const Job& job) const {
-    return {job.v, codes_.vs, job.v_width, codes_.v_group, codes_.v};
-  }
-  __device__ void ask_keys(const Job& job, const Place& at, int32_t id) {
-    find_sources(job, at, id, sources(turn_));
-    if (job.reads_keys() && is_quantized(codes_.k)) keys_.ask(sources(turn_), coded_keys(job));
-  }
-  // `next`: where the next tile of the unit lies, if there is one.
-  __device__ void load_coded_tile(const Job& job, const Tile& tile, const Place* next, int32_t next_id) {
-    const Source* sources = this->sources(turn_);
-    const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
-    if (is_quantized(codes_.v)) values_.ask(sources, coded_values(job));
-
-    mbarrier_wait(shared_.keys_empty(ring_.at), ring_.parity ^ 1);
-    tell_rows(job, sources);
-    if (job.reads_keys()) {
-      const uint32_t to = shared_.address(shared_.keys(ring_.at)) + offset;
-      if (is_quantized(codes_.k)) {
-        keys_.widen(sources, to, coded_keys(job));
-      } else {
-        copy_rows(to, sources, job.k, job.k_width, job.pool);
-      }
-    }
-    finish_keys(tile);
-    turn_ ^= 1;
-    if (next != nullptr) ask_keys(job, *next, next_id);
 
     mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
     const uint32_t to = shared_.address(shared_.values(ring_.at)) + offset;
-    if (is_quantized(codes_.v)) {
-      values_.widen(sources, to, coded_values(job));
+    if (S::kCoded && is_quantized(codes_.v)) {
+      widen_values<T, S, kSlots>(sources_, to, job.v, codes_, job.v_width);
+    } else if (together) {
+      copy_together(to, from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2, job.v_width);
     } else {
-      copy_rows(to, sources, job.v, job.v_width, job.pool);
+      copy_rows(to, job.v, job.v_width, job.pool);
     }
-    finish_values();
+    arrive_full(shared_.values_full(ring_.at));
+    ring_.advance(params_.stages);
   }
 
   __device__ static int32_t page_index(const Job& job, int32_t row) {
@@ -215,7 +157,7 @@ class Load {
     const int32_t chunks = width / 8, slot_step = 32 / chunks, chunk_step = 32 % chunks;
     int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
 #pragma unroll 4
-    for (int32_t i = 0; i < kSlots * chunks / 32; ++i) {
+    for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
       copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + chunk_offset(slot, chunk), from, true);
       from += 512;
       slot += slot_step;
@@ -228,13 +170,13 @@ class Load {
   }
 
   // The zone row of each lane's slot, -1 where the slot is empty.
-  __device__ int32_t row_of_slot(const Job& job, const Place& at, int32_t slot) const {
-    int32_t number = at.first + slot;
-    if (number < at.lo || number >= at.hi) number = -1;
+  __device__ int32_t row_of_slot(const Job& job, const Tile& tile, int32_t span, int32_t slot) const {
+    int32_t number = tile.first + slot;
+    if (number < tile.lo || number >= tile.hi) number = -1;
     if (!job.is(kJobPicked)) return number >= 0 && job.any_sees(number) ? number : -1;
     int32_t row = -1;
-    const int32_t end_pick = min((at.span + 1) * job.span, job.n_picks);
-    for (int32_t begin = at.span * job.span; begin < end_pick; begin += 32) {
+    const int32_t end_pick = min((span + 1) * job.span, job.n_picks);
+    for (int32_t begin = span * job.span; begin < end_pick; begin += 32) {
       Range pick{0, 0};
       if (begin + lane_id() < end_pick) pick = job.picks[begin + lane_id()];
       int32_t end = pick.hi - pick.lo;  // where the pick's rows end among those of these 32 picks
@@ -243,58 +185,45 @@ class Load {
         if (lane_id() >= step) end += before;
       }
       const int32_t rows = __shfl_sync(~0u, end, 31);
-      int32_t which = 0;  // the first pick that ends beyond the number
+      int32_t at = 0;  // the first pick that ends beyond the number
       for (int32_t step = 16; step > 0; step /= 2) {
-        if (__shfl_sync(~0u, end, which + step - 1) <= number) which += step;
+        if (__shfl_sync(~0u, end, at + step - 1) <= number) at += step;
       }
-      const int32_t pick_hi = __shfl_sync(~0u, pick.hi, which), pick_end = __shfl_sync(~0u, end, which);
+      const int32_t pick_hi = __shfl_sync(~0u, pick.hi, at), pick_end = __shfl_sync(~0u, end, at);
       if (number >= 0 && number < rows) row = pick_hi - (pick_end - number);
       number -= rows;
     }
     return row;
   }
 
-  // `id`: as first_page tells.
-  __device__ void find_sources(const Job& job, const Place& at, int32_t id, Source* sources) const {
-    __syncwarp();  // every lane is done with what the table said
-    const bool one_page = in_one_page(job, at.first + first_slot_);
-    for (int32_t slot0 = 0; slot0 < kSlots; slot0 += 32) {
-      const int32_t slot = slot0 + lane_id(), row = row_of_slot(job, at, first_slot_ + slot);
-      if (slot >= kSlots) break;
-      Source source{nullptr, 0, -1};
+  // Fills sources_, the numbers of rows, and their log weights.
+  __device__ void find_sources(const Job& job, const Tile& tile, int32_t span) const {
+    __syncwarp();  // every lane is done with the last tile's sources
+    for (int32_t slot = lane_id(); slot < kSlots; slot += 32) {
+      const int32_t row = row_of_slot(job, tile, span, first_slot_ + slot);
+      Source source{nullptr, 0};
       if (row >= 0) {
         const int32_t index = page_index(job, row);
-        source = {page(job, one_page ? id : job.pages[index]), row - index * job.page_rows, row};
+        source = {page(job, job.pages[index]), row - index * job.page_rows};
       }
-      sources[slot] = source;
+      sources_[slot] = source;
+      shared_.template as<int32_t>(shared_.rows(ring_.at))[first_slot_ + slot] = row;
+      if (job.is(kJobWeighted)) {
+        copy_async_4(shared_.address(shared_.log_weights(ring_.at)) + static_cast<uint32_t>(first_slot_ + slot) * 4,
+                     row >= 0 ? source.page + job.lw + source.in_page * 4 : job.pool, row >= 0);
+      }
     }
     __syncwarp();
   }
 
-  // The numbers of picked rows and log weights, for the stage that is being filled.
-  __device__ void tell_rows(const Job& job, const Source* sources) const {
-    if (!job.is(kJobPicked | kJobWeighted)) return;
-    for (int32_t slot = lane_id(); slot < kSlots; slot += 32) {
-      const Source source = sources[slot];
-      const auto at = static_cast<uint32_t>(first_slot_ + slot);
-      shared_.template as<int32_t>(shared_.rows(ring_.at))[at] = source.row;
-      if (job.is(kJobWeighted)) {
-        const bool present = source.page != nullptr;
-        copy_async_4(shared_.address(shared_.log_weights(ring_.at)) + at * 4,
-                     present ? source.page + job.lw + source.in_page * 4 : job.pool, present);
-      }
-    }
-  }
-
-  // Copies rows. An empty slot becomes zeros: its weight is zero, and zero times an old NaN would not
+  // Copies the rows of sources_. An empty slot becomes zeros: its weight is zero, and zero times an old NaN would not
   // be.
-  __device__ void copy_rows(uint32_t to, const Source* sources, uint64_t plane, int32_t width,
-                            const std::byte* anywhere) const {
+  __device__ void copy_rows(uint32_t to, uint64_t plane, int32_t width, const std::byte* anywhere) const {
     const int32_t chunks = width / 8, slot_step = 32 / chunks, chunk_step = 32 % chunks;
     int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
 #pragma unroll 2
-    for (int32_t i = 0; i < kSlots * chunks / 32; ++i) {
-      const Source source = sources[slot];
+    for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
+      const Source source = sources_[slot];
       const bool present = source.page != nullptr;
       copy_async_16(
           to + static_cast<uint32_t>(slot) * S::kRowBytes + chunk_offset(slot, chunk),
@@ -314,11 +243,7 @@ class Load {
   const int32_t first_slot_;
   Source* sources_;
   RingCursor ring_;
-  // Where S::kCoded. Codes are those of the current job; what is in flight belongs to sources(turn_).
-  Codes codes_;
-  KeysInFlight<T, S, kSlots> keys_;
-  ValuesInFlight<T, S, kSlots> values_;
-  int32_t turn_ = 0;
+  Codes codes_;  // of the current job, where S::kCoded
 };
 
 }  // namespace pare::cuda::decode

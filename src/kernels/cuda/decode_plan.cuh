@@ -72,7 +72,6 @@ struct Codes {
   uint64_t ks, vs;  // planes
   int32_t k_group, v_group;
   Codec k, v;
-  __device__ bool any() const { return is_quantized(k) || is_quantized(v); }
 };
 
 // Partials of a sequence in all: what arrivals count up to.
@@ -104,10 +103,9 @@ struct Shape {
   static constexpr int kTiles = kColumnTiles;
   static constexpr int kColumns = 8 * kColumnTiles;
   static constexpr int kTileRows = kMaxDim <= 128 ? 128 : 64;
-  static constexpr int kLoadWarps = kCoded ? 4 : 2;  // each loads its part of a tile's rows
-  static constexpr int kPlanWarp = kAttendWarps + kLoadWarps;
-  // Whole groups of four warps where these share the registers unequally (kernel_registers).
-  static constexpr int kBlockThreads = 32 * (kCoded ? kPlanWarp + 4 : kPlanWarp + 1);
+  static constexpr int kLoadWarps =
+      kCoded && kTileRows == 128 && kColumnTiles <= 2 ? 4 : 2;  // each loads its part of a tile's rows
+  static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
   static constexpr int kSteps = kMaxDim / 16;
   static constexpr int kChannelTiles = (kMaxDim / 16 + kAttendWarps - 1) / kAttendWarps;  // of a warp
   static constexpr int kKeyWarps = kTileRows / 16;                                        // warps that have keys
@@ -125,7 +123,7 @@ struct Shape {
   static constexpr uint32_t kJobTable = kColumnTable + kJobs * kColumns * sizeof(Column);
   static constexpr uint32_t kTileTable = kJobTable + kJobs * (sizeof(Job) + 15) / 16 * 16;
   static constexpr uint32_t kSources = kTileTable + kMaxStages * sizeof(Tile);
-  static constexpr uint32_t kBarriers = kSources + (kCoded ? 2 : 1) * kTileRows * 16;
+  static constexpr uint32_t kBarriers = kSources + kTileRows * 16;
   static constexpr uint32_t kFlags = kBarriers + (4 * kMaxStages + 2 * kJobs) * 8;
   static constexpr uint32_t kCodesTable = kFlags + 16;
   static constexpr uint32_t kCodesEnd = kCodesTable + (kCoded ? kJobs * sizeof(Codes) : 0);
