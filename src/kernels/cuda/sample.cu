@@ -118,7 +118,7 @@ __device__ void write_first(const Team& team, Space& space, const Source& source
                             TopLogprob* top) {
   const Floor numbers{-INFINITY, INT_MAX};
   const Place last = select(team, space, source, ByLikelihood{largest}, Weighing::count(), numbers,
-                            Goal{.kind = Goal::Kind::kCount, .mass = static_cast<Mass>(n)});
+                            [&](Mass) { return static_cast<Mass>(n); });
   team.sync();
   gather(team, space, [&](auto put) {
     source.for_each([&](float x, int id) {
@@ -159,6 +159,15 @@ struct ByTypicality {
   __device__ float shift(float x) const { return static_cast<float>(fabs(log_sum - (x - best) - entropy)); }
   __device__ Place place(float x, int id) const { return sampling::place(~__float_as_uint(shift(x)), id); }
   __device__ unsigned bin(float x) const { return static_cast<unsigned>(fminf(shift(x) * 64.0f, kBins - 1)); }
+};
+
+// The mass that `share` of all is: the first sum that is not below it.
+struct ShareOf {
+  float share;
+  __device__ Mass operator()(Mass total) const {
+    const double wanted = ceil(static_cast<double>(share) * static_cast<double>(total));
+    return min(max(static_cast<Mass>(wanted), Mass{1}), total);
+  }
 };
 
 __device__ double add_doubles(double a, double b) { return a + b; }
@@ -213,8 +222,9 @@ template <typename Source>
 __device__ int draw(const Team& team, Space& space, const SampleRow& row, Source source, float best, Tail tail) {
   Place from = kFirstCandidate;
   if (row.top_k > 0) {
-    const Goal goal{.kind = Goal::Kind::kTopK, .mass = static_cast<Mass>(row.top_k), .has_tail = tail.any};
-    const Place last = select(team, space, source, ByLikelihood{best}, Weighing::count(), Floor::of(from), goal);
+    const Mass k = row.top_k;
+    const Place last = select(team, space, source, ByLikelihood{best}, Weighing::count(), Floor::of(from),
+                              [&](Mass total) { return k < total || (tail.any && k == total) ? k : Mass{0}; });
     if (last == 0 && tail.any) return kUndecided;
     if (last != 0) tail = Tail{};
     from = larger(from, last);
@@ -224,8 +234,7 @@ __device__ int draw(const Team& team, Space& space, const SampleRow& row, Source
     const Floor floor = Floor::of(from);
     const Weighing weighing = Weighing::softmax(best, 1.0f);
     const ByTypicality order = typicality_of(team, space, source, weighing, floor);
-    const Place last =
-        select(team, space, source, order, weighing, floor, Goal{.kind = Goal::Kind::kShare, .share = row.typical_p});
+    const Place last = select(team, space, source, order, weighing, floor, ShareOf{row.typical_p});
     source.drop_unless([&](float x, int id) { return floor.admits(x, id) && order.place(x, id) >= last; });
     // The most likely one may be gone.
     Place first = 0;
@@ -235,7 +244,7 @@ __device__ int draw(const Team& team, Space& space, const SampleRow& row, Source
   const ByLikelihood order{best};
   if (row.top_p < 1.0f) {
     const Place last = select(team, space, source, order, Weighing::softmax(best, 1.0f), Floor::of(from),
-                              Goal{.kind = Goal::Kind::kShare, .share = row.top_p, .tail = tail.mass});
+                              [&](Mass total) { return ShareOf{row.top_p}(total + tail.mass); });
     if (last == 0) return kUndecided;
     tail = Tail{};
     from = larger(from, last);
@@ -246,8 +255,12 @@ __device__ int draw(const Team& team, Space& space, const SampleRow& row, Source
     if (nats_from(best, lowest) < tail.nats) tail = Tail{};
     from = larger(from, Place{key_of(lowest)} << 32);
   }
+  const Mass bits = random_bits(row);
   const Place drawn = select(team, space, source, order, Weighing::softmax(best, row.temperature), Floor::of(from),
-                             Goal{.kind = Goal::Kind::kDraw, .mass = random_bits(row), .tail = tail.mass});
+                             [&](Mass total) {  // the first sum above bits / 2^24 of all
+                               total += tail.mass;
+                               return (__umul64hi(bits, total) << 40 | bits * total >> 24) + 1;
+                             });
   return drawn == 0 ? kUndecided : id_of(drawn);
 }
 

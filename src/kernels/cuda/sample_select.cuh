@@ -394,39 +394,11 @@ __device__ Place find_place(Space& space, const Held& held, const Order& order, 
   return space.chosen;
 }
 
-// How much of all mass a selection is to reach, `all` being what it looks at and `tail` what lies beyond. One type, so
-// that all selections from a vocabulary are one function: inlined one by one they are most of the time to compile.
-struct Goal {
-  enum class Kind { kCount, kTopK, kShare, kDraw };
-  Kind kind;
-  Mass mass = 0;  // kCount, kTopK: so many; kDraw: the number drawn, of 24 bits
-  float share = 0.0f;
-  bool has_tail = false;
-  Mass tail = 0;
-
-  // 0: everything is in, or what lies beyond decides.
-  __device__ __forceinline__ Mass operator()(Mass all) const {
-    switch (kind) {
-      case Kind::kCount: return mass;
-      case Kind::kTopK: return mass < all || (has_tail && mass == all) ? mass : Mass{0};
-      case Kind::kShare: {  // the first sum that is not below it
-        const Mass total = all + tail;
-        const double wanted = ceil(static_cast<double>(share) * static_cast<double>(total));
-        return min(max(static_cast<Mass>(wanted), Mass{1}), total);
-      }
-      default: {  // the first sum above mass / 2^24 of all
-        const Mass total = all + tail;
-        return (__umul64hi(mass, total) << 40 | mass * total >> 24) + 1;
-      }
-    }
-  }
-};
-
 // In `order`, among the candidates that `floor` admits, the place at which the sum of masses reaches wanted(sum of
 // all); 0 if that is 0 or more than there is.
-template <typename Order>
+template <typename Order, typename Wanted>
 __device__ Place select(const Team&, Space& space, const Held& held, const Order& order, const Weighing& weighing,
-                        const Floor& floor, const Goal& wanted) {
+                        const Floor& floor, Wanted wanted) {
   Mass sum = 0;
   held.for_each([&](float x, int id) {
     if (floor.admits(x, id)) sum += weighing(x);
@@ -437,9 +409,9 @@ __device__ Place select(const Team&, Space& space, const Held& held, const Order
   return find_place(space, held, order, weighing, floor, target);
 }
 
-template <bool kShared, typename Order>
-__device__ __noinline__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Order& order,
-                                     const Weighing& weighing, const Floor& floor, const Goal& wanted) {
+template <bool kShared, typename Order, typename Wanted>
+__device__ Place select(const Team& team, Space& space, const Chunk<kShared>& chunk, const Order& order,
+                        const Weighing& weighing, const Floor& floor, Wanted wanted) {
   Mass rest = 0;
   const unsigned bin = find_bin(
       team, space,
