@@ -35,7 +35,7 @@ Expected<KvPolicyChoice> made(std::string_view text, bool empty = true) {
 }
 
 TEST(MeanRows, TheDefaultIsToDrop) {
-  const std::string start = "leank(mask=m,sink=128,recent=768,flush=128";
+  const std::string start = "leank(mask=m,sink=128,recent=768,flush=128,min_tokens=0";
   EXPECT_EQ(made("leank(mask=m)")->canonical, start + ")");
   EXPECT_EQ(made("leank(mask=m,empty=drop)")->canonical, start + ")");
   EXPECT_EQ(made("leank(empty=mean,mask=m)")->canonical, start + ",empty=mean)");
