@@ -116,8 +116,7 @@ Expected<std::shared_ptr<std::byte>> CudaDevice::allocate_pinned(size_t bytes) {
 }
 
 Status CudaDevice::upload(std::byte* to, std::span<const std::byte> from) {
-  if (from.empty()) return ok_status();
-  return cuda::to_status(cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+  return cuda::copy_to_device(to, from.data(), from.size());
 }
 
 Expected<double> CudaDevice::read_bandwidth() {

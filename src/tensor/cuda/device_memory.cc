@@ -58,10 +58,15 @@ DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
   return *this;
 }
 
+Status copy_to_device(void* to, const void* host, size_t bytes) {
+  if (bytes == 0) return ok_status();
+  PARE_CUDA_RETURN_IF_ERROR(cudaMemcpy(to, host, bytes, cudaMemcpyHostToDevice));
+  return to_status(cudaStreamSynchronize(cudaStreamLegacy), "a copy to the device");
+}
+
 Status DeviceBuffer::upload(const void* host, size_t bytes, size_t offset) {
   PARE_CHECK(offset <= size_ && bytes <= size_ - offset);
-  if (bytes == 0) return ok_status();
-  return to_status(cudaMemcpy(data_ + offset, host, bytes, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+  return copy_to_device(data_ + offset, host, bytes);
 }
 
 Status DeviceBuffer::download(void* host, size_t bytes, size_t offset) const {
@@ -72,7 +77,8 @@ Status DeviceBuffer::download(void* host, size_t bytes, size_t offset) const {
 
 Status DeviceBuffer::fill(uint8_t value) {
   if (size_ == 0) return ok_status();
-  return to_status(cudaMemset(data_, value, size_), "cudaMemset");
+  PARE_CUDA_RETURN_IF_ERROR(cudaMemset(data_, value, size_));
+  return to_status(cudaStreamSynchronize(cudaStreamLegacy), "a fill of device memory");
 }
 
 Expected<PinnedBuffer> PinnedBuffer::allocate(size_t bytes) {

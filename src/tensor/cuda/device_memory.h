@@ -17,6 +17,10 @@ struct MemoryStats {
 };
 MemoryStats memory_stats();
 
+// Copies pageable memory and returns when the bytes lie on the card. cudaMemcpy alone returns when they are staged, and
+// streams that do not wait for the legacy one, as all of ours, may then read what was there before.
+Status copy_to_device(void* to, const void* host, size_t bytes);
+
 // A block of memory of the current device, 256-byte aligned, not initialized. Movable; freed by the destructor.
 class DeviceBuffer {
  public:
