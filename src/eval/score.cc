@@ -93,10 +93,7 @@ std::optional<std::string> marked_number(std::string_view text) {
   return mark == std::string_view::npos ? std::nullopt : find_number(text.substr(mark + 4), false);
 }
 
-std::optional<std::string> final_number(std::string_view text) {
-  if (const auto marked = marked_number(text)) return marked;
-  return find_number(bounded(text), true);
-}
+std::optional<std::string> final_number(std::string_view text) { return find_number(bounded(text), true); }
 
 double score_answer(const CaseText& asked, std::string_view answer) {
   if (asked.expected.empty()) return 0.0;

@@ -17,11 +17,11 @@ inline constexpr size_t kMaxNumberBytes = 64;  // a longer number is none
 // "312". ASCII letters of both cases are the same.
 bool contains_whole(std::string_view text, std::string_view expected);
 
-// The number at the end of an answer, in canonical form: no sign but "-", no thousands' commas, no leading zeros, no
-// zeros at the end of a fraction ("$1,250.00" is "1250"). Of the first "####" on if there is one, the last number
-// otherwise.
+// The last number of an answer, in canonical form: no sign but "-", no thousands' commas, no leading zeros, no zeros at
+// the end of a fraction ("$1,250.00" is "1250"). Marks do not count: small models write the one that they are asked for
+// before they think.
 std::optional<std::string> final_number(std::string_view text);
-// Only after "####".
+// The first number after "####", the mark of GSM8K's own answers.
 std::optional<std::string> marked_number(std::string_view text);
 
 // In [0, 1].

@@ -50,10 +50,8 @@ Expected<std::vector<Gsm8kProblem>> read_gsm8k(std::string_view text) {
 
 CaseText gsm8k_case(const Gsm8kProblem& problem) {
   CaseText c;
-  c.turns = {
-      fmt::format("{}\n\nThink step by step. End your answer with a line \"#### NUMBER\" that holds the result and "
-                  "nothing else.",
-                  problem.question)};
+  c.turns = {fmt::format("{}\n\nThink step by step, and finish with the sentence \"The answer is\" and the number.",
+                         problem.question)};
   c.expected = {problem.answer};
   c.scoring = Scoring::kFinalNumber;
   c.max_tokens = 384;
