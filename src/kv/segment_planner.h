@@ -20,8 +20,7 @@ struct SegmentShape {
   int32_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
   int32_t threads = 1;
   // What an item costs beyond its rows, in rows. 0: threads take items as they become free, so that a few for each end
-  // together. Else (a card, `threads` its multiprocessors, at least kMinItemOverhead): items are dealt in rounds,
-  // or, where KV heads keep different rows, in shares of equal bytes.
+  // together. Else (a card's multiprocessors, at least kMinItemOverhead): dealt in rounds, unequal heads in shares.
   int32_t item_overhead = 0;
 };
 inline constexpr int32_t kMinItemOverhead = 128;
