@@ -72,7 +72,7 @@ function(pare_glob_sources out)
   set(${out} ${sources} PARENT_SCOPE)
 endfunction()
 
-# With PARE_UNITY, targets marked UNITY compile eight files at a time: heavy headers are read once for all of them. The
+# With PARE_UNITY, modules marked UNITY compile eight files at a time: heavy headers are read once for all of them. The
 # mark says that the files can be one; plain builds show that each can stand alone.
 function(pare_allow_unity target marked)
   if(PARE_UNITY AND marked)
@@ -105,9 +105,9 @@ function(pare_module name)
   endif()
 endfunction()
 
-# pare_test(NAME [UNITY] LABELS label... DEPS module...): every *_test.cc of the calling folder in one program.
+# pare_test(NAME LABELS label... DEPS module...): every *_test.cc of the calling folder in one program.
 function(pare_test name)
-  cmake_parse_arguments(ARG "UNITY" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   if(PARE_CUDA)
     file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
@@ -123,7 +123,6 @@ function(pare_test name)
     set(sanitized 1)
   endif()
   add_executable(test_${name} ${sources})
-  pare_allow_unity(test_${name} ${ARG_UNITY})
   target_link_libraries(test_${name} PRIVATE ${deps} ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
   target_compile_definitions(test_${name} PRIVATE PARE_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
     PARE_SANITIZED=${sanitized})

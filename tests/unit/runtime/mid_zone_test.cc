@@ -3,20 +3,13 @@
 
 #include <cmath>
 
-#include "engine_rig.h"
+#include "moving_rows.h"
 
 namespace pare::test {
 namespace {
 
 // Prompt 150, 100 tokens more: 64 rows move at the prompt's end, 64 more after 42 tokens.
-Request long_answer(uint64_t seed) {
-  Philox rng(seed);
-  Request request;
-  request.tokens = random_tokens(rng, 150);
-  request.max_tokens = 100;
-  request.ignore_eos = true;
-  return request;
-}
+Request long_answer(uint64_t seed) { return test::long_answer(seed, 150, 100); }
 
 // Greedy tokens and the logits that each was drawn from.
 struct Trace {
@@ -57,74 +50,36 @@ TEST(MidZone, RowsThatKeepEveryChannelChangeOnlyRounding) {
   }
 }
 
-EngineOptions options_of(const std::string& kv, int32_t max_sequences = 4) {
-  EngineOptions options;
-  options.threads = 2;
-  options.max_context = 256;
-  options.max_sequences = max_sequences;
-  options.kv = kv;
-  return options;
-}
-
 constexpr const char* kMoving = "leank(sink=4,recent=64,flush=64)";
 // Reached by the 68th token of an answer: two pages move at once.
 constexpr const char* kGated = "leank(sink=4,recent=64,flush=64,min_tokens=217)";
 
 TEST(MidZone, NeutralWindowsAreDenseBitForBit) {
   for (const char* kv : {"leank(recent=16777216)", "quant(recent=16777216)", "leank+quant(recent=16777216)"}) {
-    const Answers dense = run_alone(long_answer(2), options_of("dense"));
-    const Answers neutral = run_alone(long_answer(2), options_of(kv));
+    const Answers dense = run_alone(long_answer(2), moving_options("dense"));
+    const Answers neutral = run_alone(long_answer(2), moving_options(kv));
     EXPECT_EQ(dense[0].rows, neutral[0].rows) << kv;
   }
 }
 
-// Alone, beside others, in chunks of any size, pre-empted and replayed, on any number of threads: the same bits.
 class MidZoneBits : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Gates, MidZoneBits, ::testing::Values(kMoving, kGated));
 
 TEST_P(MidZoneBits, WhatARowReadsFollowsFromItsPositionAlone) {
   for (const char* attn : {"dense", "streaming(sink=4,window=80)"}) {
-    EngineOptions alone = options_of(GetParam(), 1);
-    alone.attn = attn;
-    std::vector<Answers> expected;
-    for (uint64_t seed = 0; seed < 4; ++seed) expected.push_back(run_alone(long_answer(seed), alone));
-
-    for (const int32_t step_rows : {7, 64, 512}) {
-      for (const bool scarce : {false, true}) {
-        EngineOptions together = options_of(GetParam());
-        together.attn = attn;
-        together.step_rows = step_rows;
-        together.kv_rows = 1024;
-        together.threads = step_rows == 7 ? 1 : 2;
-        const auto engine = make_engine(together);
-        std::vector<std::shared_ptr<Answers>> answers;
-        for (uint64_t seed = 0; seed < 4; ++seed) answers.push_back(submit(*engine, long_answer(seed)));
-        for (int64_t step = 0;; ++step) {
-          // The third or fourth branch of a step finds no page.
-          KvStore& store = EngineTestPeer::store(*engine);
-          if (scarce && step % 19 == 0 && store.stats().sequences == 4) store.deny_reserve_after(2 + step % 2);
-          const auto more = engine->step();
-          ASSERT_TRUE(more.ok());
-          if (!*more) break;
-        }
-        for (uint64_t seed = 0; seed < 4; ++seed) {
-          EXPECT_EQ((*answers[seed])[0].rows, expected[seed][0].rows) << attn << ", rows of a step " << step_rows;
-          EXPECT_EQ((*answers[seed])[0].tokens, expected[seed][0].tokens);
-        }
-        EXPECT_EQ(engine->stats().preemptions > 0, scarce);
-        EXPECT_GT(engine->stats().kv_pages_moved, 0);
-        expect_idle(*engine);
-      }
-    }
+    SCOPED_TRACE(attn);
+    EngineOptions options = moving_options(GetParam());
+    options.attn = attn;
+    expect_bits_of_position_alone([](uint64_t seed) { return long_answer(seed); }, options);
   }
 }
 
 // An answer whose rows never are as many as the gate is dense, bit for bit, and the counters say why nothing moved.
 TEST(MidZoneGates, BelowItAnAnswerIsDenseBitForBit) {
-  const Answers dense = run_alone(long_answer(2), options_of("dense"));
+  const Answers dense = run_alone(long_answer(2), moving_options("dense"));
   for (const char* kv : {"leank(sink=4,recent=64,flush=64,min_tokens=16777216)", "quant(recent=64,min_tokens=250)",
                          "leank(sink=4,recent=64)+quant(recent=64,min_tokens=250)"}) {
-    const auto engine = make_engine(options_of(kv));
+    const auto engine = make_engine(moving_options(kv));
     RequestId id = 0;
     const auto answers = submit(*engine, long_answer(2), &id);
     ASSERT_TRUE(engine->run().ok());
@@ -135,7 +90,7 @@ TEST(MidZoneGates, BelowItAnAnswerIsDenseBitForBit) {
     EXPECT_TRUE(engine->request_stats(id)->whole_short) << kv;
   }
   // From the gate on rows have fewer bits.
-  const Answers quantized = run_alone(long_answer(2), options_of("quant(recent=64,flush=64,min_tokens=217)"));
+  const Answers quantized = run_alone(long_answer(2), moving_options("quant(recent=64,flush=64,min_tokens=217)"));
   for (int32_t position = 149; position < 217; ++position) {
     ASSERT_EQ(quantized[0].rows.at(position), dense[0].rows.at(position)) << position;
   }
@@ -145,7 +100,7 @@ TEST(MidZoneGates, BelowItAnAnswerIsDenseBitForBit) {
 TEST(MidZoneGates, OnlyTheGateCountsAsAReason) {
   // Reached; no row old enough even without it.
   for (const char* kv : {kGated, "leank(sink=4,recent=250,min_tokens=251)", "dense"}) {
-    const auto engine = make_engine(options_of(kv));
+    const auto engine = make_engine(moving_options(kv));
     const auto answers = submit(*engine, long_answer(2));
     ASSERT_TRUE(engine->run().ok());
     EXPECT_EQ(engine->stats().answers, 1u);
@@ -158,7 +113,7 @@ TEST(MidZoneGates, ForksReachItOneByOne) {
   Request request = long_answer(5);
   request.samples = 3;
   request.sampling.temperature = 1.0f;
-  EngineOptions options = options_of(kGated);
+  EngineOptions options = moving_options(kGated);
   options.kv_rows = 1024;
   const auto engine = make_engine(options);
   const auto answers = submit(*engine, request);
@@ -170,7 +125,7 @@ TEST(MidZoneGates, ForksReachItOneByOne) {
   }
   EXPECT_GE(engine->stats().kv_pages_moved, 3 * 2);
   request.samples = 1;
-  EXPECT_EQ((*answers)[0].rows, run_alone(request, options_of(kGated))[0].rows);
+  EXPECT_EQ((*answers)[0].rows, run_alone(request, moving_options(kGated))[0].rows);
   expect_idle(*engine);
 }
 
@@ -180,7 +135,7 @@ TEST(MidZone, ForksShareMovedPages) {
   request.samples = 3;
   request.sampling.temperature = 1.0f;
   request.max_tokens = 10;
-  const auto engine = make_engine(options_of(kMoving));
+  const auto engine = make_engine(moving_options(kMoving));
   const auto answers = submit(*engine, request);
   int64_t most = 0;
   for (;;) {
@@ -193,13 +148,13 @@ TEST(MidZone, ForksShareMovedPages) {
   }
   EXPECT_EQ(most, 1);
   request.samples = 1;
-  EXPECT_EQ((*answers)[0].rows, run_alone(request, options_of(kMoving))[0].rows);
+  EXPECT_EQ((*answers)[0].rows, run_alone(request, moving_options(kMoving))[0].rows);
   expect_idle(*engine);
 }
 
 // The prompt's whole rows outlive the sequence that pruned them: the next request takes them from the prefix index.
 TEST(MidZone, PrefixesAreSharedWhole) {
-  const auto engine = make_engine(options_of(kMoving));
+  const auto engine = make_engine(moving_options(kMoving));
   const auto first = submit(*engine, long_answer(6));
   ASSERT_TRUE(engine->run().ok());
   const auto second = submit(*engine, long_answer(6));
