@@ -6,6 +6,7 @@
 #include <map>
 
 #include "attention/selector.h"
+#include "attention_history.h"
 #include "kv/policy.h"
 #include "kv/step_builder.h"
 #include "kv/store.h"
@@ -14,38 +15,11 @@
 namespace pare::test {
 namespace {
 
-constexpr int32_t kHeads = 4, kKvHeads = 2, kHeadDim = 16, kContext = 160, kWindow = 40;
-constexpr float kScale = 0.25f;
+constexpr int32_t kContext = 160;
 
 LayerMap two_layers() {
   const LayerInfo layers[] = {{kNoWindow, 0, true}, {kWindow, 1, true}};
   return make_layer_map(layers).value();
-}
-
-// Every row that a sequence has appended, [row][heads * D].
-struct History {
-  std::vector<float> q, k, v;
-};
-
-// What row `row` of `h` gets from the rows before it, [H * D].
-std::vector<double> oracle_row(const History& h, int32_t row, int32_t window) {
-  constexpr int32_t q_row = kHeads * kHeadDim, kv_row = kKvHeads * kHeadDim;
-  std::vector<double> out(q_row, 0.0);
-  for (int32_t head = 0; head < kHeads; ++head) {
-    const int32_t g = head / (kHeads / kKvHeads);
-    double sum = 0;
-    for (int32_t j = std::max(0, row - window + 1); j <= row; ++j) {
-      double logit = 0;
-      for (int32_t c = 0; c < kHeadDim; ++c) {
-        logit += double{h.q[row * q_row + head * kHeadDim + c]} * h.k[j * kv_row + g * kHeadDim + c];
-      }
-      const double p = std::exp(kScale * logit);
-      sum += p;
-      for (int32_t c = 0; c < kHeadDim; ++c) out[head * kHeadDim + c] += p * h.v[j * kv_row + g * kHeadDim + c];
-    }
-    for (int32_t c = 0; c < kHeadDim; ++c) out[head * kHeadDim + c] /= sum;
-  }
-  return out;
 }
 
 // One store under both layers; each layer attends with the same q, k, v.
@@ -80,19 +54,11 @@ class AttentionRig {
     ctx.arena.reset();
     const std::vector<int32_t> ids(kContext, 1);
     std::vector<StepSeq> seqs;
-    std::vector<float> q, k, v;
+    HeadRows step;
     for (const Work& w : work) {
       EXPECT_TRUE(store->reserve(w.seq, w.n_q).ok());
       seqs.push_back({.seq = w.seq, .tokens = std::span(ids).first(w.n_q), .prompt_len = 70, .decode = w.decode});
-      History& h = history[w.seq];
-      const auto extend = [&](std::vector<float>& step_rows, std::vector<float>& all, int32_t width) {
-        const std::vector<float> rows = random_floats(rng_, int64_t{w.n_q} * width);
-        step_rows.insert(step_rows.end(), rows.begin(), rows.end());
-        all.insert(all.end(), rows.begin(), rows.end());
-      };
-      extend(q, h.q, kHeads * kHeadDim);
-      extend(k, h.k, kKvHeads * kHeadDim);
-      extend(v, h.v, kKvHeads * kHeadDim);
+      history[w.seq].extend(rng_, w.n_q, &step);
     }
     StepPlans plans;
     EXPECT_TRUE(build_step(seqs, map_, *policy_, shape_, *store, ctx.arena, ctx.arena, plans).ok());
@@ -106,8 +72,8 @@ class AttentionRig {
     for (int32_t l = 0; l < 2; ++l) {
       ops::LinearInput out = ops::make_linear_input(ctx, rows, kHeads * kHeadDim, false);
       const size_t used = ctx.arena.used();
-      Tensor q_rows = floats(q, {rows, kHeads, kHeadDim}), k_rows = floats(k, {rows, kKvHeads, kHeadDim});
-      ops::attend_layer(ctx, plans, l, kScale, {}, q_rows, k_rows, floats(v, {rows, kKvHeads, kHeadDim}), out);
+      Tensor q_rows = floats(step.q, {rows, kHeads, kHeadDim}), k_rows = floats(step.k, {rows, kKvHeads, kHeadDim});
+      ops::attend_layer(ctx, plans, l, kScale, {}, q_rows, k_rows, floats(step.v, {rows, kKvHeads, kHeadDim}), out);
       EXPECT_EQ(ctx.arena.used(), used);
       attend_bytes = ctx.arena.peak() - used;
       const std::vector<float> values = values_of(out.values);
@@ -120,7 +86,7 @@ class AttentionRig {
 
   OpsRig rig;
   std::unique_ptr<KvStore> store;
-  std::map<SeqId, History> history;
+  std::map<SeqId, HeadRows> history;
   size_t attend_bytes = 0;  // arena that the last attend_layer took, if no call before reached as far
 
  private:
@@ -128,7 +94,8 @@ class AttentionRig {
     size_t at = 0;
     for (const Work& w : work) {
       for (int32_t i = 0; i < w.n_q; ++i) {
-        for (const double expected : oracle_row(history[w.seq], store->length(w.seq) + i, window)) {
+        for (const double expected :
+             oracle_row(history[w.seq], store->length(w.seq) + i, window, [](int32_t, int32_t) { return false; })) {
           // |v| < 5; logits of 16 terms, weights of at most 160 keys.
           ASSERT_NEAR(out[at++], expected, 5 * 200 * 0x1p-23) << "sequence " << w.seq << " row " << i;
         }

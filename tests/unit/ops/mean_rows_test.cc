@@ -6,6 +6,7 @@
 #include <map>
 
 #include "attention/selector.h"
+#include "attention_history.h"
 #include "kv/configure.h"
 #include "kv/policy.h"
 #include "kv/step_builder.h"
@@ -15,8 +16,7 @@
 namespace pare::test {
 namespace {
 
-constexpr int32_t kHeads = 4, kKvHeads = 2, kHeadDim = 16, kContext = 500, kWindow = 40, kLayers = 3;
-constexpr float kScale = 0.25f;
+constexpr int32_t kContext = 500, kLayers = 3;
 constexpr bool kEmpty[kLayers][kKvHeads] = {{false, true}, {false, false}, {true, true}};  // layer 1 has a window
 
 class Files final : public PolicyFiles {
@@ -34,9 +34,7 @@ class Files final : public PolicyFiles {
   Expected<LayerRanking> layer_ranking(const std::string&) override { return unsupported("no rankings"); }
 };
 
-// Every row that a sequence has appended, [row][heads * D].
-struct History {
-  std::vector<float> q, k, v;
+struct History : HeadRows {
   int32_t prompt_len = 0;
 };
 
@@ -77,20 +75,13 @@ class MeanRig {
     ctx.arena.reset();
     const std::vector<int32_t> ids(kContext, 1);
     std::vector<StepSeq> seqs;
-    std::vector<float> q, k, v;
+    HeadRows rows;
     for (const Work& w : work) {
       History& h = history[w.seq];
       ASSERT_TRUE(store->reserve(w.seq, w.n_q, h.prompt_len).ok());
       seqs.push_back(
           {.seq = w.seq, .tokens = std::span(ids).first(w.n_q), .prompt_len = h.prompt_len, .decode = decode});
-      const auto extend = [&](std::vector<float>& step_rows, std::vector<float>& all, int32_t width) {
-        const std::vector<float> rows = random_floats(rng_, int64_t{w.n_q} * width);
-        step_rows.insert(step_rows.end(), rows.begin(), rows.end());
-        all.insert(all.end(), rows.begin(), rows.end());
-      };
-      extend(q, h.q, kHeads * kHeadDim);
-      extend(k, h.k, kKvHeads * kHeadDim);
-      extend(v, h.v, kKvHeads * kHeadDim);
+      h.extend(rng_, w.n_q, &rows);
     }
     StepPlans plans;
     ASSERT_TRUE(build_step(seqs, map_, *policy, shape_, *store, ctx.arena, ctx.arena, plans).ok());
@@ -99,9 +90,10 @@ class MeanRig {
     ops::copy_pages(ctx, plans);
     for (int32_t l = 0; l < kLayers; ++l) {
       ops::LinearInput out = ops::make_linear_input(ctx, plans.n_rows, kHeads * kHeadDim, false);
-      Tensor q_rows = floats(q, {plans.n_rows, kHeads, kHeadDim}),
-             k_rows = floats(k, {plans.n_rows, kKvHeads, kHeadDim});
-      ops::attend_layer(ctx, plans, l, kScale, {}, q_rows, k_rows, floats(v, {plans.n_rows, kKvHeads, kHeadDim}), out);
+      Tensor q_rows = floats(rows.q, {plans.n_rows, kHeads, kHeadDim}),
+             k_rows = floats(rows.k, {plans.n_rows, kKvHeads, kHeadDim});
+      ops::attend_layer(ctx, plans, l, kScale, {}, q_rows, k_rows, floats(rows.v, {plans.n_rows, kKvHeads, kHeadDim}),
+                        out);
       compare(work, values_of(out.values), l, decode);
     }
     ops::move_rows(ctx, plans);
@@ -119,35 +111,15 @@ class MeanRig {
     for (const Work& w : work) {
       const History& h = history[w.seq];
       const int32_t pos = store->length(w.seq), moved = decode && l != 1 ? policy->mid()->moved_before(pos) : 0;
+      const auto pruned = [&](int32_t g, int32_t j) { return kEmpty[l][g] && j >= policy->mid()->sink && j < moved; };
       for (int32_t row = pos; row < pos + w.n_q; ++row) {
-        for (const double expected : oracle_row(h, row, l, moved)) {
+        for (const double expected : oracle_row(h, row, l == 1 ? kWindow : kContext, pruned)) {
           // |v| < 5; logits of 16 terms, weights of at most 500 keys, means of 4.
           ASSERT_NEAR(out[at++], expected, 5 * 540 * 0x1p-23) << "layer " << l << " row " << row << " moved " << moved;
         }
       }
     }
   }
-  std::vector<double> oracle_row(const History& h, int32_t row, int32_t l, int32_t moved) const {
-    constexpr int32_t q_row = kHeads * kHeadDim, kv_row = kKvHeads * kHeadDim;
-    std::vector<double> out(q_row, 0.0);
-    for (int32_t head = 0; head < kHeads; ++head) {
-      const int32_t g = head / (kHeads / kKvHeads);
-      double sum = 0;
-      for (int32_t j = l == 1 ? std::max(0, row - kWindow + 1) : 0; j <= row; ++j) {
-        double logit = 0;
-        const bool pruned = kEmpty[l][g] && j >= policy->mid()->sink && j < moved;
-        for (int32_t c = 0; !pruned && c < kHeadDim; ++c) {
-          logit += double{h.q[row * q_row + head * kHeadDim + c]} * h.k[j * kv_row + g * kHeadDim + c];
-        }
-        const double p = std::exp(kScale * logit);
-        sum += p;
-        for (int32_t c = 0; c < kHeadDim; ++c) out[head * kHeadDim + c] += p * h.v[j * kv_row + g * kHeadDim + c];
-      }
-      for (int32_t c = 0; c < kHeadDim; ++c) out[head * kHeadDim + c] /= sum;
-    }
-    return out;
-  }
-
   Philox rng_;
   LayerMap map_;
   std::unique_ptr<SelectorSet> selectors_;
