@@ -96,9 +96,8 @@ std::vector<Mid> all_mids() {
 }
 
 std::string name_of(const Mid& m) {
-  static constexpr const char* kNames[] = {"F32", "F16", "Bf16", "I8", "I4", "I2"};
-  return std::string(kNames[static_cast<int>(m.k)]) + "/" + kNames[static_cast<int>(m.v)] +
-         (m.order == Order::Tiles ? " tiles, D " : " rows, D ") + std::to_string(m.d);
+  return std::string(codec_name(m.k)) + "/" + codec_name(m.v) + (m.order == Order::Tiles ? " tiles, D " : " rows, D ") +
+         std::to_string(m.d);
 }
 
 // What the vector levels execute themselves.
@@ -109,11 +108,9 @@ TEST(MoveRows, EveryLevelStoresTheSameBytes) {
   for (const Mid& m : all_mids()) {
     SCOPED_TRACE(name_of(m));
     World expected = mid_world(m, ++seed);
-    const float specials[] = {65504.0f, -65504.0f,     1e30f,  -1e30f,   0.0f,    -0.0f,
-                              1e-8f,    std::nanf(""), -1e-8f, 0x1p-25f, 3.0e38f, -3.0e38f};
-    for (size_t i = 0; i < std::size(specials); ++i) {
-      expected.k[static_cast<size_t>(i) * 977 + 5] = specials[i];
-      expected.v[static_cast<size_t>(i) * 977 + 5] = specials[i];
+    for (size_t i = 0; i < std::size(kSpecialValues); ++i) {
+      expected.k[static_cast<size_t>(i) * 977 + 5] = kSpecialValues[i];
+      expected.v[static_cast<size_t>(i) * 977 + 5] = kSpecialValues[i];
     }
     expected.k[40] = std::numeric_limits<float>::infinity();
     expected.v[90] = -std::numeric_limits<float>::infinity();

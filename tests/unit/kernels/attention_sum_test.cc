@@ -60,9 +60,7 @@ std::vector<Sum> all_sums() {
   return out;
 }
 std::string name_of(const Sum& s) {
-  static constexpr const char* kNames[] = {"F32", "F16", "Bf16", "I8", "I4", "I2"};
-  return std::string(kNames[static_cast<int>(s.full)]) + (s.order == Order::Tiles ? " tiles, D " : " rows, D ") +
-         std::to_string(s.d);
+  return std::string(codec_name(s.full)) + (s.order == Order::Tiles ? " tiles, D " : " rows, D ") + std::to_string(s.d);
 }
 
 TEST(EstimateRows, EveryLevelStoresTheSameBytes) {
@@ -70,9 +68,7 @@ TEST(EstimateRows, EveryLevelStoresTheSameBytes) {
   for (const Sum& s : all_sums()) {
     SCOPED_TRACE(name_of(s));
     World before = sum_world(s, ++seed);
-    const float specials[] = {65504.0f, -65504.0f,     1e30f,  -1e30f,   0.0f,    -0.0f,
-                              1e-8f,    std::nanf(""), -1e-8f, 0x1p-25f, 3.0e38f, -3.0e38f};
-    for (size_t i = 0; i < std::size(specials); ++i) before.v[i * 977 + 5] = specials[i];
+    for (size_t i = 0; i < std::size(kSpecialValues); ++i) before.v[i * 977 + 5] = kSpecialValues[i];
     before.v[90] = -std::numeric_limits<float>::infinity();
     const size_t row = s.widths.size() * s.d;
     std::fill_n(before.v.begin() + 128 * row, 8 * row, -0.0f);

@@ -1,9 +1,21 @@
 // A stored row read as plan/kv_layout.h describes it, sharing no code with the kernels.
 #pragma once
 
+#include <limits>
+
 #include "attention_world.h"
 
 namespace pare::test {
+
+// Values at the ends of what codecs hold.
+inline constexpr float kSpecialValues[] = {65504.0f, -65504.0f, 1e30f,   -1e30f,
+                                           0.0f,     -0.0f,     1e-8f,   std::numeric_limits<float>::quiet_NaN(),
+                                           -1e-8f,   0x1p-25f,  3.0e38f, -3.0e38f};
+
+inline const char* codec_name(Codec codec) {
+  static constexpr const char* kNames[] = {"F32", "F16", "Bf16", "I8", "I4", "I2"};
+  return kNames[static_cast<int>(codec)];
+}
 
 // Bits [at, at + n) of a plane, little-endian, n a divisor of 8.
 inline uint32_t bits_of(const std::byte* plane, int64_t at, int n) {
