@@ -109,6 +109,7 @@ class Batch {
     out_ = device_bytes(q_bytes);
     parts_ = device_bytes(size_t{4} * slots * c.heads * (c.d + 2));
     done_ = device_bytes(size_t{4} * c.sequences * c.kv_heads);
+    octet_done_ = device_bytes(size_t{4} * (slots / kOctetSpans + 1) * c.kv_heads);
     layer_.kv.pools[0] = pool_.data();
     layer_.kv.formats = formats_.as<RowFormat>();
     layer_.kv.zones = zones_.as<Zone>();
@@ -132,6 +133,7 @@ class Batch {
     plan_.folds = folds_.as<Fold>();
     plan_.parts = parts_.as<float>();
     plan_.done = done_.as<uint32_t>();
+    plan_.octet_done = octet_done_.as<uint32_t>();
     plan_.runs_cap = c.sequences;
     plan_.items_cap = items_;
     plan_.parts_cap = slots;
@@ -151,7 +153,8 @@ class Batch {
   Case c_;
   int layers_ = 1, items_ = 0;
   double kv_bytes_ = 0;
-  DeviceBuffer pool_, formats_, zones_, ids_, seqs_, runs_, members_, folds_, prefix_, count_, q_, out_, parts_, done_;
+  DeviceBuffer pool_, formats_, zones_, ids_, seqs_, runs_, members_, folds_, prefix_, count_, q_, out_, parts_, done_,
+      octet_done_;
   AttentionLayer layer_;
   SegmentPlan plan_;
 };
@@ -204,6 +207,7 @@ int run(const char* filter) {
       {"1 x 4K, 32/8 of 128", 1, 4096, 32, 8, 128},
       {"1 x 8K, 32/8 of 128", 1, 8192, 32, 8, 128},
       {"1 x 16K, 32/8 of 128", 1, 16384, 32, 8, 128},
+      {"1 x 30K, 12/2 of 128", 1, 30000, 12, 2, 128},
       {"1 x 512, 14/2 of 64", 1, 512, 14, 2, 64},
       {"1 x 2K, 14/2 of 64", 1, 2048, 14, 2, 64},
   };

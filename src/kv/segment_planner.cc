@@ -213,7 +213,8 @@ PlanBytes segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& sha
   const auto slots_taken = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(slots)));
   return {.tables = array(cap * sizeof(Run)) + array(cap * sizeof(Member)) + array(cap * sizeof(Fold)) +
                     array((cap + 1) * sizeof(int32_t)) + kArenaAlign,
-          .workspace = array(slots_taken * floats_of_slot(shape) * static_cast<int64_t>(sizeof(float)))};
+          .workspace = array(slots_taken * floats_of_slot(shape) * static_cast<int64_t>(sizeof(float))),
+          .slots = slots_taken};
 }
 
 }  // namespace pare

@@ -36,6 +36,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
 // Bytes that build_segment_plan takes at most for max_seqs decoding sequences with max_rows query rows in all.
 struct PlanBytes {
   size_t tables = 0, workspace = 0;
+  int64_t slots = 0;  // SegmentPlan::parts_cap at most
   size_t total() const { return tables + workspace; }
 };
 PlanBytes segment_plan_max_bytes(const KvPolicy& policy, const SegmentShape& shape, int32_t max_seqs, int32_t max_rows,

@@ -100,7 +100,9 @@ PlanBytes step_max_bytes(int32_t max_rows, int32_t max_seqs, int32_t max_context
     moves = round_up(static_cast<size_t>(max_seqs) * sizeof(MidRows), kArenaAlign) +
             round_up(pages * sizeof(RowMove), kArenaAlign);
   }
-  return {.tables = classes * (rows + steps + segment.tables + moves), .workspace = classes * segment.workspace};
+  return {.tables = classes * (rows + steps + segment.tables + moves),
+          .workspace = classes * segment.workspace,
+          .slots = segment.slots};
 }
 
 }  // namespace pare

@@ -17,7 +17,9 @@
 //
 // Folds of a sequence, ascending in (section, span0), fold left to right: partials into octets (a change of
 // span / 8 closes one), octets into sections, sections into the row. A fold of unit 8 is made of whole
-// octets; no octet is in a unit-8 fold and in another one.
+// octets; no octet is in a unit-8 fold and in another one. A fold is the partials of one run for one member, all of
+// them. So an octet whose 8 spans are in one fold of unit 1 may be merged before the others are there: its state takes
+// the place of its first partial (kernels that count arrivals, octet_done).
 #pragma once
 
 #include <cstdint>
@@ -67,6 +69,9 @@ struct SegmentPlan {
   const float* scores = nullptr;
   float* parts = nullptr;    // parts_cap slots of K * R * (D + 2) floats
   uint32_t* done = nullptr;  // [n_seqs][K] arrivals, zero at the start of a layer; null when folds are separate tasks
+  // [parts_cap / 8 + 1][K] arrivals at the octet whose first slot is 8 i to 8 i + 7 (two whole octets begin 8 slots
+  // apart at least), zero like `done`; given where that is.
+  uint32_t* octet_done = nullptr;
   int32_t runs_cap = 0, items_cap = 0, parts_cap = 0;
   int32_t window = INT32_MAX;
 };

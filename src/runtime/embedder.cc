@@ -66,6 +66,7 @@ Expected<std::unique_ptr<Embedder>> Embedder::create(std::shared_ptr<const Loade
   memory.tables_bytes = plans.tables + selectors.max_bytes(rows, kBatchTexts, e->tile_rows_) + 4 * ints + 4096;
   memory.max_sequences = kBatchTexts;
   memory.max_context = config.context_max;
+  memory.decode_slots = plans.slots;
   memory.graphs = false;
   memory.pool_bytes = e->store_->pool_bytes();
   PARE_RETURN_IF_ERROR(ops::allocate_step_memory(*e->context_, memory, e->store_->view()));

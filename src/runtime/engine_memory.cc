@@ -148,6 +148,7 @@ Status EngineMemory::make_arena(const Model& model) {
   memory.tables_bytes = plans.tables + blocks + inputs + kAlignment;
   memory.max_sequences = o.max_sequences;
   memory.max_context = o.max_context;
+  memory.decode_slots = plans.slots;
   memory.graphs = o.graphs;
   memory.strict = o.strict;
   memory.pool_bytes = store_->pool_bytes();

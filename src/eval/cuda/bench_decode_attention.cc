@@ -76,6 +76,9 @@ Status measure(KernelRun& run, int sequences, int context, int32_t multiprocesso
   plan.folds = on_device(plan.folds, block, copy);
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer done, zeros(sizeof(uint32_t) * sequences * kKvHeads));
   plan.done = done.as<uint32_t>();
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer octet_done,
+                        zeros(sizeof(uint32_t) * (plan.parts_cap / kOctetSpans + 1) * kKvHeads));
+  plan.octet_done = octet_done.as<uint32_t>();
 
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer formats_device, uploaded(formats));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer zones,

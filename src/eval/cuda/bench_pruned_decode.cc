@@ -141,6 +141,8 @@ Status measure_layer(KernelRun& run, const PrunedDecode& shape, const std::strin
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer parts,
                         zeros(static_cast<size_t>(host.n_parts) * kHeads * (kHeadDim + 2) * 4));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer done, zeros(sizeof(uint32_t) * shape.sequences * kv_heads));
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer octet_done,
+                        zeros(sizeof(uint32_t) * (host.n_parts / kOctetSpans + 1) * kv_heads));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer q, random_bf16(int64_t{shape.sequences} * kHeads * kHeadDim));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer out, zeros(q.size()));
   SegmentPlan plan;
@@ -151,6 +153,7 @@ Status measure_layer(KernelRun& run, const PrunedDecode& shape, const std::strin
   plan.folds = folds.as<Fold>();
   plan.parts = parts.as<float>();
   plan.done = done.as<uint32_t>();
+  plan.octet_done = octet_done.as<uint32_t>();
   plan.runs_cap = static_cast<int32_t>(host.runs.size());
   plan.items_cap = host.prefix.back();
   plan.parts_cap = host.n_parts;

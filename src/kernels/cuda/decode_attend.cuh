@@ -433,28 +433,53 @@ class Attend {
     }
   }
 
-  // Counts the item's partials for each of its sequences; folds those that are complete.
+  // Counts the item's partials for each of its sequences; merges octets and folds sequences that are complete.
   __device__ void arrive(const Job& job) const {
-    const int32_t units = job.unit_end - job.unit_begin;
-    auto* complete = shared_.template as<int32_t>(S::kFlags);
+    const SegmentPlan& plan = params_.plan;
+    const int32_t octet = job.unit_begin / kOctetSpans * kOctetSpans;  // its first span
+    const bool whole_octet = job.unit_spans == 1 && octet >= job.span_begin && octet + kOctetSpans <= job.span_end;
     for (int32_t m = 0; m < job.n_members; ++m) {
-      const int32_t seq = job.n_members == 1 ? job.seq : params_.plan.members[job.member0 + m].seq;
-      const int32_t expected = job.n_members == 1 ? job.n_parts : partials_of(params_.plan, params_.layer.seqs[seq]);
-      if (expected == 1) continue;
-      sync();  // all partials are written, and the last answer was read
-      if (threadIdx.x == 0) {
-        uint32_t* done = params_.plan.done + static_cast<int64_t>(seq) * params_.layer.kv.n_kv_heads + job.g;
-        fence_device();
-        const uint32_t before = atomicAdd(done, static_cast<uint32_t>(units));
-        *complete = before + units == static_cast<uint32_t>(expected);
-        if (*complete) {
-          fence_device();
-          *done = 0;
-        }
+      int32_t seq = job.seq, expected = job.n_parts, part0 = job.part0, n_q = job.n_q;
+      if (job.n_members > 1) {
+        const Member member = plan.members[job.member0 + m];
+        seq = member.seq;
+        part0 = member.part0;
+        n_q = params_.layer.seqs[seq].n_q;
+        expected = partials_of(plan, params_.layer.seqs[seq]);
       }
-      sync();
-      if (*complete) fold_sequence<T>(params_, seq, job.g);
+      if (expected == 1) continue;
+      int32_t units = job.unit_end - job.unit_begin;
+      if (whole_octet && expected > kFoldAtOnce) {
+        const int32_t slot = part0 + (octet - job.span_begin) * n_q;
+        if (!completes(plan.octet_done + counter(slot / kOctetSpans, job), units, kOctetArrivals)) continue;
+        merge_octet<S::kMergePairs>(params_, seq, job.g, slot);
+        units = kOctetSpans;
+      }
+      if (completes(plan.done + counter(seq, job), units, expected)) {
+        fold_sequence<T, S::kFoldAhead>(params_, seq, job.g);
+      }
     }
+  }
+  __device__ int64_t counter(int32_t index, const Job& job) const {
+    return static_cast<int64_t>(index) * params_.layer.kv.n_kv_heads + job.g;
+  }
+
+  // Counts n arrivals of what this block has written. Whether they are the last of `expected`: then the counter is zero
+  // again, and what other blocks have written may be read, past L1.
+  __device__ bool completes(uint32_t* arrivals, int32_t n, int32_t expected) const {
+    auto* complete = shared_.template as<int32_t>(S::kFlags);
+    sync();  // all is written, and the last answer was read
+    if (threadIdx.x == 0) {
+      fence_device();
+      const uint32_t before = atomicAdd(arrivals, static_cast<uint32_t>(n));
+      *complete = before + n == static_cast<uint32_t>(expected);
+      if (*complete) {
+        fence_device();
+        *arrivals = 0;
+      }
+    }
+    sync();
+    return *complete;
   }
 
   const Params& params_;

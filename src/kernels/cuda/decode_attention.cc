@@ -38,7 +38,7 @@ Status check(const AttentionLayer& layer, const SegmentPlan& plan) {
   for (int32_t g = 0; g < layer.kv.n_kv_heads && layer.host_mid != nullptr; ++g) {
     if (layer.host_mid[g].v_width > 0) PARE_RETURN_IF_ERROR(check_mid(layer.host_mid[g], codec));
   }
-  if (plan.done == nullptr) return invalid_argument("decode attention: a plan without arrival counters");
+  if (plan.done == nullptr || plan.octet_done == nullptr) return invalid_argument("decode attention: a plan without arrival counters");
   return ok_status();
 }
 

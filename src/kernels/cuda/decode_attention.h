@@ -3,8 +3,8 @@
 // of a decoding sequence. Heads beyond SeqStep::heads are left alone.
 //
 // All plan arrays are device memory and are read on the device only: the launch depends on no count in them, so a
-// captured graph stays valid while plans change behind the same pointers. plan.done must be given ([n_seqs][K], zero);
-// it is zero again when the launch ends.
+// captured graph stays valid while plans change behind the same pointers. plan.done ([n_seqs][K], zero) and
+// plan.octet_done ([parts_cap / 8 + 1][K], zero) must be given; they are zero again when the launch ends.
 //
 // Arithmetic: products of 16-bit values summed in fp32 by the tensor cores; softmax in fp32; weights rounded to the
 // value type before they meet V; partials in fp32, merged in the order of contracts.md §4 (tile -> span -> octet ->

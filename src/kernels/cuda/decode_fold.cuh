@@ -1,4 +1,6 @@
-// States (m, l, O), their merge, and the fold of a sequence's partials by the block that finishes its last one.
+// States (m, l, O), their merge, and what the attending warps of a block do that finishes the last partial of an octet
+// or of a sequence. A warp takes a query row of a head at a time, so that all loads of a row are on their way together;
+// partials of other blocks are read past L1.
 #pragma once
 
 #include "kernels/cuda/decode_plan.cuh"
@@ -24,76 +26,180 @@ __device__ inline float natural_lse(float m, float l) {
 }
 __device__ inline float inverse_sum(float l) { return l == 0.0f ? 0.0f : 1.0f / l; }
 
-// The part of a state that one thread folds: m, l and two channels.
-struct PairState {
-  float m = -INFINITY, l = 0.0f, x = 0.0f, y = 0.0f;
-  __device__ void merge(const PairState& src) {
+// The part of a state that one lane folds: m, l and channels 2 p and 2 p + 1 for p = lane, lane + 32, ...
+template <int kPairs>
+struct LaneState {
+  float m = -INFINITY, l = 0.0f;
+  float2 o[kPairs] = {};
+  __device__ void merge(const LaneState& src) {
     const MergeFactors f = merge_factors(m, src.m);
     m = f.m;
     l = merged(l, src.l, f);
-    x = merged(x, src.x, f);
-    y = merged(y, src.y, f);
+#pragma unroll
+    for (int32_t i = 0; i < kPairs; ++i) {
+      o[i].x = merged(o[i].x, src.o[i].x, f);
+      o[i].y = merged(o[i].y, src.o[i].y, f);
+    }
   }
 };
 
-// Folds all partials of a sequence for KV head g into out and lse. Called by the attending warps; partials of other
-// blocks are read past L1.
-template <typename T>
+// Up to kAhead states, the loads of all in flight together. m and l of state k are with lane k.
+template <int kAhead, int kPairs>
+struct LaneStates {
+  static_assert(kAhead <= 32);
+  float2 sums, o[kAhead][kPairs];
+  // Of state k < n, m and l are at sums_of(k) and the channels at channels_of(k); pairs [pair, pairs) are there.
+  template <typename SumsOf, typename ChannelsOf>
+  __device__ void load(int32_t n, int32_t pair, int32_t pairs, SumsOf sums_of, ChannelsOf channels_of) {
+    if (lane_id() < n) sums = __ldcg(reinterpret_cast<const float2*>(sums_of(lane_id())));
+#pragma unroll
+    for (int32_t k = 0; k < kAhead; ++k) {
+      if (k >= n) break;
+      const auto* channels = reinterpret_cast<const float2*>(channels_of(k));
+#pragma unroll
+      for (int32_t i = 0; i < kPairs; ++i) {
+        o[k][i] = pair + 32 * i < pairs ? __ldcg(channels + pair + 32 * i) : make_float2(0.0f, 0.0f);
+      }
+    }
+  }
+  // Called by all lanes.
+  __device__ LaneState<kPairs> at(int32_t k) const {
+    LaneState<kPairs> state;
+    state.m = __shfl_sync(~0u, sums.x, k);
+    state.l = __shfl_sync(~0u, sums.y, k);
+#pragma unroll
+    for (int32_t i = 0; i < kPairs; ++i) state.o[i] = o[k][i];
+    return state;
+  }
+};
+
+__device__ inline int32_t active_heads(const AttentionLayer& layer, const SeqStep& seq) {
+  return seq.heads == 0 ? layer.n_heads : seq.heads;
+}
+
+// Calls on_row(row, head, pair) for the query rows of a sequence for KV head g, in each 32 kPairs pairs of channels for
+// a warp; rows of heads that are not active are left out.
+template <int kPairs, typename OnRow>
+__device__ inline void walk_rows(const Params& params, const SeqStep& seq, int32_t g, OnRow on_row) {
+  const AttentionLayer& layer = params.layer;
+  const int32_t stretches = (layer.head_dim / 2 + 32 * kPairs - 1) / (32 * kPairs);
+  const int32_t tasks = seq.n_q * params.group * stretches, heads = active_heads(layer, seq);
+#pragma unroll 1
+  for (int32_t at = static_cast<int32_t>(threadIdx.x) / 32; at < tasks; at += kAttendWarps) {
+    const int32_t row = at / stretches, head = g * layer.qa + row % params.group * layer.qb;
+    if (head < heads) on_row(row, head, at % stretches * 32 * kPairs + lane_id());
+  }
+}
+
+// Where a sequence's partials of a query row are.
+struct RowParts {
+  float* slot0;           // the row's place in slot 0
+  int64_t slot, partial;  // floats from a slot to the next, and from a partial to the next
+  __device__ RowParts(const Params& params, const SeqStep& seq, int32_t g, int32_t row) {
+    const int32_t part_floats = params.layer.head_dim + 2;
+    slot0 = params.plan.parts + (static_cast<int64_t>(g) * seq.n_q * params.group + row) * part_floats;
+    slot = static_cast<int64_t>(params.layer.n_heads) * part_floats;
+    partial = seq.n_q * slot;
+  }
+};
+
+// Merges the octet of spans whose first partial is at `slot` of a sequence, for KV head g. Its channels take the place
+// of the first partial's; its m and l that of the second one's first two channels, which nobody but the lane that
+// writes there reads: warps need not wait for each other.
+__device__ inline void merge_octet(const Params& params, int32_t seq_index, int32_t g, int32_t slot) {
+  const SeqStep seq = params.layer.seqs[seq_index];
+  walk_rows<kPairs>(params, seq, g, [&](int32_t row, int32_t, int32_t pair) {
+    const int32_t pairs = params.layer.head_dim / 2;
+    const RowParts parts(params, seq, g, row);
+    float* first = parts.slot0 + slot * parts.slot;
+    LaneStates<kOctetSpans, kPairs> states;
+    const auto partial = [&](int32_t k) { return first + k * parts.partial; };
+    states.load(kOctetSpans, pair, pairs, partial, [&](int32_t k) { return partial(k) + 2; });
+    LaneState<kPairs> octet;
+#pragma unroll
+    for (int32_t k = 0; k < kOctetSpans; ++k) octet.merge(states.at(k));
+#pragma unroll
+    for (int32_t i = 0; i < kPairs; ++i) {
+      if (pair + 32 * i < pairs) reinterpret_cast<float2*>(first + 2)[pair + 32 * i] = octet.o[i];
+    }
+    if (pair == 0) *reinterpret_cast<float2*>(partial(1) + 2) = make_float2(octet.m, octet.l);
+  });
+}
+
+// What there is to fold of a fold's partials: where whole octets of spans were merged, single spans up to the first of
+// them, these, and the spans behind them.
+struct FoldPieces {
+  int32_t head, octets, count;
+  __device__ FoldPieces(const Fold& fold, bool octets_merged) {
+    head = octets_merged && fold.unit == 1 ? min(fold.n_parts, -fold.span0 & (kOctetSpans - 1)) : fold.n_parts;
+    octets = (fold.n_parts - head) / kOctetSpans;
+    count = fold.n_parts - octets * (kOctetSpans - 1);
+  }
+  // The (first) partial of piece i.
+  __device__ int32_t partial(int32_t i) const { return i + min(max(i - head, 0), octets) * (kOctetSpans - 1); }
+  __device__ bool is_octet(int32_t i) const { return i >= head && i < head + octets; }
+};
+
+// Folds all partials of a sequence for KV head g into out and lse; kAhead of a row's partials are on their way
+// together.
+template <typename T, int32_t kAhead>
 __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g) {
+  constexpr int kPairs = 1;
+  using State = LaneState<kPairs>;
   const AttentionLayer& layer = params.layer;
   const SeqStep seq = layer.seqs[seq_index];
-  const int32_t d = layer.head_dim, pairs = d / 2, heads = seq.heads == 0 ? layer.n_heads : seq.heads;
-  const int64_t slot_floats = static_cast<int64_t>(layer.n_heads) * (d + 2);
-  const int32_t rows = seq.n_q * params.group;
-  for (int32_t at = static_cast<int32_t>(threadIdx.x); at < rows * pairs; at += kAttendThreads) {
-    const int32_t row = at / pairs, pair = at % pairs;
-    const int32_t t = seq.q_row + row / params.group, head = g * layer.qa + row % params.group * layer.qb;
-    if (head >= heads) continue;
-    const float* row_parts = params.plan.parts + (static_cast<int64_t>(g) * rows + row) * (d + 2);
-    PairState octet, section, total;
-    int64_t octet_at = -1;
-    int32_t section_at = -1;
+  const bool octets_merged = partials_of(params.plan, seq) > kFoldAtOnce;
+  walk_rows<kPairs>(params, seq, g, [&](int32_t row, int32_t head, int32_t pair) {
+    const int32_t pairs = layer.head_dim / 2;
+    const RowParts parts(params, seq, g, row);
+    State octet, section, total;
+    int32_t octet_at = -1, section_at = -1;
+#pragma unroll 1
     for (int32_t f = 0; f < seq.n_folds; ++f) {
       const Fold fold = params.plan.folds[seq.fold0 + f];
       if (fold.section != section_at) {
         section.merge(octet);
         total.merge(section);
-        octet = section = PairState();
+        octet = section = State();
         octet_at = -1;
         section_at = fold.section;
       }
-      constexpr int32_t kAhead = 8;  // partials in flight
-      for (int32_t first = 0; first < fold.n_parts; first += kAhead) {
-        float2 ml[kAhead], xy[kAhead];
+      const FoldPieces pieces(fold, octets_merged);
+      const float* of_fold = parts.slot0 + fold.part0 * parts.slot;
+#pragma unroll 1
+      for (int32_t first = 0; first < pieces.count; first += kAhead) {
+        const int32_t n = min(kAhead, pieces.count - first);
+        LaneStates<kAhead, kPairs> states;
+        const auto piece = [&](int32_t k) { return of_fold + pieces.partial(first + k) * parts.partial; };
+        states.load(
+            n, pair, pairs, [&](int32_t k) { return piece(k) + (pieces.is_octet(first + k) ? parts.partial + 2 : 0); },
+            [&](int32_t k) { return piece(k) + 2; });
 #pragma unroll
         for (int32_t k = 0; k < kAhead; ++k) {
-          if (first + k >= fold.n_parts) break;
-          const float* part = row_parts + (fold.part0 + static_cast<int64_t>(first + k) * seq.n_q) * slot_floats;
-          ml[k] = __ldcg(reinterpret_cast<const float2*>(part));
-          xy[k] = __ldcg(reinterpret_cast<const float2*>(part + 2) + pair);
-        }
-#pragma unroll
-        for (int32_t k = 0; k < kAhead; ++k) {
-          if (first + k >= fold.n_parts) break;
-          const int64_t place =
-              fold.unit == 1 ? (fold.span0 + first + k) / kOctetSpans : fold.span0 / kOctetSpans + first + k;
+          if (k >= n) break;
+          const int32_t place = fold.unit == 1 ? (fold.span0 + pieces.partial(first + k)) / kOctetSpans
+                                               : fold.span0 / kOctetSpans + first + k;
           if (place != octet_at) {
             section.merge(octet);
-            octet = PairState();
+            octet = State();
             octet_at = place;
           }
-          octet.merge({ml[k].x, ml[k].y, xy[k].x, xy[k].y});
+          octet.merge(states.at(k));
         }
       }
     }
     section.merge(octet);
     total.merge(section);
     const float inverse = inverse_sum(total.l);
-    const int64_t out_row = static_cast<int64_t>(t) * layer.n_heads + head;
-    reinterpret_cast<uint32_t*>(layer.out)[out_row * pairs + pair] =
-        narrow_pair<T>(total.x * inverse, total.y * inverse);
+    const int64_t out_row = static_cast<int64_t>(seq.q_row + row / params.group) * layer.n_heads + head;
+#pragma unroll
+    for (int32_t i = 0; i < kPairs; ++i) {
+      if (pair + 32 * i >= pairs) continue;
+      reinterpret_cast<uint32_t*>(layer.out)[out_row * pairs + pair + 32 * i] =
+          narrow_pair<T>(total.o[i].x * inverse, total.o[i].y * inverse);
+    }
     if (layer.lse != nullptr && pair == 0) layer.lse[out_row] = natural_lse(total.m, total.l);
-  }
+  });
 }
 
 }  // namespace pare::cuda::decode

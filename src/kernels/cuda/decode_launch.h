@@ -7,6 +7,16 @@ namespace pare::cuda::decode {
 
 inline constexpr float kLog2e = 1.44269504088896340736f;
 
+// Whole octets of spans are merged on the way where a sequence has more partials than this in all: each by the block
+// that delivers its last one. Fewer are folded at once, which spares a round of arrivals.
+inline constexpr int32_t kFoldAtOnce = 32;
+// Spans that must have arrived before their octet is merged.
+#ifdef PARE_FAULT_DECODE_OCTET_EARLY
+inline constexpr int32_t kOctetArrivals = kOctetSpans - 1;
+#else
+inline constexpr int32_t kOctetArrivals = kOctetSpans;
+#endif
+
 struct Params {
   AttentionLayer layer;
   SegmentPlan plan;

@@ -39,7 +39,8 @@ struct Job {
   int32_t k_width, v_width, chan, page_rows, page_shift, span, g;  // page_shift: log2 of page_rows, or -1
   int32_t row0, row_end, sink, window;                             // zone rows of the run
   int32_t unit_spans, unit_begin, unit_end, unit0, span_begin, span_end;
-  int32_t member0, n_members, seq, n_parts;  // seq, n_parts: the only member's sequence and its partials in all
+  int32_t member0, n_members;
+  int32_t seq, n_parts, part0, n_q;  // the only member's sequence, its partials in all, its first slot, its query rows
   int32_t first, count;
   int32_t min_limit, max_limit, min_pos, max_pos;  // over the columns, in zone rows
   const Range* picks;
@@ -106,6 +107,9 @@ struct Shape {
   static constexpr int kLoadWarps =
       kCoded && kTileRows == 128 && kColumnTiles <= 2 ? 4 : 2;  // each loads its part of a tile's rows
   static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
+  // As registers allow, so that what the rare merges need does not push out what every tile needs: partials of a row
+  // read together by the fold of a sequence, pairs of channels of a lane in the merge of an octet.
+  static constexpr int kFoldAhead = kColumnTiles == 1 && !kCoded ? 24 : 8, kMergePairs = kCoded ? 1 : 2;
   static constexpr int kSteps = kMaxDim / 16;
   static constexpr int kChannelTiles = (kMaxDim / 16 + kAttendWarps - 1) / kAttendWarps;  // of a warp
   static constexpr int kKeyWarps = kTileRows / 16;                                        // warps that have keys

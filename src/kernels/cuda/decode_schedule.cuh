@@ -105,6 +105,8 @@ class Schedule {
     if (job.n_members == 1) {
       job.seq = member_.seq;
       job.n_parts = partials_of(plan, seq_);
+      job.part0 = member_.part0;
+      job.n_q = seq_.n_q;
     } else {
       for (int32_t m = 1; m < job.n_members; ++m) n_query_rows_ += layer.seqs[plan.members[job.member0 + m].seq].n_q;
     }

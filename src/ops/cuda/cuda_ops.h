@@ -104,7 +104,7 @@ class CudaOps : public DeviceOps {
   cuda::Stream stream_ = nullptr, copies_ = nullptr;
   Status error_;
 
-  cuda::DeviceBuffer arena_, scratch_, linear_workspace_, prefill_workspace_, decode_done_;
+  cuda::DeviceBuffer arena_, scratch_, linear_workspace_, prefill_workspace_, decode_done_, octet_done_;
   Tables tables_[2];
   int parity_ = 0;
   cuda::StepGraphs graphs_;

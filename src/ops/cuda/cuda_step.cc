@@ -60,6 +60,9 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
   PARE_ASSIGN_OR_RETURN(decode_done_, cuda::DeviceBuffer::allocate(static_cast<size_t>(memory.max_sequences) *
                                                                    kv.n_kv_heads * sizeof(uint32_t)));
   PARE_RETURN_IF_ERROR(decode_done_.fill(0));
+  const auto octets = static_cast<size_t>(memory.decode_slots / kOctetSpans + 1);
+  PARE_ASSIGN_OR_RETURN(octet_done_, cuda::DeviceBuffer::allocate(octets * kv.n_kv_heads * sizeof(uint32_t)));
+  PARE_RETURN_IF_ERROR(octet_done_.fill(0));
 
   // Page lists of all sequences of a step, of the full zone and of one other, and shared pages to copy, follow the
   // host's own tables.
@@ -215,6 +218,8 @@ void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleB
     s.members = on_device(s.members);
     s.folds = on_device(s.folds);
     s.done = decode_done_.as<uint32_t>();
+    s.octet_done = octet_done_.as<uint32_t>();
+    PARE_CHECK(s.parts_cap <= memory_.decode_slots);
   }
   // The structs stay on the host, where ops read them; what they point to is on the card.
   std::vector<BlockPlan>& blocks = t.blocks;
