@@ -18,8 +18,8 @@
 // Folds of a sequence, ascending in (section, span0), fold left to right: partials into octets (a change of
 // span / 8 closes one), octets into sections, sections into the row. A fold of unit 8 is made of whole
 // octets; no octet is in a unit-8 fold and in another one. A fold is the partials of one run for one member, all of
-// them. So an octet whose 8 spans are in one fold of unit 1 may be merged before the others are there: its state takes
-// the place of its first partial (kernels that count arrivals, octet_done).
+// them. So an octet whose 8 spans are in one fold of unit 1 may be merged before the others are there; kernels that
+// count its arrivals (octet_done) keep it in the place of its first two partials.
 #pragma once
 
 #include <cstdint>

@@ -208,18 +208,72 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnItemsBatchMatesOrBlocks) {
   }
 }
 
+// Octets of spans that lie in one fold, and are merged as they become complete, or in two, in sequences with more
+// partials than are folded at once.
+TEST_F(DecodeAttentionTest, BitsDoNotDependOnWhichOctetsAreWhole) {
+  struct Piece {
+    int first_span, item_spans;
+  };
+  // Where the row's runs begin and how they are cut; the first begins in the middle of a span.
+  const std::vector<Piece> cuts[] = {
+      {{3, 8}},                             // by octets
+      {{3, 1}},                             // whole octets but the first and the last
+      {{3, 16}, {16, 1}},                   // whole octets behind a fold of octets
+      {{3, 1}, {19, 1}},                    // an octet in two folds
+      {{3, 1}, {17, 1}, {21, 1}, {39, 1}},  // and in three
+      {{3, 1}, {8, 1}, {16, 1}, {32, 8}},   // folds of a single whole octet, and of two
+  };
+  uint32_t seed = 200;
+  for (const DecodeShape shape :
+       {DecodeShape{.heads = 12, .kv_heads = 2, .d = 128}, DecodeShape{.heads = 7, .kv_heads = 1, .d = 64},
+        DecodeShape{.heads = 2, .kv_heads = 2, .d = 256},
+        DecodeShape{.heads = 6, .kv_heads = 2, .d = 80, .codec = Codec::F16, .tiled_heads = true},
+        DecodeShape{.heads = 9, .kv_heads = 1, .d = 16}}) {
+    for (const int n_q : {1, 3}) {
+      for (const bool all_heads : {true, false}) {
+        SCOPED_TRACE(describe(shape) + ", " + std::to_string(n_q) + " rows" + (all_heads ? "" : ", half of the heads"));
+        DecodeWorld w(shape, n_q, ++seed);
+        w.add_full_zone();
+        const int row0 = 3 * kSpanRows + 17, end = 45 * kSpanRows + 11;
+        const uint32_t page0 = w.add_pages(0, end);
+        w.fill_rows(0, page0, row0, end);
+        const auto build = [&](const std::vector<Piece>& pieces) {
+          SegmentPlanData plan;
+          plan.add_seq(0, n_q, end - n_q, all_heads ? shape.heads : std::max(1, shape.heads / 2));
+          for (size_t i = 0; i < pieces.size(); ++i) {
+            const int begin = i == 0 ? row0 : pieces[i].first_span * kSpanRows;
+            const int stop = i + 1 == pieces.size() ? end : pieces[i + 1].first_span * kSpanRows;
+            pare::Run run{.flags = kRunCausal, .page0 = page0, .row0 = begin, .rows = stop - begin, .pos0 = begin};
+            run.item_spans = static_cast<uint16_t>(pieces[i].item_spans);
+            plan.add_run(run, kSpanRows, false, {0}, kZoneFull);
+          }
+          return plan;
+        };
+        const DecodeResult expected = run_device(w, build(cuts[0]));
+        expect_close(w, build(cuts[0]), expected);
+        for (size_t cut = 1; cut < std::size(cuts); ++cut) {
+          SCOPED_TRACE("cut " + std::to_string(cut));
+          for (const int blocks : {0, 1, 5}) EXPECT_EQ(run_device(w, build(cuts[cut]), {.blocks = blocks}), expected);
+          EXPECT_EQ(run_device(w, build(cuts[cut]), {.query_rows = 1, .overlap_launch = true}, 20), expected);
+        }
+      }
+    }
+  }
+}
+
 // Sequences that share the rows of a prefix: read once, the same bits as read by each.
 TEST_F(DecodeAttentionTest, SharedPrefix) {
-  for (const int members : {2, 5, 20}) {
+  // The longer prefix has more partials than are folded at once; its last octet is shared with the rows that are not.
+  for (const auto& [members, spans] : {std::pair{2, 8}, {5, 8}, {20, 8}, {3, 36}}) {
     SCOPED_TRACE(members);
-    const int prefix = 2500, q_rows = members + 1;
+    const int shared_rows = spans * kSpanRows, prefix = shared_rows + 452, q_rows = members + 1;
     DecodeWorld w({.heads = 8, .kv_heads = 2, .d = 64}, q_rows, static_cast<uint32_t>(members));
     w.add_full_zone();
     const uint32_t shared = w.add_rows(0, prefix);
     std::vector<uint32_t> own;
     std::vector<int> tails;
     for (int s = 0; s < members; ++s) {
-      tails.push_back(2560 + w.random(2, 200));
+      tails.push_back(shared_rows + 512 + w.random(2, 200));
       own.push_back(w.add_rows(0, tails[s]));
     }
     const auto build = [&](bool cascade) {
@@ -230,13 +284,17 @@ TEST_F(DecodeAttentionTest, SharedPrefix) {
         plan.add_seq(s == 0 ? 0 : s + 1, n_q, tails[s] - n_q, 8);
         all.push_back(s);
       }
-      const pare::Run run{.page0 = shared, .rows = 2048};
+      const pare::Run run{.page0 = shared, .rows = shared_rows};
       if (cascade) {
         plan.add_run(run, kSpanRows, false, all, kZoneFull);
       }
       for (int s = 0; s < members; ++s) {
         if (!cascade) plan.add_run(run, kSpanRows, false, {s}, kZoneFull);
-        plan.add_run({.flags = kRunCausal, .page0 = own[s], .row0 = 2048, .rows = tails[s] - 2048, .pos0 = 2048},
+        plan.add_run({.flags = kRunCausal,
+                      .page0 = own[s],
+                      .row0 = shared_rows,
+                      .rows = tails[s] - shared_rows,
+                      .pos0 = shared_rows},
                      kSpanRows, false, {s}, kZoneFull);
       }
       return plan;

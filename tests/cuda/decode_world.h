@@ -256,10 +256,12 @@ inline DecodeResult run_device(const DecodeWorld& w, test::SegmentPlanData data,
   layer.lse = lse.as<float>();
 
   const size_t n_done = data.seqs.size() * w.shape.kv_heads;
+  const size_t n_octets = static_cast<size_t>(data.n_parts / kOctetSpans + 1) * w.shape.kv_heads;
   const auto runs = to_device(data.runs), n_runs = to_device(std::vector<int32_t>{data.n_runs}),
              prefix = to_device(data.item_prefix), members = to_device(data.members), folds = to_device(data.folds),
              picks = to_device(data.picks), pick_n = to_device(data.pick_n), scores = to_device(data.scores),
-             done = to_device(std::vector<uint32_t>(n_done, 0));
+             done = to_device(std::vector<uint32_t>(n_done, 0)),
+             octet_done = to_device(std::vector<uint32_t>(n_octets, 0));
   const auto parts = poisoned<float>(static_cast<size_t>(data.n_parts) * w.shape.heads * (w.shape.d + 2));
   SegmentPlan plan;
   plan.runs = runs.as<Run>();
@@ -272,6 +274,7 @@ inline DecodeResult run_device(const DecodeWorld& w, test::SegmentPlanData data,
   plan.scores = scores.as<float>();
   plan.parts = parts.as<float>();
   plan.done = done.as<uint32_t>();
+  plan.octet_done = octet_done.as<uint32_t>();
   plan.runs_cap = data.n_runs;
   plan.items_cap = data.item_prefix.back();
   plan.parts_cap = data.n_parts;
@@ -282,6 +285,7 @@ inline DecodeResult run_device(const DecodeWorld& w, test::SegmentPlanData data,
   }
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
   EXPECT_EQ(to_host<uint32_t>(done, n_done), std::vector<uint32_t>(n_done, 0));
+  EXPECT_EQ(to_host<uint32_t>(octet_done, n_octets), std::vector<uint32_t>(n_octets, 0));
   return {to_host<uint16_t>(out, q.size()), to_host<float>(lse, q.size() / w.shape.d)};
 }
 

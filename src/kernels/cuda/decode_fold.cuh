@@ -106,7 +106,8 @@ struct RowParts {
 // Merges the octet of spans whose first partial is at `slot` of a sequence, for KV head g. Its channels take the place
 // of the first partial's; its m and l that of the second one's first two channels, which nobody but the lane that
 // writes there reads: warps need not wait for each other.
-__device__ inline void merge_octet(const Params& params, int32_t seq_index, int32_t g, int32_t slot) {
+template <int kPairs>
+__device__ void merge_octet(const Params& params, int32_t seq_index, int32_t g, int32_t slot) {
   const SeqStep seq = params.layer.seqs[seq_index];
   walk_rows<kPairs>(params, seq, g, [&](int32_t row, int32_t, int32_t pair) {
     const int32_t pairs = params.layer.head_dim / 2;
