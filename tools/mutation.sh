@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds each seeded fault of tests/mutations.tsv and runs the tests that must notice it. Usage:
 #   tools/mutation.sh [--write] [--jobs N] [FAULT...]   default: all, as many compilers as cores
+# Faults whose level is `cuda` need a card and nvcc, and are left out where those are not.
 # --write renews the rows of these faults in tests/MUTATIONS.md and leaves those of others as they are. Fails if a fault survives, if the clean tree fails, or if sources and table name different faults.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,12 +30,16 @@ levels="scalar"
 if has avx2 && has fma; then levels+=" avx2"; fi
 if has avx512_vnni && has avx512vbmi; then levels+=" avx512"; fi
 if has amx_int8; then levels+=" amx"; fi
+cuda=OFF
+if nvidia-smi -L >/dev/null 2>&1 && { command -v nvcc || [ -x /usr/local/cuda/bin/nvcc ]; } >/dev/null; then cuda=ON; fi
+# The rows that can be run here.
+rows_here() { rows | if [ "$cuda" = ON ]; then cat; else awk -F'\t' '$3 != "cuda"'; fi; }
 
 # Builds the programs $2... with fault $1 ('' for none).
 build_with() {
   local fault=$1
   shift
-  cmake --preset mutation -DPARE_FAULT="$fault" >"$build.log" 2>&1 &&
+  cmake --preset mutation -DPARE_FAULT="$fault" -DPARE_CUDA="$cuda" >"$build.log" 2>&1 &&
     cmake --build --preset mutation -j "$jobs" --target "${@/#/test_}" -- --quiet >>"$build.log" 2>&1 ||
     { cat "$build.log"; exit 1; }
 }
@@ -48,8 +53,11 @@ run_test() {
 
 mkdir -p "$build"
 mapfile -t programs < <(
-  if [ ${#wanted[@]} = 0 ]; then rows; else for fault in "${wanted[@]}"; do rows | grep -P "^$fault\t"; done; fi |
+  if [ ${#wanted[@]} = 0 ]; then rows_here; else
+    for fault in "${wanted[@]}"; do rows_here | grep -P "^$fault\t" || echo "$fault needs a card" >&2; done
+  fi |
     cut -f2 | tr ',' '\n' | sort -u)
+[ ${#programs[@]} -gt 0 ] || { echo "nothing to run here"; exit 2; }
 echo "== no fault: ${programs[*]} must pass"
 build_with "" "${programs[@]}"
 for program in "${programs[@]}"; do
@@ -62,6 +70,7 @@ new_rows=$build/rows
 while IFS=$'\t' read -r fault tests asked breaks <&3; do
   [ ${#wanted[@]} = 0 ] || [[ " ${wanted[*]} " = *" $fault "* ]] || continue
   IFS=, read -ra needed <<<"$tests"
+  [ "$asked" != cuda ] || asked=-
   IFS=, read -ra at_levels <<<"${asked/#-/}"
   build_with "$fault" "${needed[@]}"
   caught="" missed=""
@@ -95,7 +104,7 @@ while IFS=$'\t' read -r fault tests asked breaks <&3; do
     printf '%-28s %s\n' "$fault" "$caught"
   fi
   printf '| `%s` | %s | %s |\n' "$fault" "$breaks" "${missed:+SURVIVES$missed; }$caught" >>"$new_rows"
-done 3< <(rows)
+done 3< <(rows_here)
 [ "$survivors" = 0 ] || { echo "$survivors faults survive"; exit 1; }
 
 # In the order of the table: what was seen now, else what was written before.
