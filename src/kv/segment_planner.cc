@@ -23,8 +23,10 @@ int32_t units_of(const Run& run) {
   const int32_t rows = run.item_spans == 1 ? kSpanRows : kOctetRows;
   return (run.row0 + run.rows - 1) / rows - run.row0 / rows + 1;
 }
+// Items begin at multiples of their size, so a run that does not may have one more than its rows fill.
 int32_t items_of(const Run& run) {
-  return run.item_spans == 1 ? units_of(run) : ceil_div(units_of(run), run.item_spans / kOctetSpans);
+  const int32_t rows = run.item_spans * kSpanRows;
+  return (run.row0 + run.rows - 1) / rows - run.row0 / rows + 1;
 }
 
 // Rows of the runs that are to be cut into items.

@@ -159,7 +159,8 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
     const bool octets = run.item_spans != 1;
     const int32_t unit_rows = octets ? kOctetRows : kSpanRows;
     const int32_t units = (run.row0 + run.rows - 1) / unit_rows - run.row0 / unit_rows + 1;
-    const int32_t items = octets ? ceil_div<int32_t>(units, run.item_spans / kOctetSpans) : units;
+    const int32_t item_rows = run.item_spans * kSpanRows;
+    const int32_t items = (run.row0 + run.rows - 1) / item_rows - run.row0 / item_rows + 1;
     if (plan.item_prefix[r + 1] - plan.item_prefix[r] != items) return fail("wrong number of items");
     for (int32_t m = 0; m < run.n_members; ++m) {
       const Member& member = plan.members[run.member0 + m];

@@ -8,8 +8,9 @@
 // SegmentPlan::window. A run without these flags holds exactly the rows that each of its query rows attends.
 //
 // Units. Span s = zone rows [256 s, 256 (s + 1)); octet o = spans [8 o, 8 (o + 1)). The units of a run are
-// its spans when item_spans = 1, else its octets, both clipped to the run. Item i of a run is its units [i m,
-// (i + 1) m), with m = 1 or item_spans / 8. Items of run r are numbered [item_prefix[r], item_prefix[r + 1]).
+// its spans when item_spans = 1, else its octets, both clipped to the run. Item i of a run whose first unit is u is its
+// units among [j m, (j + 1) m), with j = u / m + i and m = 1 or item_spans / 8. Items of run r are numbered
+// [item_prefix[r], item_prefix[r + 1]).
 //
 // Partials: one per unit, numbered from 0 at the run's first. A slot is room for one query row: partial p of
 // a member with n_q rows starts at slot part0 + p * n_q and is laid out [K][n_q * R][m, l, O[D]]: float

@@ -225,6 +225,30 @@ TEST(SegmentPlanner, ItemsFollowTheThreads) {
   EXPECT_EQ(items[2], 16) << "one item a span of 256 rows";
 }
 
+// A window that begins in the middle of an item: its last rows are in an item of their own.
+TEST(SegmentPlanner, ItemsBeginAtMultiplesOfTheirSize) {
+  const auto spec = parse_spec("streaming(sink=4,recent=6000)", "kv");
+  ASSERT_TRUE(spec.ok()) << spec.status().to_string();
+  const auto kv = make_kv_policy(*spec);
+  ASSERT_TRUE(kv.ok()) << kv.status().to_string();
+  const SegmentShape shape = {.n_heads = 8, .n_kv_heads = 2, .head_dim = 64, .threads = 1};
+  for (const int32_t pos : {9000, 11999, 14335, 16384, 20479}) {
+    Arena arena(
+        std::move(AlignedBuffer::allocate(segment_plan_max_bytes(*kv->policy, shape, 1, 1, pos + 1).total())).value());
+    SeqStep seq{.q_row = 0, .n_q = 1, .pos = pos, .flags = kSeqDecode};
+    SegmentPlan plan;
+    const Status status = build_segment_plan(*kv->policy, kNoWindow, shape, {&seq, 1}, {}, arena, arena, plan);
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    for (int32_t r = 0; r < *plan.n_runs; ++r) {
+      const PlanRun& run = plan.runs[r];
+      const int32_t item_rows = run.item_spans * kSpanRows;
+      int32_t items = 0;
+      for (int32_t at = run.row0 / item_rows * item_rows; at < run.row0 + run.rows; at += item_rows) ++items;
+      EXPECT_EQ(plan.item_prefix[r + 1] - plan.item_prefix[r], items) << "run " << r << " of position " << pos;
+    }
+  }
+}
+
 // 132 multiprocessors: items as large as leave no round half empty, single spans while there are fewer octets than
 // multiprocessors; never more than the arena was measured for.
 TEST(SegmentPlanner, ItemsOfACardAreDealtInRounds) {
