@@ -85,8 +85,7 @@ class Batch {
               .member0 = s};
       run.item_spans = static_cast<uint16_t>(item_spans);
       runs.push_back(run);
-      const int unit = item_spans == 1 ? 1 : kOctetSpans,
-                units = (c.context + unit * kSpanRows - 1) / (unit * kSpanRows);
+      const int unit = spans_of_unit(item_spans), units = (c.context + unit * kSpanRows - 1) / (unit * kSpanRows);
       members.push_back({s, slots});
       Fold fold{.part0 = slots, .n_parts = units};
       fold.unit = static_cast<uint16_t>(unit);
@@ -167,7 +166,7 @@ void bench_read() {
 }
 
 void report(const Case& c) {
-  for (const int item_spans : {1, 8, 16, 32, 64}) {
+  for (const int item_spans : {1, 2, 4, 8, 16, 32, 64}) {
     if (item_spans > 1 && c.context < item_spans * kSpanRows) continue;
     Batch batch(c, item_spans);
     const double alone = median_seconds(stream, kRepeats, [&] { batch.attend(false); });
@@ -207,6 +206,7 @@ int run(const char* filter) {
       {"1 x 4K, 32/8 of 128", 1, 4096, 32, 8, 128},
       {"1 x 8K, 32/8 of 128", 1, 8192, 32, 8, 128},
       {"1 x 16K, 32/8 of 128", 1, 16384, 32, 8, 128},
+      {"1 x 64K, 12/2 of 128", 1, 65536, 12, 2, 128},
       {"1 x 30K, 12/2 of 128", 1, 30000, 12, 2, 128},
       {"1 x 512, 14/2 of 64", 1, 512, 14, 2, 64},
       {"1 x 2K, 14/2 of 64", 1, 2048, 14, 2, 64},

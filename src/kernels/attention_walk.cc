@@ -167,8 +167,8 @@ DecodeItem resolve_item(const AttentionLayer& layer, const SegmentPlan& plan, in
     out.span_begin = run.row0 / span;
     out.span_end = (run.row0 + run.rows + span - 1) / span;
   }
-  out.unit_spans = run.item_spans == 1 ? 1 : kOctetSpans;
-  const int32_t per_item = run.item_spans == 1 ? 1 : run.item_spans / kOctetSpans;
+  out.unit_spans = spans_of_unit(run.item_spans);
+  const int32_t per_item = units_of_item(run.item_spans);
   out.unit0 = out.span_begin / out.unit_spans;
   const int32_t last = (out.span_end + out.unit_spans - 1) / out.unit_spans;
   const int32_t begin = (out.unit0 / per_item + (item - plan.item_prefix[lo])) * per_item;

@@ -20,7 +20,7 @@ int32_t first_octet(const Run& run) { return run.row0 / kOctetRows; }
 int32_t last_octet(const Run& run) { return (run.row0 + run.rows - 1) / kOctetRows; }
 
 int32_t units_of(const Run& run) {
-  const int32_t rows = run.item_spans == 1 ? kSpanRows : kOctetRows;
+  const int32_t rows = spans_of_unit(run.item_spans) * kSpanRows;
   return (run.row0 + run.rows - 1) / rows - run.row0 / rows + 1;
 }
 // Items begin at multiples of their size, so a run that does not may have one more than its rows fill.
@@ -31,7 +31,7 @@ int32_t items_of(const Run& run) {
 
 // Rows of the runs that are to be cut into items.
 struct RunRows {
-  static constexpr int32_t kChoices[] = {1, 8, 16, 32, 64, 128, 256};  // spans of an item
+  static constexpr int32_t kChoices[] = {1, 2, 4, 8, 16, 32, 64, 128, 256};  // spans of an item
   int64_t all = 0, longest = 0;
   int64_t items[std::size(kChoices)] = {};
   void add(int64_t rows) {
@@ -49,7 +49,8 @@ uint16_t soonest_done(const RunRows& rows, const SegmentShape& shape, bool in_sh
   const int64_t overhead = std::max(shape.item_overhead, kMinItemOverhead);
   int64_t best = INT64_MAX;
   int32_t spans = kOctetSpans;
-  for (size_t c = few ? 0 : 1; c < std::size(RunRows::kChoices); ++c) {
+  for (size_t c = 0; c < std::size(RunRows::kChoices); ++c) {
+    if (!few && RunRows::kChoices[c] < kOctetSpans) continue;
     const int64_t items = rows.items[c] * shape.n_kv_heads;
     const int64_t item_rows = std::min<int64_t>(RunRows::kChoices[c] * kSpanRows, rows.longest);
     const int64_t cost = in_shares
@@ -86,8 +87,8 @@ Run piece(const Run& run, int32_t begin, int32_t end, uint16_t item_spans) {
 // goes by spans. At most three pieces.
 int cut_run(const Run& run, bool shares_first, bool shares_last, uint16_t item_spans, Run* out) {
   const int32_t end = run.row0 + run.rows;
-  if (item_spans == 1) {
-    out[0] = piece(run, run.row0, end, 1);
+  if (item_spans < kOctetSpans) {
+    out[0] = piece(run, run.row0, end, item_spans);
     return 1;
   }
   int32_t body = run.row0, body_end = end;
@@ -168,7 +169,7 @@ Status build_segment_plan(const KvPolicy& policy, int32_t layer_window, const Se
         folds[n_runs] = {.part0 = slots,
                          .n_parts = units,
                          .span0 = made.row0 / kSpanRows,
-                         .unit = static_cast<uint16_t>(made.item_spans == 1 ? 1 : kOctetSpans),
+                         .unit = static_cast<uint16_t>(spans_of_unit(made.item_spans)),
                          .section = made.zone};
         slots += units * s.n_q;
         prefix[n_runs + 1] = prefix[n_runs] + items_of(made);

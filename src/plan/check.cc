@@ -155,8 +155,10 @@ Status check_segment_plan(const SegmentPlan& plan, const PlanCheck& check) {
     const Run& run = plan.runs[r];
     const auto fail = [&](std::string_view what) { return broken(fmt::format("run {}: {}", r, what)); };
     if (run.rows <= 0 || run.row0 < 0) return fail("no rows");
-    if (run.item_spans != 1 && (run.item_spans == 0 || run.item_spans % kOctetSpans != 0)) return fail("odd item size");
-    const bool octets = run.item_spans != 1;
+    const bool octets = run.item_spans >= kOctetSpans;
+    if (run.item_spans == 0 || (octets ? run.item_spans % kOctetSpans : kOctetSpans % run.item_spans) != 0) {
+      return fail("odd item size");
+    }
     const int32_t unit_rows = octets ? kOctetRows : kSpanRows;
     const int32_t units = (run.row0 + run.rows - 1) / unit_rows - run.row0 / unit_rows + 1;
     const int32_t item_rows = run.item_spans * kSpanRows;

@@ -8,8 +8,8 @@
 // SegmentPlan::window. A run without these flags holds exactly the rows that each of its query rows attends.
 //
 // Units. Span s = zone rows [256 s, 256 (s + 1)); octet o = spans [8 o, 8 (o + 1)). The units of a run are
-// its spans when item_spans = 1, else its octets, both clipped to the run. Item i of a run whose first unit is u is its
-// units among [j m, (j + 1) m), with j = u / m + i and m = 1 or item_spans / 8. Items of run r are numbered
+// its spans when item_spans < 8, else its octets, both clipped to the run. Item i of a run whose first unit is u is its
+// units among [j m, (j + 1) m), with j = u / m + i and m = units_of_item(item_spans). Items of run r are numbered
 // [item_prefix[r], item_prefix[r + 1]).
 //
 // Partials: one per unit, numbered from 0 at the run's first. A slot is room for one query row: partial p of
@@ -42,9 +42,11 @@ struct Run {
   int32_t pick0 = 0, pick_cap = 0;  // picks at pick0 + (q_row * K + g) * pick_cap
   int32_t member0 = 0;
   uint16_t item_spans = 1,
-           sink = 0;  // spans per work item: 1 or a multiple of 8; kRunWindow keeps rows < sink
+           sink = 0;  // spans per work item: 1, 2, 4 or a multiple of 8; kRunWindow keeps rows < sink
 };
 static_assert(sizeof(Run) == 36);
+constexpr int32_t spans_of_unit(int32_t item_spans) { return item_spans < kOctetSpans ? 1 : kOctetSpans; }
+constexpr int32_t units_of_item(int32_t item_spans) { return item_spans / spans_of_unit(item_spans); }
 
 struct Member {
   int32_t seq,

@@ -192,7 +192,8 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnItemsBatchMatesOrBlocks) {
     };
     const DecodeResult expected = run_device(w, batch(1));
     expect_close(w, batch(1), expected);
-    for (const int item_spans : {8, 16, 64, 256}) EXPECT_EQ(run_device(w, batch(item_spans)), expected) << item_spans;
+    for (const int item_spans : {2, 4, 8, 16, 64, 256})
+      EXPECT_EQ(run_device(w, batch(item_spans)), expected) << item_spans;
     for (const int blocks : {1, 7, 500}) EXPECT_EQ(run_device(w, batch(1), {.blocks = blocks}), expected) << blocks;
     EXPECT_EQ(run_device(w, batch(8), {.overlap_launch = true}, 20), expected);
     for (int s = 0; s < 4; ++s) {
@@ -216,10 +217,12 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnWhichOctetsAreWhole) {
   };
   // Where the row's runs begin and how they are cut; the first begins in the middle of a span.
   const std::vector<Piece> cuts[] = {
-      {{3, 8}},                             // by octets
-      {{3, 1}},                             // whole octets but the first and the last
-      {{3, 16}, {16, 1}},                   // whole octets behind a fold of octets
-      {{3, 1}, {19, 1}},                    // an octet in two folds
+      {{3, 8}},            // by octets
+      {{3, 1}},            // whole octets but the first and the last
+      {{3, 16}, {16, 1}},  // whole octets behind a fold of octets
+      {{3, 2}},            // the same, several spans an item
+      {{3, 4}, {18, 2}},   // an octet in two folds
+      {{3, 1}, {19, 1}},
       {{3, 1}, {17, 1}, {21, 1}, {39, 1}},  // and in three
       {{3, 1}, {8, 1}, {16, 1}, {32, 8}},   // folds of a single whole octet, and of two
   };

@@ -95,7 +95,7 @@ class Schedule {
     job.window = windowed ? plan.window : INT32_MAX;
     job.span_begin = picked ? 0 : job.row0 / job.span;
     job.span_end = ((picked ? run_.pick_cap : job.row_end) + job.span - 1) / job.span;
-    job.unit_spans = run_.item_spans == 1 ? 1 : kOctetSpans;
+    job.unit_spans = spans_of_unit(run_.item_spans);
     job.unit0 = job.span_begin / job.unit_spans;
     job.member0 = run_.member0;
     job.n_members = run_.n_members;
@@ -130,7 +130,7 @@ class Schedule {
     job.v_width = format.v_width;
     job.chan = format.chan;
     if (format.lw != kNoPlane && !job.is(kJobScored)) job.flags |= kJobWeighted;
-    const int32_t per_item = run_.item_spans == 1 ? 1 : run_.item_spans / kOctetSpans;
+    const int32_t per_item = units_of_item(run_.item_spans);
     const int32_t last = (job.span_end + job.unit_spans - 1) / job.unit_spans;
     const int32_t begin = (job.unit0 / per_item + (item - item0_)) * per_item;
     job.unit_begin = max(begin, job.unit0);

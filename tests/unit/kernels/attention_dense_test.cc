@@ -142,7 +142,7 @@ TEST(AttentionDense, DecodeEqualsPrefillForEveryCut) {
     for (int pos : {0, 15, 16, 63, 64, 255, 256, 1090, 2047, 2048, 4990}) {
       BlockPlanData plan = dense_plan(w, pos, 1, 16);
       const auto expected = run_prefill(w, *kernels, plan, pos, 1);
-      for (uint16_t cut : {1, 8, 16, 64}) {
+      for (uint16_t cut : {1, 2, 4, 8, 16, 64}) {
         SegmentPlanData segment;
         segment.add_seq(0, 1, pos, 3);
         pare::Run run{.page0 = static_cast<uint32_t>(w.page0[0]), .rows = pos + 1, .item_spans = cut};

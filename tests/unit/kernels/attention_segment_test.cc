@@ -21,7 +21,7 @@ TEST(AttentionSegment, WindowsEqualPrefillWhateverTheRuns) {
       plan.lists = {{.n_abs = 1, .rel0 = 1, .n_rel = 1, .sink = sink, .window = window}};
       const auto expected = run_prefill(w, kernels, plan, pos, n_q);
       const auto page0 = static_cast<uint32_t>(w.page0[0]);
-      for (uint16_t cut : {1, 8}) {
+      for (uint16_t cut : {1, 2, 4, 8}) {
         SegmentPlanData one;  // every row, masked
         one.window = window;
         one.add_seq(0, n_q, pos, 2);

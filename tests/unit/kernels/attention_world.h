@@ -384,7 +384,7 @@ struct SegmentPlanData {
   void add_run(Run run, int span_size, bool picked, const std::vector<int>& of, int section) {
     run.member0 = static_cast<int32_t>(members.size());
     run.n_members = static_cast<uint16_t>(of.size());
-    const int per_unit = run.item_spans == 1 ? 1 : kOctetSpans, per_item = run.item_spans == 1 ? 1 : run.item_spans / 8;
+    const int per_unit = spans_of_unit(run.item_spans), per_item = units_of_item(run.item_spans);
     const int first = picked ? 0 : run.row0 / span_size;
     const int end = ((picked ? run.pick_cap : run.row0 + run.rows) + span_size - 1) / span_size;
     const int unit0 = first / per_unit, units = (end + per_unit - 1) / per_unit - unit0;

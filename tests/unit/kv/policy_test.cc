@@ -249,8 +249,8 @@ TEST(SegmentPlanner, ItemsBeginAtMultiplesOfTheirSize) {
   }
 }
 
-// 132 multiprocessors: items as large as leave no round half empty, single spans while there are fewer octets than
-// multiprocessors; never more than the arena was measured for.
+// 132 multiprocessors: items as large as leave no round half empty, less than an octet while there are fewer octets
+// than multiprocessors; never more than the arena was measured for.
 TEST(SegmentPlanner, ItemsOfACardAreDealtInRounds) {
   const auto spec = parse_spec("dense", "kv");
   const auto kv = make_kv_policy(*spec);
@@ -266,7 +266,9 @@ TEST(SegmentPlanner, ItemsOfACardAreDealtInRounds) {
     return status.ok() ? int{plan.runs[0].item_spans} : 0;
   };
   EXPECT_EQ(item_spans(1, 512), 1);
-  EXPECT_EQ(item_spans(1, 8192), 1);
+  EXPECT_EQ(item_spans(1, 4096), 1);
+  EXPECT_EQ(item_spans(1, 8192), 2);
+  EXPECT_EQ(item_spans(1, 16384), 4);
   EXPECT_EQ(item_spans(1, 32768), 8);
   EXPECT_EQ(item_spans(8, 32768), 64);
   EXPECT_EQ(item_spans(8, 131072), 256);
