@@ -224,7 +224,7 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnWhichOctetsAreWhole) {
       {{3, 4}, {18, 2}},   // an octet in two folds
       {{3, 1}, {19, 1}},
       {{3, 1}, {17, 1}, {21, 1}, {39, 1}},  // and in three
-      {{3, 1}, {8, 1}, {16, 1}, {32, 8}},   // folds of a single whole octet, and of two
+      {{3, 1}, {8, 1}, {16, 1}, {40, 8}},   // folds of a single whole octet, and of three
   };
   uint32_t seed = 200;
   for (const DecodeShape shape :
@@ -237,7 +237,7 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnWhichOctetsAreWhole) {
         SCOPED_TRACE(describe(shape) + ", " + std::to_string(n_q) + " rows" + (all_heads ? "" : ", half of the heads"));
         DecodeWorld w(shape, n_q, ++seed);
         w.add_full_zone();
-        const int row0 = 3 * kSpanRows + 17, end = 45 * kSpanRows + 11;
+        const int row0 = 3 * kSpanRows + 17, end = 53 * kSpanRows + 11;
         const uint32_t page0 = w.add_pages(0, end);
         w.fill_rows(0, page0, row0, end);
         const auto build = [&](const std::vector<Piece>& pieces) {
