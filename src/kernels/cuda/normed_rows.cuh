@@ -23,11 +23,32 @@ __device__ __forceinline__ float sum_tree(float x, int width) {
   return x;
 }
 
-// As stage_rows of the kernel, from the residual. `warp_sums`: 32 floats a token.
+// The part of norm_rows that needs no input: zeros in the rows beyond the last token, and the weights of the columns
+// that this thread writes first.
 template <int kTokenTiles>
-__device__ void norm_rows(const Args& args, int first, float* warp_sums, __nv_bfloat16* rows) {
+__device__ __forceinline__ float4 prepare_norm(const Args& args, int first, __nv_bfloat16* rows) {
+  const int pitch = args.columns + kPadColumns, tokens = static_cast<int>(args.x.t);
+  uint2* absent = reinterpret_cast<uint2*>(rows + tokens * pitch);
+  for (int i = threadIdx.x; i < (8 * kTokenTiles - tokens) * pitch / 4; i += static_cast<int>(blockDim.x)) {
+    absent[i] = uint2{};
+  }
+  const int own = 4 * static_cast<int>(threadIdx.x);
+  if (own >= args.columns || first + own >= args.x.k) return {};
+  return *reinterpret_cast<const float4*>(args.x.norm_weight + first + own);
+}
+
+// Columns [first, first + args.columns) of the normed residual as bf16, zero beyond K. `own_weight` is prepare_norm's,
+// `warp_sums` 32 floats a token.
+__device__ __forceinline__ void norm_rows(const Args& args, int first, const float4& own_weight, float* warp_sums,
+                                          __nv_bfloat16* rows) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k = static_cast<int>(args.x.k);
   const int tokens = static_cast<int>(args.x.t), warps = norm_warps(k), threads = 32 * warps;
+  // What this thread writes first, on its way while the squares are added.
+  const int own = 4 * static_cast<int>(threadIdx.x);
+  float4 own_value{};
+  if (own < args.columns && first + own < k) {
+    own_value = *reinterpret_cast<const float4*>(args.x.residual + first + own);
+  }
   for (int task = warp; task < tokens * warps; task += static_cast<int>(blockDim.x / 32)) {
     const int t = task / warps, thread = task % warps * 32 + lane;
     const float* row = args.x.residual + t * args.x.ld;
@@ -46,18 +67,20 @@ __device__ void norm_rows(const Args& args, int first, float* warp_sums, __nv_bf
   __syncthreads();
 
   const int pitch = args.columns + kPadColumns;
-  for (int t = 0; t < 8 * kTokenTiles; ++t) {
-    float inverse = 0.0f;
-    if (t < tokens) {
-      const float sum = sum_tree(warp_sums[t * 32 + lane % warps], warps);
-      inverse = 1.0f / sqrtf(sum / static_cast<float>(k) + args.x.eps);
-    }
+#pragma unroll 1
+  for (int t = 0; t < tokens; ++t) {
+    const float sum = sum_tree(warp_sums[t * 32 + lane % warps], warps);
+    const float inverse = 1.0f / sqrtf(sum / static_cast<float>(k) + args.x.eps);
     const float* row = args.x.residual + t * args.x.ld;
-    for (int c = 4 * threadIdx.x; c < args.columns; c += static_cast<int>(4 * blockDim.x)) {
+#pragma unroll 1
+    for (int c = own; c < args.columns; c += static_cast<int>(4 * blockDim.x)) {
       uint2 out{};
-      if (t < tokens && first + c < k) {
-        const float4 v = *reinterpret_cast<const float4*>(row + first + c);
-        const float4 w = *reinterpret_cast<const float4*>(args.x.norm_weight + first + c);
+      if (first + c < k) {
+        float4 v = own_value, w = own_weight;
+        if (t > 0 || c != own) {
+          v = *reinterpret_cast<const float4*>(row + first + c);
+          w = *reinterpret_cast<const float4*>(args.x.norm_weight + first + c);
+        }
         out.x = pack_bf16x2(v.x * inverse * w.x, v.y * inverse * w.y);
         out.y = pack_bf16x2(v.z * inverse * w.z, v.w * inverse * w.w);
       }

@@ -46,15 +46,18 @@ const Card& card() {
 }
 
 // Seconds, roughly, of all pairs under a plan, for whichever plan is least.
-double cost_of(const DeviceFormat& f, int64_t pairs, int64_t records, const Plan& plan) {
+double cost_of(const DeviceFormat& f, int64_t pairs, int64_t units, const Plan& plan) {
   constexpr double kCardWarps = 16 * kPlannedProcessors, kBandwidth = 3.0e12;
   constexpr double kUnitLatency = 0.25e-6;  // of a warp alone
-  const int64_t part = ceil_div<int64_t>(records, int64_t{plan.slices} * plan.k_warps) * f.units;
+  const int64_t cut = small::cut_units(f, units, plan), part = ceil_div<int64_t>(units / cut, plan.parts()) * cut;
+  // What a warp reads for a part, in units.
+  const auto headers = static_cast<double>(cut < f.units ? ceil_div<int64_t>(part, f.units) + 1 : part / f.units);
+  const double read = static_cast<double>(part) + headers * small::ring_header_bytes(f) / small::stage_tile_bytes(f);
   // The units that a warp's share of adding and writing is worth.
   const double adding = plan.k_warps > 1 ? 2.0 : 1.5;
   const double unit = kCardWarps * 2 * small::stage_tile_bytes(f) / kBandwidth;
   const double items = static_cast<double>(pairs * plan.slices * plan.k_warps);
-  const double all = items * (static_cast<double>(part) + adding) / kCardWarps * unit;
+  const double all = items * (read + adding) / kCardWarps * unit;
   const double last = static_cast<double>(part) * kUnitLatency * std::ceil(items / kCardWarps / 4);
   const double meeting = plan.k_warps > 1 ? 0.3e-6 : 0.1e-6;
   // Sums of slices go through the second-level cache twice; a warp waits while its own are on their way, and the last
@@ -62,20 +65,20 @@ double cost_of(const DeviceFormat& f, int64_t pairs, int64_t records, const Plan
   const double slices = plan.slices > 1 ? 1.5e-6 * std::ceil(items / kCardWarps) + 1.0e-6 + 2.0e-6 / plan.k_warps +
                                               static_cast<double>(pairs * plan.slices) * 8192.0 / kBandwidth
                                         : 0.0;
-  const double staging = 0.15e-9 * static_cast<double>(small::slice_columns(f, records, plan));
+  const double staging = 0.15e-9 * static_cast<double>(small::slice_columns(f, units, plan));
   return all + last + meeting + slices + staging;
 }
 
 // Every choice must suit 32 tokens: the plan is the same for all.
-Plan plan_of(const DeviceFormat& f, int64_t pairs, int64_t records) {
+Plan plan_of(const DeviceFormat& f, int64_t pairs, int64_t units) {
   constexpr int kMaxSlices = 64;
   Plan best{0, 0};
   double best_cost = std::numeric_limits<double>::infinity();
   for (Plan p; p.slices <= (pairs <= kMaxCountedPairs ? kMaxSlices : 1); ++p.slices) {
     for (p.k_warps = 1; p.k_warps <= small::kMaxKWarps; p.k_warps *= 2) {
-      if (int64_t{p.slices} * p.k_warps > records) break;
-      if (small::shared_bytes(f, records, p, 4) > card().block_shared_bytes) break;
-      const double cost = cost_of(f, pairs, records, p);
+      if (p.parts() > units) break;
+      if (small::shared_bytes(f, units, p, 4) > card().block_shared_bytes) break;
+      const double cost = cost_of(f, pairs, units, p);
       if (cost >= best_cost) continue;
       best = p;
       best_cost = cost;
@@ -115,19 +118,22 @@ Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
 Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::byte* workspace, Args* args) {
   const DeviceFormat* f = device_format(dtype);
   if (f == nullptr) return unsupported(fmt::format("CUDA: no matrix product with {} weights", dtype_name(dtype)));
-  const int64_t records = records_of(*f, x.k);
+  const int64_t units = records_of(*f, x.k) * f->units;
   args->x = x;
   args->pairs = static_cast<int32_t>(pairs);
-  args->records = static_cast<int32_t>(records);
+  args->units = static_cast<int32_t>(units);
   args->tile_bytes = tile_bytes(*f, x.k);
-  args->plan = plan_of(*f, pairs, records);
+  args->plan = plan_of(*f, pairs, units);
   if (args->plan.slices == 0) {
     return unsupported(
         fmt::format("CUDA: {} columns of {} do not fit a block's shared memory", x.k, dtype_name(dtype)));
   }
-  args->columns = static_cast<int32_t>(small::slice_columns(*f, records, args->plan));
+  args->cut = small::cut_units(*f, units, args->plan);
+  args->header_places = small::header_places(*f, args->cut);
+  args->ring_bytes = small::ring_bytes(*f, args->cut);
+  args->columns = static_cast<int32_t>(small::slice_columns(*f, units, args->plan));
   const int token_tiles = small::token_tiles_of(x.t);
-  const int64_t room = card().shared_bytes / (small::shared_bytes(*f, records, args->plan, token_tiles) + 1024);
+  const int64_t room = card().shared_bytes / (small::shared_bytes(*f, units, args->plan, token_tiles) + 1024);
   const int64_t blocks = card().processors * std::clamp<int64_t>(room, 1, small::blocks_at_once(token_tiles));
   const int64_t wanted = ceil_div<int64_t>(pairs, small::most_warps(token_tiles) / args->plan.k_warps);
   args->slice_blocks = static_cast<int32_t>(std::clamp<int64_t>(blocks / args->plan.slices, 1, wanted));
@@ -157,7 +163,7 @@ size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64
     if (f == nullptr) continue;
     const int64_t k = weights[first].k;
     const auto allow = [&](int64_t pairs) {
-      most = std::max(most, partial_bytes(plan_of(*f, pairs, records_of(*f, k)), pairs, t));
+      most = std::max(most, partial_bytes(plan_of(*f, pairs, records_of(*f, k) * f->units), pairs, t));
     };
     allow(tiles_of(weights[first].n));
     int64_t pairs = 0;

@@ -18,11 +18,17 @@ inline constexpr int kMaxKWarps = 8;
 
 // A warp's unit of work is a pair of row tiles: two neighbours of one weight, or the same tile of gate and up. A block
 // holds warps / k_warps pairs at a time, each by k_warps warps that divide the block's slice of K; slices are divided
-// among blocks. So K has slices * k_warps parts, which are whole records: part p is records
-// [p * records / parts, (p + 1) * records / parts).
+// among blocks. So K has slices * k_warps parts, cut between records: part p begins at record p * records / parts.
+// Where records are fewer than parts, which is where a weight is small and time is latency, parts are cut between units
+// instead, and a record's header may be read by several warps.
 struct Plan {
   int slices = 1, k_warps = 1;
+  constexpr int parts() const { return slices * k_warps; }
 };
+// Units between two places where a part may begin.
+constexpr int cut_units(const DeviceFormat& f, int64_t units, const Plan& plan) {
+  return plan.parts() > units / f.units ? 1 : f.units;
+}
 
 // Warps of a block, and blocks that share a multiprocessor: 16 warps in all have the registers that a kernel needs. The
 // activations of more than 8 tokens take the room of a second block.
@@ -33,31 +39,33 @@ constexpr int blocks_at_once(int token_tiles) { return token_tiles == 1 ? 2 : 1;
 // rows of one column into different banks.
 inline constexpr int kPadColumns = 8;
 
-// A stage of a warp's ring is a unit of both tiles. Records of several units have their headers in two places of their
-// own, which alternate; a header comes with its record's first unit.
+// A stage of a warp's ring is a unit of both tiles. Records of several units have their headers in places of their own;
+// a header comes with the first of its units that is wanted.
 constexpr int stage_tile_bytes(const DeviceFormat& f) { return f.units > 1 ? unit_quant_bytes(f) : record_bytes(f); }
 constexpr int ring_header_bytes(const DeviceFormat& f) { return f.units > 1 ? header_bytes(f) : 0; }
 // So many that 16 warps of a multiprocessor keep enough bytes under way for the memory's latency, and no more than
-// the units of a record: then two headers are enough.
+// the units of a record: then two headers are enough for parts of whole records. Parts of a unit may need one a stage.
 constexpr int stage_count(const DeviceFormat& f) {
   const int count = 6144 / (2 * stage_tile_bytes(f));
   return count < 2 ? 2 : count > 4 ? 4 : count;
 }
-constexpr int ring_bytes(const DeviceFormat& f) {
-  return 2 * (stage_count(f) * stage_tile_bytes(f) + 2 * ring_header_bytes(f));
+constexpr int header_places(const DeviceFormat& f, int cut) { return cut < f.units ? stage_count(f) : 2; }
+constexpr int ring_bytes(const DeviceFormat& f, int cut) {
+  return 2 * (stage_count(f) * stage_tile_bytes(f) + header_places(f, cut) * ring_header_bytes(f));
 }
 constexpr int sum_columns(const DeviceFormat& f) { return has_halves(f.scales) ? 16 : 32; }
 
-// Columns of the widest slice.
-constexpr int64_t slice_columns(const DeviceFormat& f, int64_t records, const Plan& plan) {
-  return ((records + plan.slices - 1) / plan.slices) * record_columns(f);
+// Columns of the widest slice of K.
+constexpr int64_t slice_columns(const DeviceFormat& f, int64_t units, const Plan& plan) {
+  const int64_t cut = cut_units(f, units, plan);
+  return ((units / cut + plan.slices - 1) / plan.slices) * cut * unit_columns(f);
 }
 // Where a block's warps meet to add a token tile of both tiles: bytes of each warp.
 inline constexpr int kReduceBytes = 2 * 32 * 16;
-constexpr int64_t shared_bytes(const DeviceFormat& f, int64_t records, const Plan& plan, int token_tiles) {
-  const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, records, plan), warps = most_warps(token_tiles);
+constexpr int64_t shared_bytes(const DeviceFormat& f, int64_t units, const Plan& plan, int token_tiles) {
+  const int64_t tokens = 8 * token_tiles, columns = slice_columns(f, units, plan), warps = most_warps(token_tiles);
   return tokens * (columns + kPadColumns) * 2 + (has_minimum(f.scales) ? tokens * (columns / sum_columns(f)) * 4 : 0) +
-         warps * (ring_bytes(f) + kReduceBytes);
+         warps * (ring_bytes(f, cut_units(f, units, plan)) + kReduceBytes);
 }
 
 struct Args {
@@ -74,7 +82,8 @@ struct Args {
   bool glu;
   Activation activation;
   SmallLinearInput x;
-  int32_t pairs, records, columns;  // columns: slice_columns
+  int32_t pairs, units, columns;           // columns: slice_columns
+  int32_t cut, header_places, ring_bytes;  // by the functions of these names
   int64_t tile_bytes;
   Plan plan;
   int32_t slice_blocks;  // blocks that share a slice: pairs go around among them

@@ -63,7 +63,7 @@ __device__ __forceinline__ TilePair find_tiles(const Args& args, int pair) {
 
 // A warp's part of K and the pairs that it walks, in order.
 struct Walk {
-  int first_pair, pair_step, record_begin, record_end;
+  int first_pair, pair_step, unit_begin, unit_end;
 };
 
 // Keeps the ring ahead of the multiplication: the same walk, stages earlier.
@@ -78,17 +78,21 @@ class Fetcher {
   // Fetches the next stage to byte `stage` of the ring; an empty group of copies after the last.
   __device__ __forceinline__ void fetch(uint32_t stage) {
     if (left_ > 0) {
-      if (kFormat.units > 1 && left_ % kFormat.units == 0) {
+      if (kFormat.units > 1 && (unit_ == 0 || new_part_)) {
         constexpr int kHeader = header_bytes(kFormat);
-        copy_both<kHeader>(ring_ + kHeaders + header_ * (2 * kHeader), header_offset(kFormat),
-                           header_offset(kFormat) + kTileStage - kHeader);
-        header_ ^= 1;
+        const int offset = header_offset(kFormat) - unit_ * kTileStage;
+        copy_both<kHeader>(ring_ + kHeaders + header_ * (2 * kHeader), offset, offset + kTileStage - kHeader);
+        header_ = header_ + 1 == args_.header_places ? 0 : header_ + 1;
       }
       copy_both<kTileStage>(ring_ + stage, 0, 0);
       --left_;
+      new_part_ = false;
       // Over the header to the next record.
-      const bool record_ends = kFormat.units > 1 && left_ % kFormat.units == 0;
-      const int step = kTileStage + (record_ends ? header_bytes(kFormat) : 0);
+      int step = kTileStage;
+      if (kFormat.units > 1 && ++unit_ == kFormat.units) {
+        unit_ = 0;
+        step += header_bytes(kFormat);
+      }
       first_ += step;
       second_ += step;
       if (left_ == 0) {
@@ -117,9 +121,12 @@ class Fetcher {
   __device__ __forceinline__ void begin_pair() {
     left_ = 0;
     if (pair_ >= args_.pairs) return;
-    left_ = (walk_.record_end - walk_.record_begin) * kFormat.units;
+    left_ = walk_.unit_end - walk_.unit_begin;
     const TilePair pair = find_tiles(args_, pair_);
-    const int64_t offset = int64_t{walk_.record_begin} * record_bytes(kFormat) + lane_bytes_;
+    unit_ = walk_.unit_begin % kFormat.units;
+    new_part_ = true;
+    const int64_t offset =
+        int64_t{walk_.unit_begin / kFormat.units} * record_bytes(kFormat) + unit_ * kTileStage + lane_bytes_;
     first_ = pair.tile[0] + offset;
     second_ = pair.tile[1] + offset - kTileStage;
   }
@@ -129,7 +136,9 @@ class Fetcher {
   const uint32_t ring_;  // where this lane's bytes go
   const int lane_bytes_;
   int pair_, header_ = 0;
-  int left_;  // units of this pair's part
+  int left_;      // units of this pair's part
+  int unit_ = 0;  // the next one's number in its record
+  bool new_part_ = true;
   // This lane's next bytes of each tile, the second's less those that the first has in the stage.
   const std::byte *first_ = nullptr, *second_ = nullptr;
 };
@@ -254,6 +263,16 @@ __device__ __forceinline__ Target target_of(const Args& args, int pair) {
   if (args.glu) return {0, pair * kTileRows};
   const int o = output_of(args, pair);
   return {o, 2 * (pair - args.outputs[o].first_pair) * kTileRows};
+}
+
+// Brings the biases of this block's first pairs into the second-level cache: they lie apart from the weights, in pages
+// that nobody else has touched for a while.
+__device__ __forceinline__ void prefetch_biases(const Args& args) {
+  for (int o = 0; o < args.n_outputs && !args.glu; ++o) {
+    const float* bias = args.outputs[o].bias;
+    const int at = 32 * static_cast<int>(threadIdx.x);
+    if (bias != nullptr && at < args.outputs[o].n) asm volatile("prefetch.global.L2 [%0];" ::"l"(bias + at));
+  }
 }
 
 // Writes the finished sums of token tile n and tile m of the pair: what a lane holds of an accumulator of mma.m16n8k16.
@@ -409,13 +428,17 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
   auto* sums = reinterpret_cast<float*>(rows + kTokens * pitch);
   auto* rings = reinterpret_cast<std::byte*>(sums) +
                 (has_minimum(f.scales) ? args.columns / sum_columns(f) * kTokens * sizeof(float) : 0);
-  auto* reduce = reinterpret_cast<float4*>(rings + warps * ring_bytes(f));
-  const std::byte* ring = rings + warp * ring_bytes(f);
+  auto* reduce = reinterpret_cast<float4*>(rings + warps * args.ring_bytes);
+  const std::byte* ring = rings + warp * args.ring_bytes;
 
   const int row_warps = warps / k_warps, row_warp = warp / k_warps, k_warp = warp % k_warps;
   const int slice = blockIdx.x / args.slice_blocks, block = blockIdx.x % args.slice_blocks;
   const int parts = args.plan.slices * k_warps, part = slice * k_warps + k_warp;
-  const auto part_begin = [&](int p) { return static_cast<int>(int64_t{p} * args.records / parts); };
+  // Parts and units are few enough for 32 bits, whose division is a fraction of that of 64.
+  const auto part_begin = [&](int p) {
+    const unsigned cuts = static_cast<unsigned>(args.units / args.cut);
+    return static_cast<int>(static_cast<unsigned>(p) * cuts / static_cast<unsigned>(parts)) * args.cut;
+  };
   const int slice_begin = part_begin(slice * k_warps);
   const Walk walk = {block * row_warps + row_warp, args.slice_blocks * row_warps, part_begin(part),
                      part_begin(part + 1)};
@@ -425,12 +448,16 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
 #pragma unroll
   for (int s = 0; s < kStages; ++s) fetcher.fetch(s * kStageBytes);
 
+  const int first_staged = slice_begin * unit_columns(f);
+  float4 norm_weight{};
+  if (args.x.x == nullptr) norm_weight = prepare_norm<kTokenTiles>(args, first_staged, rows);
+  prefetch_biases(args);
   wait_for_inputs();
   if (args.x.x != nullptr) {
-    stage_rows<kTokenTiles>(args, slice_begin * record_columns(f), shared_address(rows));
+    stage_rows<kTokenTiles>(args, first_staged, shared_address(rows));
     wait_copies<0>();
   } else {
-    norm_rows<kTokenTiles>(args, slice_begin * record_columns(f), reinterpret_cast<float*>(reduce), rows);
+    norm_rows(args, first_staged, norm_weight, reinterpret_cast<float*>(reduce), rows);
   }
   __syncthreads();
   if constexpr (has_minimum(f.scales)) {
@@ -438,8 +465,8 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
     __syncthreads();
   }
 
-  const int first_column = (walk.record_begin - slice_begin) * record_columns(f);
-  const int units = (walk.record_end - walk.record_begin) * f.units;
+  const int first_column = (walk.unit_begin - slice_begin) * unit_columns(f);
+  const int units = walk.unit_end - walk.unit_begin, first_unit = walk.unit_begin % f.units;
   // load_matrices: lanes 8j to 8j + 7 name the rows of columns 8j to 8j + 7.
   const uint32_t first_x = shared_address(rows + lane % 8 * pitch + lane / 8 * 8 + first_column);
   const float* first_sums = sums + first_column / sum_columns(f) * kTokens + lane % 4 * 2;
@@ -454,14 +481,15 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
       __syncwarp();
       const std::byte* stage = ring + stage_at;
       if constexpr (f.units > 1) {
-        if (unit % f.units == 0) {
+        if (unit == 0 || (first_unit + unit) % f.units == 0) {
           header = ring + kStages * kStageBytes + next_header * kHeaderBytes;
-          next_header ^= 1;
+          next_header = next_header + 1 == args.header_places ? 0 : next_header + 1;
         }
       } else {
         header = stage + header_offset(f);
       }
-      multiply_unit<kType, kTokenTiles>(stage, header, unit % f.units, x, 16 * pitch, unit_sums, lane, acc);
+      multiply_unit<kType, kTokenTiles>(stage, header, (first_unit + unit) % f.units, x, 16 * pitch, unit_sums, lane,
+                                        acc);
       __syncwarp();
       fetcher.fetch(stage_at);
       stage_at = stage_at + kStageBytes == kStages * kStageBytes ? 0 : stage_at + kStageBytes;
@@ -474,7 +502,7 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
 
 template <DType kType, int kTokenTiles>
 Status launch_tiles(const Args& args, Stream stream, bool pdl) {
-  const int64_t bytes = shared_bytes(*device_format(kType), args.records, args.plan, kTokenTiles);
+  const int64_t bytes = shared_bytes(*device_format(kType), args.units, args.plan, kTokenTiles);
   const auto kernel = small_linear_kernel<kType, kTokenTiles>;
   PARE_RETURN_IF_ERROR(allow_shared_memory(kernel, static_cast<size_t>(bytes)));
   const dim3 grid(static_cast<unsigned>(args.plan.slices * args.slice_blocks));
