@@ -141,21 +141,21 @@ struct FoldPieces {
   __device__ bool is_octet(int32_t i) const { return i >= head && i < head + octets; }
 };
 
-// Folds all partials of a sequence for KV head g into out and lse; kAhead of a row's partials are on their way
-// together.
+// Folds all partials of a sequence for KV head g into out and lse. A thread takes a pair of channels of a row: kAhead
+// of its partials are on their way together, and no lane waits for another.
 template <typename T, int32_t kAhead>
 __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g) {
-  constexpr int kPairs = 1;
-  using State = LaneState<kPairs>;
+  using State = LaneState<1>;
   const AttentionLayer& layer = params.layer;
   const SeqStep seq = layer.seqs[seq_index];
   const bool octets_merged = partials_of(params.plan, seq) > kFoldAtOnce;
-  walk_rows<kPairs>(params, seq, g, [&](int32_t row, int32_t head, int32_t pair) {
-    const int32_t pairs = layer.head_dim / 2;
+  const int32_t pairs = layer.head_dim / 2, rows = seq.n_q * params.group, heads = active_heads(layer, seq);
+  for (int32_t at = static_cast<int32_t>(threadIdx.x); at < rows * pairs; at += kAttendThreads) {
+    const int32_t row = at / pairs, pair = at % pairs, head = g * layer.qa + row % params.group * layer.qb;
+    if (head >= heads) continue;
     const RowParts parts(params, seq, g, row);
     State octet, section, total;
     int32_t octet_at = -1, section_at = -1;
-#pragma unroll 1
     for (int32_t f = 0; f < seq.n_folds; ++f) {
       const Fold fold = params.plan.folds[seq.fold0 + f];
       if (fold.section != section_at) {
@@ -167,17 +167,20 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
       }
       const FoldPieces pieces(fold, octets_merged);
       const float* of_fold = parts.slot0 + fold.part0 * parts.slot;
-#pragma unroll 1
       for (int32_t first = 0; first < pieces.count; first += kAhead) {
-        const int32_t n = min(kAhead, pieces.count - first);
-        LaneStates<kAhead, kPairs> states;
-        const auto piece = [&](int32_t k) { return of_fold + pieces.partial(first + k) * parts.partial; };
-        states.load(
-            n, pair, pairs, [&](int32_t k) { return piece(k) + (pieces.is_octet(first + k) ? parts.partial + 2 : 0); },
-            [&](int32_t k) { return piece(k) + 2; });
+        float2 sums[kAhead], channels[kAhead];
 #pragma unroll
         for (int32_t k = 0; k < kAhead; ++k) {
-          if (k >= n) break;
+          // Beyond the end the last one again: a branch between loads would have each wait for the one before.
+          const int32_t i = min(first + k, pieces.count - 1);
+          const float* part = of_fold + pieces.partial(i) * parts.partial;
+          channels[k] = __ldcg(reinterpret_cast<const float2*>(part + 2) + pair);
+          // Those of a merged octet lie in its second partial (merge_octet).
+          sums[k] = __ldcg(reinterpret_cast<const float2*>(part + (pieces.is_octet(i) ? parts.partial + 2 : 0)));
+        }
+#pragma unroll
+        for (int32_t k = 0; k < kAhead; ++k) {
+          if (first + k >= pieces.count) break;
           const int32_t place = fold.unit == 1 ? (fold.span0 + pieces.partial(first + k)) / kOctetSpans
                                                : fold.span0 / kOctetSpans + first + k;
           if (place != octet_at) {
@@ -185,7 +188,7 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
             octet = State();
             octet_at = place;
           }
-          octet.merge(states.at(k));
+          octet.merge({sums[k].x, sums[k].y, {channels[k]}});
         }
       }
     }
@@ -193,14 +196,10 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
     total.merge(section);
     const float inverse = inverse_sum(total.l);
     const int64_t out_row = static_cast<int64_t>(seq.q_row + row / params.group) * layer.n_heads + head;
-#pragma unroll
-    for (int32_t i = 0; i < kPairs; ++i) {
-      if (pair + 32 * i >= pairs) continue;
-      reinterpret_cast<uint32_t*>(layer.out)[out_row * pairs + pair + 32 * i] =
-          narrow_pair<T>(total.o[i].x * inverse, total.o[i].y * inverse);
-    }
+    reinterpret_cast<uint32_t*>(layer.out)[out_row * pairs + pair] =
+        narrow_pair<T>(total.o[0].x * inverse, total.o[0].y * inverse);
     if (layer.lse != nullptr && pair == 0) layer.lse[out_row] = natural_lse(total.m, total.l);
-  });
+  }
 }
 
 }  // namespace pare::cuda::decode

@@ -94,22 +94,30 @@ class Load {
         (job.is(kJobPicked) ? job.all_see(job.row0, job.row_end) : job.all_see(tile.first, end))) {
       tile.flags |= kTileWhole;
     }
-    // All rows are wanted and lie one behind the other in a page: the common case by far.
+    // The first `n` slots are rows that lie one behind the other in a page and are wanted, and the others are empty:
+    // the common case by far.
     const int32_t row = tile.first + first_slot_, in_page = row - page_index(job, row) * job.page_rows;
-    bool together = (tile.flags & kTileWhole) != 0 && !job.is(kJobPicked | kJobScored | kJobWeighted) &&
-                    in_page + kSlots <= job.page_rows;
+    const int32_t n = max(0, min(min(row + kSlots, tile.hi), job.max_limit) - row);
+    bool together = !job.is(kJobPicked | kJobScored | kJobWeighted) && in_page + kSlots <= job.page_rows &&
+                    row >= tile.lo && (row + n <= job.sink || job.min_pos - row < job.window);
     if constexpr (S::kCoded) together &= !is_quantized(codes_.k) && !is_quantized(codes_.v);
     const std::byte* from = page(job, id);
     const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
 
     mbarrier_wait(shared_.keys_empty(ring_.at), ring_.parity ^ 1);
-    if (!together) find_sources(job, tile, span);
+    if (!together) {
+      find_sources(job, tile, span);
+    } else if ((tile.flags & kTileWhole) == 0) {
+      for (int32_t slot = lane_id(); slot < kSlots; slot += 32) {
+        shared_.template as<int32_t>(shared_.rows(ring_.at))[first_slot_ + slot] = slot < n ? row + slot : -1;
+      }
+    }
     if (job.reads_keys()) {
       const uint32_t to = shared_.address(shared_.keys(ring_.at)) + offset;
       if (S::kCoded && is_quantized(codes_.k)) {
         widen_keys<T, S, kSlots>(sources_, to, job.k, codes_, job.k_width);
       } else if (together) {
-        copy_together(to, from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2, job.k_width);
+        copy_together(to, from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2, job.k_width, n);
       } else {
         copy_rows(to, job.k, job.k_width, job.pool);
       }
@@ -122,7 +130,7 @@ class Load {
     if (S::kCoded && is_quantized(codes_.v)) {
       widen_values<T, S, kSlots>(sources_, to, job.v, codes_, job.v_width);
     } else if (together) {
-      copy_together(to, from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2, job.v_width);
+      copy_together(to, from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2, job.v_width, n);
     } else {
       copy_rows(to, job.v, job.v_width, job.pool);
     }
@@ -137,7 +145,17 @@ class Load {
     return job.pool + static_cast<uint64_t>(static_cast<uint32_t>(id) & ~kHostPageBit) * job.page_bytes;
   }
 
-  __device__ static void copy_together(uint32_t to, const std::byte* from, int32_t width) {
+  // The first `n` rows from `from` on, zeros behind them. All of them are nearly always there, and two warps load for
+  // eight: then nothing is asked about a row.
+  __device__ static void copy_together(uint32_t to, const std::byte* from, int32_t width, int32_t n) {
+    if (n == kSlots) {
+      copy_slots<true>(to, from, width, n);
+    } else {
+      copy_slots<false>(to, from, width, n);
+    }
+  }
+  template <bool kAll>
+  __device__ static void copy_slots(uint32_t to, const std::byte* from, int32_t width, int32_t n) {
     constexpr int kFullChunks = S::kSteps * 2;  // of 16 bytes in a row
     from += lane_id() * 16;
     if (width == kFullChunks * 8) {
@@ -150,7 +168,7 @@ class Load {
       }
 #pragma unroll
       for (int i = 0; i < kSlots / kRows; ++i) {
-        copy_async_16(turns[i % kTurns] + i / kTurns * 8 * S::kRowBytes, from + i * 512, true);
+        copy_async_16(turns[i % kTurns] + i / kTurns * 8 * S::kRowBytes, from + i * 512, kAll || slot + i * kRows < n);
       }
       return;
     }
@@ -158,7 +176,8 @@ class Load {
     int32_t slot = lane_id() / chunks, chunk = lane_id() % chunks;
 #pragma unroll 4
     for (int32_t i = 0; i < kSlots / 32 * chunks; ++i) {
-      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + chunk_offset(slot, chunk), from, true);
+      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + chunk_offset(slot, chunk), from,
+                    kAll || slot < n);
       from += 512;
       slot += slot_step;
       chunk += chunk_step;
