@@ -14,8 +14,7 @@ SegmentShape segment_shape(int32_t n_heads, int32_t n_kv_heads, int32_t head_dim
   SegmentShape shape{n_heads, n_kv_heads, head_dim, threads};
   if (card == nullptr) return shape;
   shape.threads = card->info().multiprocessors;
-  // Rows whose time an item costs by itself: few rounds of large items beat many of small ones.
-  shape.item_overhead = 256;
+  shape.item_overhead = kCardItemOverhead;
   return shape;
 }
 

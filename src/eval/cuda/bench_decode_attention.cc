@@ -61,7 +61,8 @@ Status measure(KernelRun& run, int sequences, int context, int32_t multiprocesso
   }
   PARE_ASSIGN_OR_RETURN(const Spec dense, parse_spec("dense", "kv"));
   PARE_ASSIGN_OR_RETURN(const KvPolicyChoice policy, make_kv_policy(dense));
-  const SegmentShape shape{kHeads, kKvHeads, kHeadDim, multiprocessors};
+  // Cut as an engine cuts it (runtime/placement.h).
+  const SegmentShape shape{kHeads, kKvHeads, kHeadDim, multiprocessors, kCardItemOverhead};
   const PlanBytes bytes = segment_plan_max_bytes(*policy.policy, shape, sequences, sequences, context);
   PARE_ASSIGN_OR_RETURN(AlignedBuffer block, AlignedBuffer::allocate(bytes.tables + 4096));
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer parts, zeros(bytes.workspace + 4096));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/check.h"
 #include "kernels/cuda/decode_launch.h"
 
 namespace pare::cuda {
@@ -38,7 +39,8 @@ Status check(const AttentionLayer& layer, const SegmentPlan& plan) {
   for (int32_t g = 0; g < layer.kv.n_kv_heads && layer.host_mid != nullptr; ++g) {
     if (layer.host_mid[g].v_width > 0) PARE_RETURN_IF_ERROR(check_mid(layer.host_mid[g], codec));
   }
-  if (plan.done == nullptr || plan.octet_done == nullptr) return invalid_argument("decode attention: a plan without arrival counters");
+  if (plan.done == nullptr || plan.octet_done == nullptr)
+    return invalid_argument("decode attention: a plan without arrival counters");
   return ok_status();
 }
 
@@ -65,6 +67,11 @@ Status decode_attention(const AttentionLayer& layer, const SegmentPlan& plan, co
   params.plan = plan;
   params.group = layer.n_heads / layer.kv.n_kv_heads;
   params.stages = 0;
+  if (options.heads != nullptr) {
+    params.heads = *options.heads;
+    PARE_CHECK(params.heads.rows <= kMaxHeadsRows && params.heads.type == DType::F32 &&
+               params.heads.q_type == layer.dtype && params.heads.q_out == layer.q);
+  }
   params.query_terms = layer.kv.channels != nullptr ? 2 : 1;
   params.factor =
       layer.softcap == 0.0f ? layer.scale * decode::kLog2e : layer.scale * (2.0f * decode::kLog2e) / layer.softcap;

@@ -27,6 +27,9 @@
 
 namespace pare::cuda {
 
+struct HeadsArgs;  // row_ops.h
+inline constexpr int64_t kMaxHeadsRows = 8;
+
 struct DecodeOptions {
   // Query rows of one sequence or shared prefix at most, as far as the host knows; more are legal and cost more passes
   // over K and V. 0: n_rows - n_seqs + 1, the bound without shared prefixes.
@@ -35,6 +38,10 @@ struct DecodeOptions {
   // kernel may write q, K, V, picks and scores, but no other plan array.
   bool overlap_launch = false;
   int32_t blocks = 0;  // 0: as many as the device runs at once
+  // heads() (row_ops.h) in front of attention, in the same launch: q, k and v F32, at most kMaxHeadsRows rows, all of
+  // them decode rows, and layer.q the transformed queries. Every block transforms all rows for itself, which costs less
+  // than a launch; the bits are the same. Null: they have been transformed.
+  const HeadsArgs* heads = nullptr;
 };
 
 Status decode_attention(const AttentionLayer& layer, const SegmentPlan& plan, const DecodeOptions& options,

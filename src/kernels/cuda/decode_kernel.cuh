@@ -8,10 +8,24 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/decode_load.cuh"
 #include "kernels/cuda/decode_schedule.cuh"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda::decode {
+
+// The heads of the launch's rows on their way to attention, by the attending warps; the planning warp waits for them.
+// Several blocks write the same to one place.
+template <typename T>
+__device__ inline void transform_all_heads(const HeadsArgs& args) {
+  const int lanes = lanes_of_head(args.head_dim), in_warp = 32 / lanes, groups = kAttendThreads / lanes;
+  const int wanted = static_cast<int>(args.rows) * heads_of_row(args), lane = lane_id();
+  // Whole warps.
+  for (int first = static_cast<int>(threadIdx.x) / 32 * in_warp; first < wanted; first += groups) {
+    transform_heads<1, 1, float, T>(args, static_cast<unsigned>(first + lane / lanes), lane % lanes, lanes);
+  }
+  named_barrier(kHeadsBarrier, kAttendThreads + 32);
+}
 
 template <typename T, typename S>
 __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
@@ -34,6 +48,7 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __gri
   __syncthreads();
   if (warp < kAttendWarps) {
     wait_for_inputs();
+    if (params.heads.rows > 0) transform_all_heads<T>(params.heads);
     Attend<T, S>(params, shared).run();
   } else if (warp < kAttendWarps + S::kLoadWarps) {
     wait_for_inputs();

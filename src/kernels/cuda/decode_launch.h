@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/decode_attention.h"
+#include "kernels/cuda/row_ops.h"
 
 namespace pare::cuda::decode {
 
@@ -20,6 +21,7 @@ inline constexpr int32_t kOctetArrivals = kOctetSpans;
 struct Params {
   AttentionLayer layer;
   SegmentPlan plan;
+  HeadsArgs heads;      // rows 0: none; else layer.q is heads.q_out
   int32_t group;        // R
   int32_t stages;       // of the K ring and of the V ring; chosen by the launch
   int32_t query_terms;  // 1, or 2: queries may be scaled by channel, which takes 16 bits twice

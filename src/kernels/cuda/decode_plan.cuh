@@ -15,7 +15,7 @@ namespace pare::cuda::decode {
 
 inline constexpr int32_t kAttendWarps = 8;
 inline constexpr int32_t kAttendThreads = 32 * kAttendWarps;
-inline constexpr uint32_t kAttendBarrier = 1;
+inline constexpr uint32_t kAttendBarrier = 1, kHeadsBarrier = 2;
 __device__ inline int32_t lane_id() { return static_cast<int32_t>(threadIdx.x) % 32; }
 
 enum : uint32_t {
@@ -109,7 +109,7 @@ struct Shape {
   static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
   // As registers allow, so that what the rare merges need does not push out what every tile needs: partials of a row
   // read together by the fold of a sequence, pairs of channels of a lane in the merge of an octet.
-  static constexpr int kFoldAhead = kColumnTiles == 1 && !kCoded ? 24 : 8, kMergePairs = kCoded ? 1 : 2;
+  static constexpr int kFoldAhead = 8, kMergePairs = kCoded ? 1 : 2;
   static constexpr int kSteps = kMaxDim / 16;
   static constexpr int kChannelTiles = (kMaxDim / 16 + kAttendWarps - 1) / kAttendWarps;  // of a warp
   static constexpr int kKeyWarps = kTileRows / 16;                                        // warps that have keys

@@ -19,7 +19,6 @@ class Schedule {
     const int32_t kv_heads = params_.layer.kv.n_kv_heads, n_runs = *plan.n_runs;
     const uint32_t n_tasks = n_runs == 0 ? 0 : static_cast<uint32_t>(plan.item_prefix[n_runs]) * kv_heads;
     int32_t run = 0, open = -1;
-    bool first = true;
     uint32_t at = blockIdx.x, tasks_end = n_tasks, step = gridDim.x;
     if constexpr (S::kWeighed) {
       if (n_tasks > 0) {
@@ -35,15 +34,13 @@ class Schedule {
       if (run != open) open_run(run);
       open = run;
       Job job = resolve(item, static_cast<int32_t>(at % kv_heads));
-      // Plans are older than the kernel before this one; rows, queries and picks need not be.
-      if (first) wait_for_inputs();
-      first = false;
       const int32_t together = job.is(kJobPicked) ? params_.group : n_query_rows_ * params_.group;
       const int32_t chunks = (together + S::kColumns - 1) / S::kColumns;
       const int32_t passes = job.is(kJobPicked) ? chunks * n_query_rows_ : chunks;
       for (int32_t pass = 0; pass < passes; ++pass) {
         if (job.is(kJobPicked)) {
           const int32_t head = pass % chunks * S::kColumns;
+          wait_for_rows();
           job.first = pass / chunks * params_.group + head;
           job.count = min(S::kColumns, params_.group - head);
           find_picks(job, pass / chunks);
@@ -56,7 +53,7 @@ class Schedule {
         publish(job);
       }
     }
-    if (first) wait_for_inputs();
+    wait_for_rows();
     Job end{};
     end.flags = kJobNone;
     publish(end);
@@ -184,6 +181,14 @@ class Schedule {
     return job.is(kJobCausal) ? min(job.row_end, pos + 1) : job.row_end;
   }
 
+  // Plans are older than the kernel before this one; rows, queries and picks need not be.
+  __device__ void wait_for_rows() {
+    if (waited_) return;
+    wait_for_inputs();
+    if (params_.heads.rows > 0) named_barrier(kHeadsBarrier, kAttendThreads + 32);
+    waited_ = true;
+  }
+
   // Hands a job to the other warps, with its columns and queries.
   __device__ void publish(const Job& job) {
     mbarrier_wait(shared_.job_empty(ring_.at), ring_.parity ^ 1);
@@ -195,6 +200,7 @@ class Schedule {
       Column* columns = shared_.columns(ring_.at);
       for (int32_t c = lane_id(); c < S::kColumns; c += 32) columns[c] = column(job, c);
       __syncwarp();
+      wait_for_rows();
       if (!job.absent() && job.reads_keys()) {
         if (job.chan < 0) {
           copy_queries(job, columns);
@@ -299,6 +305,7 @@ class Schedule {
   Member member_{};  // the first one, and its sequence
   SeqStep seq_;
   int32_t item0_ = 0, n_query_rows_ = 0, shift_ = 0;
+  bool waited_ = false;
 };
 
 // Asks for the first lines of what the planning warp is about to read one after another, all at once, so that it finds

@@ -59,7 +59,9 @@ void CudaOps::attend_layer(Arena& arena, const StepPlans& plans, int32_t l, floa
   heads.n_heads = n_heads;
   heads.n_kv_heads = kv_heads;
   heads.head_dim = head_dim;
-  check(cuda::heads(heads, stream_, true));
+  const bool heads_inside =
+      plans.n_prefill_rows == 0 && plans.n_rows <= cuda::kMaxHeadsRows && heads.type == DType::F32;
+  if (!heads_inside) check(cuda::heads(heads, stream_, true));
 
   cuda::AttentionLayer layer;
   layer.kv = plans.kv;
@@ -81,9 +83,11 @@ void CudaOps::attend_layer(Arena& arena, const StepPlans& plans, int32_t l, floa
                                   prefill_workspace_.data(), {.plain = map.pool == nullptr}, stream_));
   }
   if (plans.n_decode_rows > 0) {
-    check(cuda::decode_attention(
-        layer, cls.segment, {.query_rows = decode_rows_of_a_sequence_, .overlap_launch = plans.n_prefill_rows == 0},
-        stream_));
+    check(cuda::decode_attention(layer, cls.segment,
+                                 {.query_rows = decode_rows_of_a_sequence_,
+                                  .overlap_launch = plans.n_prefill_rows == 0,
+                                  .heads = heads_inside ? &heads : nullptr},
+                                 stream_));
   }
   arena.release(mark);
 }
