@@ -114,9 +114,15 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
     cls.pool_bytes = *bytes;
     cls.bytes_limit = *both;
     if (cls.mid.pages > 0 && !config.allocate_pool) {
-      // What the rows take densely, beside a group of pages on their way. Neither product is larger than its pool's.
+      // What the rows take densely, beside a group of pages on their way and the page of each sequence that is in both
+      // zones where the sinks end within it. No product is larger than its pool's.
       const int64_t group = move_group_pages(static_cast<int32_t>(std::min(cls.mid.pages, layout.list_pitch)));
-      cls.bytes_limit = std::min(cls.bytes_limit, dense_pages * cls.page_bytes + group * cls.mid.page_bytes);
+      const int64_t cut =
+          config.mid->sink % kPageRows == 0 ? 0 : std::min<int64_t>(config.max_sequences, cls.mid.pages);
+      const int64_t beside = std::min(group + cut, cls.mid.pages) * cls.mid.page_bytes;
+      const auto dense = checked_mul(dense_pages, cls.page_bytes);
+      const auto limit = dense ? checked_add(*dense, beside) : std::nullopt;
+      if (limit) cls.bytes_limit = std::min(cls.bytes_limit, *limit);
     }
     layout.pool_bytes = *sum;
     layout.prefix_nodes = std::max(layout.prefix_nodes, config.share_prefixes ? cls.pages : 0);
