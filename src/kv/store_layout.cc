@@ -114,6 +114,8 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
     cls.pool_bytes = *bytes;
     cls.bytes_limit = *both;
     if (cls.mid.pages > 0 && !config.allocate_pool) {
+      // Memory comes in pieces of up to 2 MiB, which a piece for each layer would waste.
+      cls.mid.by_page = true;
       // What the rows take densely, beside a group of pages on their way and the page of each sequence that is in both
       // zones where the sinks end within it. No product is larger than its pool's.
       const int64_t group = move_group_pages(static_cast<int32_t>(std::min(cls.mid.pages, layout.list_pitch)));

@@ -128,11 +128,15 @@ void KvStore::Impl::make_room(int32_t cls, int64_t bytes) {
 void KvStore::Impl::give_back(int32_t cls, int zone, int32_t first, int32_t last) {
   const ClassLayout& c = layout.classes[cls];
   if (!c.is_limited()) return;
-  std::byte* at = pools[zone == kZoneMid ? kMaxClasses + cls : cls];
+  const int64_t n = last - first + 1;
+  if (zone == kZoneMid) {
+    PARE_CHECK(c.mid.by_page);
+    return return_host_memory(pools[kMaxClasses + cls] + first * c.mid.page_bytes,
+                              static_cast<size_t>(n * c.mid.page_bytes));
+  }
   for (size_t i = 0; i < c.kv_layers.size(); ++i) {
-    const int64_t stride = zone == kZoneMid ? c.mid.layer_page_bytes[i] : c.layer_page_bytes;
-    return_host_memory(at + first * stride, static_cast<size_t>((last - first + 1) * stride));
-    at += (zone == kZoneMid ? c.mid.pages : c.pages) * stride;
+    std::byte* layer = pools[cls] + static_cast<int64_t>(i) * c.pages * c.layer_page_bytes;
+    return_host_memory(layer + first * c.layer_page_bytes, static_cast<size_t>(n * c.layer_page_bytes));
   }
 }
 
