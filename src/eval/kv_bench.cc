@@ -188,9 +188,6 @@ Expected<double> DecodeAttention::launch(int32_t repeats) {
   const std::span<const SeqStep> seqs(plans.classes[0].seqs, rows.size());
   PARE_RETURN_IF_ERROR(
       selectors_->build({.seqs = seqs, .n_heads = config_.n_heads, .tile_rows = kPageRows}, ctx.tables, plans));
-  // Rows that would move afterwards are not this measurement's.
-  plans.moves = nullptr;
-  plans.n_moves = 0;
   ops::SampleBatch none;
   ops::upload_step(ctx, plans, {}, &none);
   const int64_t t = config_.batch, d = config_.head_dim;

@@ -103,7 +103,7 @@ void fill_mid_formats(const MidZone& zone, const PlainRows& rows, std::span<cons
       if (planes.vs > 0) f.vs = f.v + planes.v;
       if (planes.lw > 0) f.lw = f.v + planes.v;
       at += planes.all();
-      f.page_bytes = static_cast<uint32_t>(layout.layer_page_bytes[i]);
+      f.page_bytes = static_cast<uint32_t>(layout.by_page ? layout.page_bytes : layout.layer_page_bytes[i]);
       f.k_width = static_cast<uint16_t>(width);
       f.v_width = static_cast<uint16_t>(rows.head_dim);
       f.k_group = static_cast<uint16_t>(zone.k_group);
@@ -117,7 +117,7 @@ void fill_mid_formats(const MidZone& zone, const PlainRows& rows, std::span<cons
       const std::vector<Channel>& kept = zone.mask->head(kv_layers[i], head);
       channels->insert(channels->end(), kept.begin(), kept.end());
     }
-    base += static_cast<uint64_t>(layout.layer_page_bytes[i] * layout.pages);
+    base += static_cast<uint64_t>(layout.layer_page_bytes[i] * (layout.by_page ? 1 : layout.pages));
   }
 }
 

@@ -1,7 +1,8 @@
 // Bytes of mid-zone pages: which planes each head has, how wide, in which codec. The one place with this arithmetic.
 //
-// Pool of a class: [kv layer of the class][page][head][K, K scales, V, V scales]; heads without channels have nothing,
-// or kSumPageRows estimated rows: [V, log weights] (MidZone::keep_means).
+// Pool of a class: [kv layer of the class][page][head][K, K scales, V, V scales], or by_page: [page][kv layer].. with
+// the same behind; heads without channels have nothing, or kSumPageRows estimated rows: [V, log weights]
+// (MidZone::keep_means).
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,7 @@ namespace pare {
 
 struct MidLayout {
   int64_t pages = 0;                       // 0: the class has no mid zone
+  bool by_page = false;                    // the first pages touch the start of the pool, not one place for each layer
   std::vector<int64_t> layer_page_bytes;   // [kv layer of the class]
   int64_t page_bytes = 0, pool_bytes = 0;  // of a page in every layer; of all pages
   // What page_bytes is made of; scales: with the log weights.

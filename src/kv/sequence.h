@@ -45,8 +45,9 @@ struct Sequence {
   uint64_t tag = 0;
   // Pages [dead_begin, dead_end) of its list in each class have been given back.
   int32_t dead_begin[kMaxClasses] = {}, dead_end[kMaxClasses] = {};
-  // Rows [sink, moved) of each class lie in the mid zone; entries [.., n_mid) of its mid page list are taken.
-  int32_t moved[kMaxClasses] = {}, n_mid[kMaxClasses] = {};
+  // Rows [sink, moved) of each class lie in the mid zone; `promised` more mid pages will be taken at the end of the
+  // step that was reserved.
+  int32_t moved[kMaxClasses] = {}, promised[kMaxClasses] = {};
   PrefixTail tail;       // with the rows of this step
   PrefixTail committed;  // as it was before this step; meaningful while staged > 0
 };

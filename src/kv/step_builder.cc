@@ -48,15 +48,6 @@ Status fill(std::span<const StepSeq> seqs, const LayerMap& layers, const KvPolic
     cls.seqs = steps.data();
     cls.dst = dst.data();
   }
-  const auto n_moves = static_cast<size_t>(store.n_moves());
-  if (n_moves == 0) return ok_status();
-  const auto moves = tables.take<RowMove>(n_moves);
-  if (moves.size() != n_moves) {
-    return resource_exhausted(fmt::format("step arena of {} bytes is full (moves)", tables.capacity()));
-  }
-  store.fill_moves(moves);
-  plans.moves = moves.data();
-  plans.n_moves = static_cast<int32_t>(n_moves);
   return ok_status();
 }
 
@@ -93,14 +84,9 @@ PlanBytes step_max_bytes(int32_t max_rows, int32_t max_seqs, int32_t max_context
   const int32_t decode_rows = static_cast<int32_t>(std::min<int64_t>(max_rows, int64_t{max_seqs} * kMaxDecodeRows));
   const PlanBytes segment = segment_plan_max_bytes(policy, shape, max_seqs, decode_rows, max_context);
   const size_t classes = layers.classes.size();
-  size_t moves = 0;
-  if (policy.mid() != nullptr) {
-    // Every page of every sequence at most: prompts may end together.
-    const size_t pages = static_cast<size_t>(max_seqs) * (static_cast<size_t>(max_context) / kPageRows + 1);
-    moves = round_up(static_cast<size_t>(max_seqs) * sizeof(MidRows), kArenaAlign) +
-            round_up(pages * sizeof(RowMove), kArenaAlign);
-  }
-  return {.tables = classes * (rows + steps + segment.tables + moves),
+  const size_t mids =
+      policy.mid() == nullptr ? 0 : round_up(static_cast<size_t>(max_seqs) * sizeof(MidRows), kArenaAlign);
+  return {.tables = classes * (rows + steps + segment.tables + mids),
           .workspace = classes * segment.workspace,
           .slots = segment.slots};
 }

@@ -61,6 +61,7 @@ Expected<std::unique_ptr<KvStore>> KvStore::create(const KvStoreConfig& config) 
     impl->chain.resize(impl->layout.list_pitch);
     impl->touched.reserve(config.max_sequences);
     impl->copies.reserve(static_cast<size_t>(config.max_sequences) * impl->n_classes());
+    if (impl->layout.lists > 1) impl->moves.reserve(impl->layout.list_pitch);
 
     KvView& view = impl->view;
     std::copy(std::begin(impl->pools), std::end(impl->pools), std::begin(view.pools));
@@ -93,14 +94,18 @@ void KvStore::Impl::forget_page(int32_t cls, int32_t page) {
   if (node == PagePool::kNone) return;
   pages[cls].clear_node(page);
   prefixes.drop_page(node, cls);
+  if (pages[cls].refs(page) == 0) FreedPages(*this, cls, kZoneFull).add(page);
+}
+
+void KvStore::Impl::evict_oldest(int32_t cls) {
+  PARE_CHECK(pages[cls].n_cached() > 0);
+  forget_page(cls, pages[cls].oldest_cached());
+  ++evicted[cls];
 }
 
 int32_t KvStore::Impl::take_page(int32_t cls) {
-  if (pages[cls].n_free() == 0) {
-    PARE_CHECK(pages[cls].n_cached() > 0);
-    forget_page(cls, pages[cls].oldest_cached());
-    ++evicted[cls];
-  }
+  make_room(cls, layout.classes[cls].page_bytes);
+  if (pages[cls].n_free() == 0) evict_oldest(cls);
   return pages[cls].take();
 }
 
@@ -108,12 +113,21 @@ void KvStore::Impl::drop_copies_to(int32_t cls, int32_t page) {
   std::erase_if(copies, [&](const PageCopy& copy) { return copy.cls == cls && copy.dst == page; });
 }
 
+bool KvStore::Impl::is_copy_source(int32_t cls, int32_t page) const {
+  return std::any_of(copies.begin(), copies.end(),
+                     [&](const PageCopy& copy) { return copy.cls == cls && copy.src == page; });
+}
+
 int32_t KvStore::Impl::release_pages(SeqId seq, int32_t cls, int32_t begin, int32_t end) {
   int32_t* ids = list(seq, cls);
   int32_t released = 0;
+  FreedPages freed(*this, cls, kZoneFull);
   for (int32_t i = end - 1; i >= begin; --i) {
     if (ids[i] == kNoPage) continue;
-    if (pages[cls].unref(ids[i]) && !copies.empty()) drop_copies_to(cls, ids[i]);
+    if (pages[cls].unref(ids[i])) {
+      if (!copies.empty()) drop_copies_to(cls, ids[i]);
+      if (pages[cls].node(ids[i]) == PagePool::kNone) freed.add(ids[i]);
+    }
     ids[i] = kNoPage;
     ++released;
   }
@@ -156,10 +170,10 @@ Expected<SeqId> KvStore::fork(SeqId parent) {
     }
 #endif
     if (!m.has_mid(c)) continue;
-    // Moved rows never change, so both read the same ones. Pages for rows that have not moved yet stay with the parent.
-    s.n_mid[c] = from.moved[c] / kPageRows;
+    // Moved rows never change, so both read the same ones. What was promised for the next ones stays with the parent.
+    s.promised[c] = 0;
     const int32_t* mid_ids = m.mid_list(parent, c);
-    for (int32_t i = m.config.mid->first_page(); i < s.n_mid[c]; ++i) {
+    for (int32_t i = m.config.mid->first_page(); i < s.moved[c] / kPageRows; ++i) {
       m.mid_list(seq, c)[i] = mid_ids[i];
       m.mid_pages[c].ref(mid_ids[i]);
     }
@@ -188,6 +202,7 @@ Status KvStore::truncate(SeqId seq, int32_t len) {
   const int32_t pages = ceil_div(len, kPageRows);
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     m.release_pages(seq, c, pages, s.n_pages);
+    m.promise(s, c, 0);
     s.dead_end[c] = std::min(s.dead_end[c], pages);
     s.dead_begin[c] = std::min(s.dead_begin[c], s.dead_end[c]);
   }
@@ -246,17 +261,32 @@ Status KvStore::reserve(SeqId seq, int32_t rows, int32_t prompt_len) {
   const int32_t tail_page = s.len / kPageRows;
   const bool writes_tail = s.len % kPageRows != 0;
   const auto is_shared = [&](int32_t c) { return writes_tail && m.pages[c].refs(m.list(seq, c)[tail_page]) > 1; };
+  const auto moving = [&](int32_t c) {
+    const int32_t moved = m.moved_at(s, c, s.len + rows, prompt_len);
+    return moved == s.moved[c] ? 0 : moved / kPageRows - m.first_unmoved(s, c);
+  };
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     const int64_t needed = int64_t{fresh} + (is_shared(c) ? 1 : 0);
-    if (needed > available_pages(c)) {
-      return resource_exhausted(fmt::format("KV pages: {} needed, {} of {} available (class {})", needed,
-                                            available_pages(c), m.pages[c].pages(), c));
+    const int64_t unused = int64_t{m.pages[c].n_free()} + m.pages[c].n_cached();
+    if (needed > unused) {
+      return resource_exhausted(
+          fmt::format("KV pages: {} needed, {} of {} available (class {})", needed, unused, m.pages[c].pages(), c));
     }
-    const int64_t mid_needed = m.mid_pages_needed(seq, c, m.moved_at(s, c, s.len + rows, prompt_len));
-    if (mid_needed > m.mid_pages[c].n_free()) {
+    if (!m.has_mid(c)) continue;
+    const int32_t mid_needed = moving(c);
+    const int64_t mid_free = m.mid_pages[c].n_free() - (m.promised[c] - s.promised[c]);
+    if (mid_needed > mid_free) {
       return resource_exhausted(fmt::format("KV mid pages: {} needed, {} of {} available (class {})", mid_needed,
-                                            m.mid_pages[c].n_free(), m.mid_pages[c].pages(), c));
+                                            mid_free, m.mid_pages[c].pages(), c));
     }
+#ifndef PARE_FAULT_KV_MOVE_WITHOUT_ROOM
+    const ClassLayout& cls = m.layout.classes[c];
+    const int64_t bytes = needed * cls.page_bytes + m.room_for_moves(c, seq, mid_needed);
+    if (bytes > cls.bytes_limit - m.bytes_used(c)) {
+      return resource_exhausted(fmt::format("KV pages: {} bytes needed, {} of {} available (class {})", bytes,
+                                            cls.bytes_limit - m.bytes_used(c), cls.bytes_limit, c));
+    }
+#endif
   }
   for (int32_t c = 0; c < m.n_classes(); ++c) {
     int32_t* ids = m.list(seq, c);
@@ -270,13 +300,14 @@ Status KvStore::reserve(SeqId seq, int32_t rows, int32_t prompt_len) {
       m.forget_page(c, ids[tail_page]);  // its rows change: the index must not name it any longer
     }
     for (int32_t i = s.n_pages; i < end; ++i) ids[i] = m.take_page(c);
-    m.take_mid_pages(seq, c, m.moved_at(s, c, s.len + rows, prompt_len));
+    m.promise(s, c, moving(c));
   }
   s.n_pages = std::max(s.n_pages, end);
   return ok_status();
 }
 
 void KvStore::deny_reserve_after(int64_t n) { impl_->reserves_until_denied = n + 1; }
+void KvStore::set_move_pages(int32_t pages) { impl_->move_pages = pages; }
 
 void KvStore::append(SeqId seq, std::span<const int32_t> tokens, int32_t prompt_len) {
   Impl& m = *impl_;
@@ -346,14 +377,14 @@ void KvStore::Impl::count_peak() {
   int64_t bytes = 0, used = 0;
   for (int32_t c = 0; c < n_classes(); ++c) {
     used += pages[c].n_used() + mid_pages[c].n_used();
-    bytes += pages[c].n_used() * layout.classes[c].page_bytes;
-    bytes += mid_pages[c].n_used() * layout.classes[c].mid.page_bytes;
+    bytes += bytes_used(c);
+    bytes_held_peak[c] = std::max(bytes_held_peak[c], bytes_held(c));
   }
   pages_used_peak = std::max(pages_used_peak, used);
   bytes_used_peak = std::max(bytes_used_peak, bytes);
 }
 
-void KvStore::commit_step() {
+void KvStore::commit_step(const MoveRows& move) {
   Impl& m = *impl_;
   m.count_peak();
   for (const SeqId seq : m.touched) {
@@ -367,11 +398,18 @@ void KvStore::commit_step() {
         if (node != PagePool::kNone) m.prefixes.set_filled(node, c);
       }
     }
-    m.commit_moves(seq);
+    m.commit_moves(seq, move);
     m.free_dead_pages(seq);
   }
   m.touched.clear();
-  m.copies.clear();
+  while (!m.copies.empty()) {
+    const PageCopy copy = m.copies.back();
+    m.copies.pop_back();
+    const PagePool& pool = m.pages[copy.cls];
+    if (pool.refs(copy.src) == 0 && pool.node(copy.src) == PagePool::kNone) {
+      Impl::FreedPages(m, copy.cls, kZoneFull).add(copy.src);
+    }
+  }
 }
 
 const Reach& KvStore::Impl::keep(const Sequence& s, int32_t cls, int32_t len) const {
@@ -442,7 +480,10 @@ std::array<size_t, kMaxPools> KvStore::pool_bytes() const {
 int32_t KvStore::n_classes() const { return impl_->n_classes(); }
 
 int64_t KvStore::available_pages(int32_t cls) const {
-  return int64_t{impl_->pages[cls].n_free()} + impl_->pages[cls].n_cached();
+  const Impl& m = *impl_;
+  const ClassLayout& c = m.layout.classes[cls];
+  const int64_t bytes = c.bytes_limit - m.bytes_used(cls) - m.room_for_moves(cls, -1, 0);
+  return std::min(int64_t{m.pages[cls].n_free()} + m.pages[cls].n_cached(), std::max<int64_t>(0, bytes) / c.page_bytes);
 }
 
 }  // namespace pare

@@ -5,12 +5,17 @@
 //   reserve(seq, n) for each sequence      pages are taken; kResourceExhausted leaves everything as it was
 //   append(seq, tokens, prompt_len)        the rows get their places; tokens feed the prefix index
 //   fill_step(...)                         indices for the plans; execute_copies() before the first layer
-//   commit_step()                          rows count; full pages become shareable; pages out of reach die
+//   commit_step(move)                      rows count; full pages become shareable; rows that leave the full zone move,
+//                                          a group of pages at a time; pages out of reach die
 //   (or abort_step(): the appended rows never were)
 //
-// Memory: all pools, tables and lists are allocated by create(); nothing after it allocates. Cost: O(new
-// pages) a sequence and step. Page choice is deterministic: the same calls give the same pages. Threads: one
-// caller at a time; the views may be read by any thread between fill_step and commit_step.
+// Memory: all pools, tables and lists are allocated by create(); nothing after it allocates. Pools of this machine's
+// memory are addresses until a page is first written. With a mid zone the two pools of a class together hold at most
+// KvClassStats::bytes_limit in used and cached pages, and free pages go back to the system: a sequence is then never
+// more than one group of moving pages above what it would hold densely. Pools of allocate_pool are memory from the
+// start, and their limit is their size. Cost: O(new pages) a sequence and step. Page choice is deterministic: the same
+// calls give the same pages. Threads: one caller at a time; the views may be read by any thread between fill_step and
+// commit_step.
 #pragma once
 
 #include <array>
@@ -74,6 +79,8 @@ struct KvClassStats {
   int64_t rows_held = 0;   // rows of live sequences whose full pages are alive; shared ones counted by each holder
   int64_t mid_pages = 0, mid_pages_used = 0, mid_page_bytes = 0;  // of the mid zone
   int64_t moved = 0;                                              // pages moved to the mid zone, since create()
+  int64_t bytes_held = 0, bytes_held_peak = 0;  // used and cached pages of both zones; the most at any time
+  int64_t bytes_limit = 0;                      // bytes_held is never more
 };
 
 struct KvStats {
@@ -82,7 +89,7 @@ struct KvStats {
   int64_t bytes_mid_k = 0, bytes_mid_v = 0, bytes_mid_scales = 0;
   int64_t bytes_tables = 0;                          // page ids, metadata, prefix index, sequence records, formats
   int64_t bytes_used = 0;                            // bytes of used pages, both zones; shared pages once
-  int64_t bytes_used_peak = 0, pages_used_peak = 0;  // the most that one step held, since create()
+  int64_t bytes_used_peak = 0, pages_used_peak = 0;  // the most at any time in a step, since create()
   int64_t bytes_per_row = 0;                         // K and V of one position in the full zone, every layer
   int64_t sequences = 0;
   int64_t rows = 0;                                             // sum of sequence lengths
@@ -123,17 +130,24 @@ class KvStore {
 
   // --- a step ---
   // Makes sure that `rows` more rows have pages, that the page they begin in is not shared, and that rows which move
-  // after this step (prompt_len <= length + rows) have pages to move to. All or nothing. kResourceExhausted: no page is
-  // free (the caller pre-empts), kInvalidArgument: beyond max_context or max_step_rows.
+  // after this step (prompt_len <= length + rows) will have pages to move to: those of the first group now, those of
+  // the others at the latest when the groups before have given back theirs. All or nothing. kResourceExhausted: no page
+  // is free (the caller pre-empts), kInvalidArgument: beyond max_context or max_step_rows.
   Status reserve(SeqId seq, int32_t rows, int32_t prompt_len = 0);
   // Rows past the prompt that may be appended in one step before others move: decode steps stay within it.
   int64_t rows_until_move(SeqId seq) const;
   // For tests: after `n` more reserves, one finds no page free.
   void deny_reserve_after(int64_t n);
+  // For tests: pages of a group of moves; 0, the start: 1/64 of the pages that move together, rounded up.
+  void set_move_pages(int32_t pages);
   // Appends the rows of `tokens` (reserved before). prompt_len: final length of the prompt they belong to or
   // follow.
   void append(SeqId seq, std::span<const int32_t> tokens, int32_t prompt_len);
-  void commit_step();
+  // `move` copies rows that leave the full zone, every layer and head; it is called once for each group of pages, when
+  // everything of the step is computed, and has read and written them (or queued that, on a device) when it returns:
+  // the group's full pages are then given back, and the next group may lie in their memory. Without it no byte moves.
+  using MoveRows = std::function<void(std::span<const RowMove>)>;
+  void commit_step(const MoveRows& move = {});
   void abort_step();
 
   // Base of the sequence's page list in page_ids for a class; entries of pages that died are kNoPage.
@@ -146,9 +160,6 @@ class KvStore {
   void execute_copies();
   // The class's moved rows of a sequence, as the rows of this step see them.
   MidRows mid(SeqId seq, int32_t cls) const;
-  // Rows that move at the end of this step, once everything is appended: counts them, then writes them.
-  int64_t n_moves() const;
-  void fill_moves(std::span<RowMove> out) const;
 
   const KvView& view() const;
   std::byte* const* pools() const;
@@ -158,7 +169,7 @@ class KvStore {
 
   // Drops every cached page.
   void clear_cache();
-  // Pages that reserve could hand out in this class: free and cached.
+  // Pages that reserve could hand out in this class: free and cached, within the limit.
   int64_t available_pages(int32_t cls) const;
   // Every count recomputed from the page lists; the first contradiction is kInternal. For tests and debug
   // builds.

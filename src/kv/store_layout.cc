@@ -92,6 +92,7 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
     // Every sequence may hold one page of its own beside the rows it shares.
     const int64_t for_rows = ceil_div<int64_t>(config.total_rows, kPageRows) + config.max_sequences;
     cls.pages = config.total_rows == 0 ? per_sequence : std::min(per_sequence, for_rows);
+    const int64_t dense_pages = cls.pages;
     // No sequence is long enough for a move: the class needs no second pool.
     const bool moves = config.mid && config.mid->next_move(0) <= config.max_context;
     if (moves && config.layers->classes[i].window == kNoWindow) {
@@ -111,6 +112,20 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
     const auto sum = both ? checked_add(layout.pool_bytes, *both) : std::nullopt;
     if (!sum) return too_large;
     cls.pool_bytes = *bytes;
+    cls.bytes_limit = *both;
+    if (cls.mid.pages > 0 && !config.allocate_pool) {
+      // Memory comes in pieces of up to 2 MiB, which a piece for each layer would waste.
+      cls.mid.by_page = true;
+      // What the rows take densely, beside a group of pages on their way and the page of each sequence that is in both
+      // zones where the sinks end within it. No product is larger than its pool's.
+      const int64_t group = move_group_pages(static_cast<int32_t>(std::min(cls.mid.pages, layout.list_pitch)));
+      const int64_t cut =
+          config.mid->sink % kPageRows == 0 ? 0 : std::min<int64_t>(config.max_sequences, cls.mid.pages);
+      const int64_t beside = std::min(group + cut, cls.mid.pages) * cls.mid.page_bytes;
+      const auto dense = checked_mul(dense_pages, cls.page_bytes);
+      const auto limit = dense ? checked_add(*dense, beside) : std::nullopt;
+      if (limit) cls.bytes_limit = std::min(cls.bytes_limit, *limit);
+    }
     layout.pool_bytes = *sum;
     layout.prefix_nodes = std::max(layout.prefix_nodes, config.share_prefixes ? cls.pages : 0);
     layout.table_bytes += PagePool::bytes(cls.pages) + PagePool::bytes(cls.mid.pages);
@@ -123,6 +138,7 @@ Expected<StoreLayout> plan_store_layout(const KvStoreConfig& config) {
                                           config.max_sequences, config.max_context, ids, INT32_MAX));
   }
   const int64_t copies = config.max_sequences * n_classes;
+  if (layout.lists > 1) layout.table_bytes += layout.list_pitch * static_cast<int64_t>(sizeof(RowMove));
   const int64_t formats = int64_t{kMaxZones} * config.layers->n_kv_layers * config.n_kv_heads;
   layout.table_bytes += (ids + layout.list_pitch) * static_cast<int64_t>(sizeof(int32_t)) +
                         copies * static_cast<int64_t>(sizeof(PageCopy)) +

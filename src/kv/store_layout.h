@@ -23,7 +23,15 @@ struct ClassLayout {
   int64_t page_bytes = 0;        // in every layer of the class
   int64_t pool_bytes = 0;
   MidLayout mid;
+  // Used and cached pages of both pools hold at most this; less than both pools: the pools are addresses, and memory
+  // that is free is given back.
+  int64_t bytes_limit = 0;
+  bool is_limited() const { return bytes_limit < pool_bytes + mid.pool_bytes; }
 };
+
+// Of `pages` that move together, as many as move at once: few enough that a sequence's peak hardly shows their copies,
+// enough that a prompt's moves are no more than 64 launches.
+inline int32_t move_group_pages(int32_t pages) { return (pages + 63) / 64; }
 
 struct StoreLayout {
   std::vector<ClassLayout> classes;

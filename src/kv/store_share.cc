@@ -67,6 +67,15 @@ int32_t KvStore::adopt_prefix(SeqId seq, std::span<const int32_t> prompt) {
       s.dead_end[c] = dead.end;
     }
   }
+  // Rows that are to move at the end of this step leave their pages to whom adopted them now, and need others.
+  for (int32_t c = 0; c < m.n_classes(); ++c) {
+    if (m.promised[c] == 0 || m.bytes_used(c) + m.room_for_moves(c, -1, 0) <= m.layout.classes[c].bytes_limit) continue;
+    for (int32_t cls = 0; cls < m.n_classes(); ++cls) {
+      m.release_pages(seq, cls, 0, best);
+      s.dead_begin[cls] = s.dead_end[cls] = 0;
+    }
+    return 0;
+  }
   s.n_pages = best;
   s.len = best * kPageRows;
   s.tail.adopt(best, best_point);
@@ -104,12 +113,15 @@ KvStats KvStore::stats() const {
     cls.mid_pages_used = m.mid_pages[c].n_used();
     cls.mid_page_bytes = layout.mid.page_bytes;
     cls.moved = m.moved_pages[c];
+    cls.bytes_held = m.bytes_held(c);
+    cls.bytes_held_peak = m.bytes_held_peak[c];
+    cls.bytes_limit = layout.bytes_limit;
     stats.bytes_k += layout.pool_bytes / 2;
     stats.bytes_v += layout.pool_bytes / 2;
     stats.bytes_mid_k += layout.mid.page_bytes_k * layout.mid.pages;
     stats.bytes_mid_v += layout.mid.page_bytes_v * layout.mid.pages;
     stats.bytes_mid_scales += layout.mid.page_bytes_scales * layout.mid.pages;
-    stats.bytes_used += cls.pages_used * cls.page_bytes + cls.mid_pages_used * cls.mid_page_bytes;
+    stats.bytes_used += m.bytes_used(c);
     stats.bytes_per_row += cls.page_bytes / kPageRows;
     for (const Sequence& s : m.sequences) {
       if (s.live) cls.rows_held += s.len - int64_t{s.dead_end[c] - s.dead_begin[c]} * kPageRows;

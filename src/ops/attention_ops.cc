@@ -161,21 +161,22 @@ void copy_pages(ExecContext& ctx, const StepPlans& plans) {
   });
 }
 
-void move_rows(ExecContext& ctx, const StepPlans& plans) {
-  if (plans.n_moves == 0) return;
-  if (ctx.device_ops) return ctx.device_ops->move_rows(plans);
+void move_rows(ExecContext& ctx, const StepPlans& plans, std::span<const RowMove> moves) {
+  if (moves.empty()) return;
+  if (ctx.device_ops) return ctx.device_ops->move_rows(plans, moves);
   const int32_t kv_heads = plans.kv.n_kv_heads;
-  ctx.pool.run(int64_t{plans.n_layers} * plans.n_moves, [&](int64_t task, int) {
-    const LayerPlan& where = plans.layer(static_cast<int>(task / plans.n_moves));
-    const auto move = static_cast<int32_t>(task % plans.n_moves);
-    if (!where.writes_kv || plans.moves[move].cls != where.cls) return;
+  const auto n_moves = static_cast<int64_t>(moves.size());
+  ctx.pool.run(plans.n_layers * n_moves, [&](int64_t task, int) {
+    const LayerPlan& where = plans.layer(static_cast<int>(task / n_moves));
+    const auto move = static_cast<int32_t>(task % n_moves);
+    if (!where.writes_kv || moves[move].cls != where.cls) return;
     MoveRowsArgs args;
     args.pools = plans.pools;
     args.full = &plans.kv.format(kZoneFull, where.kv_layer, 0);
     args.mid = &plans.kv.format(kZoneMid, where.kv_layer, 0);
     args.sum = &plans.kv.format(kZoneSum, where.kv_layer, 0);
     args.channels = plans.kv.channels;
-    args.moves = plans.moves;
+    args.moves = moves.data();
     args.head_dim = plans.kv.head_dim;
     for (int32_t g = 0; g < kv_heads; ++g) ctx.attention.move_rows(args, move, g);
   });

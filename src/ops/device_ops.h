@@ -62,7 +62,7 @@ class DeviceOps {
   virtual void attend_layer(Arena& arena, const StepPlans& plans, int32_t l, float logit_scale,
                             const HeadTransform& heads, Tensor& q, Tensor& k, const Tensor& v, LinearInput& out) = 0;
   virtual void copy_pages(const StepPlans& plans) = 0;
-  virtual void move_rows(const StepPlans& plans) = 0;
+  virtual void move_rows(const StepPlans& plans, std::span<const RowMove> moves) = 0;  // queues them; moves: host
   virtual void gather_rows(const Tensor& x, const Tensor& rows, Tensor& out) = 0;
   virtual void add(const Tensor& x, Tensor& y) = 0;
   virtual void add_row(const float* row, Tensor& y) = 0;

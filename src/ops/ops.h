@@ -98,8 +98,9 @@ size_t attend_workspace_bytes(const ExecContext& ctx, int64_t rows, int32_t tile
 
 // Copies of shared pages that a step's writers need; once, before the first layer.
 void copy_pages(ExecContext& ctx, const StepPlans& plans);
-// Rows that leave the full zone; once, after the last layer.
-void move_rows(ExecContext& ctx, const StepPlans& plans);
+// Rows that leave the full zone, group after group (RowMove), when launch_step has returned: on a device, behind all
+// that it queued.
+void move_rows(ExecContext& ctx, const StepPlans& plans, std::span<const RowMove> moves);
 
 // out[i] = x[rows[i]]: the rows whose logits are wanted. rows [n] i32.
 void gather_rows(ExecContext& ctx, const Tensor& x, const Tensor& rows, Tensor& out);

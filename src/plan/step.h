@@ -26,9 +26,10 @@ struct PageCopy {
   int32_t cls, src, dst;
 };
 
-// Rows that leave the full zone at the end of a step, after the last layer: every layer and head of the class. Row r of
-// page `src` (full zone) becomes row r of page `dst` (zone mid), r in [row0, row0 + rows), in that zone's format. Heads
-// that zone mid has no rows of, but zone sum has, leave estimated rows there: row r / kSumRows of the same page.
+// Rows that leave the full zone when a step is committed, after everything that reads it: every layer and head of the
+// class. Row r of page `src` (full zone) becomes row r of page `dst` (zone mid), r in [row0, row0 + rows), in that
+// zone's format. Heads that zone mid has no rows of, but zone sum has, leave estimated rows there: row r / kSumRows of
+// the same page. They come in groups, to be run in order: pages of one may be those that an earlier one has read.
 struct RowMove {
   int32_t cls, src, dst, row0, rows;
 };
@@ -58,8 +59,6 @@ struct StepPlans {
   const LayerPlan* layers = nullptr;  // [n_layers]
   const PageCopy* copies = nullptr;
   int32_t n_copies = 0;
-  const RowMove* moves = nullptr;
-  int32_t n_moves = 0;
   KvView kv;
   std::byte* const* pools = nullptr;  // writable, for append
 

@@ -65,11 +65,10 @@ Status Engine::Impl::run_step() {
     ops::select_tokens(ctx, known, slots, memory->last_tokens(), inputs.tokens);
     ops::copy_pages(ctx, plans);
     loaded->model->forward(ctx, inputs, &logits);
-    ops::move_rows(ctx, plans);
     ops::sample(ctx, draws, logits, memory->sample_output(parity), memory->last_tokens());
   }));
   PARE_RETURN_IF_ERROR(observe(logits));
-  memory->store().commit_step();
+  memory->store().commit_step([&](std::span<const RowMove> group) { ops::move_rows(ctx, plans, group); });
   after_step();
   return ok_status();
 }

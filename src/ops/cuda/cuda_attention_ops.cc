@@ -102,11 +102,13 @@ void CudaOps::copy_pages(const StepPlans& plans) {
   check(cuda::copy_pages(args, stream_, true));
 }
 
-void CudaOps::move_rows(const StepPlans& plans) {
+void CudaOps::move_rows(const StepPlans&, std::span<const RowMove> moves) {
   const auto formats = [&](const KvView& kv, int zone) { return &kv.format(zone, 0, 0); };
   cuda::MoveRowsArgs args;
-  args.moves = plans.moves;  // on the host: a step with moves is never captured (begin_launch)
-  args.n_moves = plans.n_moves;
+  // They travel with the launch, which is outside the step's graph: after launch_step has returned.
+  PARE_CHECK(!capturing_);
+  args.moves = moves.data();
+  args.n_moves = static_cast<int32_t>(moves.size());
   for (int32_t i = 0; i < kMaxPools; ++i) args.pools[i] = const_cast<std::byte*>(kv_.pools[i]);
   args.full = formats(kv_, kZoneFull);
   args.mid = formats(kv_, kZoneMid);

@@ -51,7 +51,7 @@ class CudaOps : public DeviceOps {
   void attend_layer(Arena& arena, const StepPlans& plans, int32_t l, float logit_scale, const HeadTransform& heads,
                     Tensor& q, Tensor& k, const Tensor& v, LinearInput& out) override;
   void copy_pages(const StepPlans& plans) override;
-  void move_rows(const StepPlans& plans) override;
+  void move_rows(const StepPlans& plans, std::span<const RowMove> moves) override;
   void gather_rows(const Tensor& x, const Tensor& rows, Tensor& out) override;
   void add(const Tensor& x, Tensor& y) override;
   void add_row(const float* row, Tensor& y) override;

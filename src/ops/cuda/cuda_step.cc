@@ -250,8 +250,7 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   rows_ = {plans.n_rows, plans.n_decode_rows};
   logit_rows_ = {plans.n_logit_rows, plans.n_decode_logit_rows};
   check(cuda::to_status(cudaStreamWaitEvent(stream_, t.uploaded, 0), "cudaStreamWaitEvent"));
-  // Rows that move are named in the launch itself: such a step is neither captured nor replayed.
-  keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && plans.n_moves == 0 && error_.ok();
+  keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && error_.ok();
   if (!keyed_) return true;
   // Everything that launches are made from; item counts, lengths and pages are read on the card.
   std::vector<uint64_t>& key = key_;

@@ -149,7 +149,7 @@ TEST(MidZoneGate, ManyPagesMoveAtOnce) {
     rig.step({{seq, 1}}, true);
     ASSERT_FALSE(::testing::Test::HasFatalFailure());
     ASSERT_EQ(*rig.plans.classes[1].segment.n_runs, 1) << "position " << pos;
-    ASSERT_EQ(rig.plans.n_moves, pos == 900 ? 11 : 0) << "position " << pos;
+    ASSERT_EQ(rig.n_moves, pos == 900 ? 11 : 0) << "position " << pos;
   }
   const KvClassStats after = rig.store->stats().classes[1];
   EXPECT_EQ(after.moved, 11) << "pages 1 to 11: rows 70 to 767";

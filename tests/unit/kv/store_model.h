@@ -20,10 +20,12 @@ inline uint64_t stamp_after(uint64_t stamp, int32_t token) {
   return stamp ^ (stamp >> 29);
 }
 
-// The row's first 8 bytes of K in the first layer of a class (Order::Rows, F32).
-inline std::byte* row_bytes(const KvStore& store, const LayerMap& map, int32_t cls, int32_t page_row) {
+// The row's first 8 bytes of K of the last head in the last layer of a class (Order::Rows, F32), which keeps every
+// channel in zone mid.
+inline std::byte* row_bytes(const KvStore& store, const LayerMap& map, int32_t cls, int32_t page_row,
+                            int zone = kZoneFull) {
   const int32_t kv_layer = map.classes[cls].kv_layers.back();
-  const RowFormat& f = store.view().format(kZoneFull, kv_layer, store.view().n_kv_heads - 1);
+  const RowFormat& f = store.view().format(zone, kv_layer, store.view().n_kv_heads - 1);
   return store.pools()[f.pool] + f.k + int64_t{page_row / kPageRows} * f.page_bytes +
          int64_t{page_row % kPageRows} * store.view().head_dim * 4;
 }
@@ -49,9 +51,10 @@ class StoreModel {
 
   // Appends without committing. False if pages ran out.
   bool stage(SeqId seq, std::vector<int32_t> tokens) {
-    if (!store->reserve(seq, static_cast<int32_t>(tokens.size())).ok()) return false;
     Seq& s = seqs[seq];
-    store->append(seq, tokens, static_cast<int32_t>(s.prompt.size()));
+    const auto prompt_len = static_cast<int32_t>(s.prompt.size());
+    if (!store->reserve(seq, static_cast<int32_t>(tokens.size()), prompt_len).ok()) return false;
+    store->append(seq, tokens, prompt_len);
     s.staged = std::move(tokens);
     return true;
   }
@@ -74,7 +77,29 @@ class StoreModel {
       for (int32_t token : s.staged) push(s, token);
       s.staged.clear();
     }
-    store->commit_step();
+    store->commit_step([&](std::span<const RowMove> group) { move(group); });
+  }
+
+  // Every page is still held by whom it is moved for, and its new place by nobody else.
+  void move(std::span<const RowMove> group) {
+    ++groups;
+    for (const RowMove& m : group) {
+      int32_t holders = 0, movers = 0;
+      for (const auto& [seq, s] : seqs) {
+        const int32_t* ids = store->view().page_ids;
+        const int32_t pages = (config.max_context + kPageRows - 1) / kPageRows;
+        for (int32_t i = 0; i < pages; ++i) {
+          holders += ids[store->page0(seq, m.cls) + i] == m.src;
+          movers += ids[store->mid(seq, m.cls).page0 + i] == m.dst;
+        }
+      }
+      ASSERT_GE(holders, 1) << "page " << m.src << " was given back before its rows moved";
+      ASSERT_EQ(movers, 1);
+      for (int32_t row = m.row0; row < m.row0 + m.rows; ++row) {
+        std::memcpy(row_bytes(*store, map, m.cls, m.dst * kPageRows + row, kZoneMid),
+                    row_bytes(*store, map, m.cls, m.src * kPageRows + row), sizeof(uint64_t));
+      }
+    }
   }
 
   bool append(SeqId seq, std::vector<int32_t> tokens) {
@@ -116,10 +141,14 @@ class StoreModel {
         const int32_t from = len / config.tile_rows * config.tile_rows;
         for (int32_t row = 0; row < len; ++row) {
           if (!reach.sees(from, std::min(row, from))) continue;
-          const int32_t page = store->view().page_ids[store->page0(seq, c) + row / kPageRows];
+          const MidRows mid = store->mid(seq, c);
+          const bool moved = row < mid.moved && row >= config.mid->sink;
+          const int32_t page0 = moved ? mid.page0 : store->page0(seq, c);
+          const int32_t page = store->view().page_ids[page0 + row / kPageRows];
           ASSERT_GE(page, 0) << "sequence " << seq << " of " << len << " rows misses row " << row;
           uint64_t stamp = 0;
-          std::memcpy(&stamp, row_bytes(*store, map, c, page * kPageRows + row % kPageRows), sizeof(stamp));
+          const int32_t place = page * kPageRows + row % kPageRows;
+          std::memcpy(&stamp, row_bytes(*store, map, c, place, moved ? kZoneMid : kZoneFull), sizeof(stamp));
           ASSERT_EQ(stamp, s.stamps[row]) << "sequence " << seq << " row " << row << " of " << len;
         }
       }
@@ -134,6 +163,7 @@ class StoreModel {
   LayerMap map;
   std::unique_ptr<KvStore> store;
   std::map<SeqId, Seq> seqs;
+  int64_t groups = 0;  // of moves
 
  private:
   static void push(Seq& s, int32_t token) {
@@ -156,6 +186,18 @@ inline KvStoreConfig small_config(const LayerMap& map) {
   }
   config.share_decoded = true;
   return config;
+}
+
+// Of two heads the first keeps nothing: moved rows take half of the bytes.
+inline MidZone half_zone(int32_t n_layers, int32_t sink, int32_t recent, int32_t flush = kPageRows) {
+  ChannelMask mask{.n_layers = n_layers, .n_kv_heads = 2, .head_dim = 16};
+  mask.heads.resize(static_cast<size_t>(2 * n_layers));
+  for (size_t i = 1; i < mask.heads.size(); i += 2) {
+    for (uint16_t c = 0; c < 16; ++c) mask.heads[i].push_back({c, 1.0f});
+  }
+  MidZone zone{.sink = sink, .recent = recent, .flush = flush};
+  zone.mask = std::make_shared<const ChannelMask>(std::move(mask));
+  return zone;
 }
 
 inline LayerMap two_class_map(int32_t window) {

@@ -265,7 +265,7 @@ class KvStoreRandom : public ::testing::TestWithParam<int> {};
 TEST_P(KvStoreRandom, KeepsItsBooks) {
   const LayerMap map = GetParam() % 2 == 0 ? uniform_layer_map(2) : two_class_map(100);
   KvStoreConfig config = small_config(map);
-  config.total_rows = 1600;
+  config.total_rows = GetParam() >= 5 ? 900 : 1600;
   config.share_prefixes = GetParam() != 4;
   if (GetParam() >= 2) {
     config.share_decoded = false;
@@ -274,7 +274,15 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
       if (GetParam() == 3) config.prompt_reach[c] = within_layer_window({70, 90}, map.classes[c].window);
     }
   }
+  if (GetParam() >= 5) {
+    for (size_t c = 0; c < map.classes.size(); ++c) {
+      config.decode_reach[c] = within_layer_window({}, map.classes[c].window);
+    }
+    config.mid = half_zone(GetParam() % 2 == 0 ? 2 : 3, GetParam() == 5 ? 4 : 70, 64, 128);
+    if (GetParam() == 7) config.mid->min_tokens = 300;
+  }
   StoreModel m(config);
+  if (GetParam() == 6) m.store->set_move_pages(3);
   Philox rng(1000 + GetParam());
   int exhausted = 0, hits = 0, truncated = 0;
   const auto any = [&]() -> SeqId {
@@ -356,15 +364,19 @@ TEST_P(KvStoreRandom, KeepsItsBooks) {
     EXPECT_GT(m.store->stats().classes[0].evicted, 0);
   }
   EXPECT_EQ(m.store->stats().classes[0].freed_dead > 0, GetParam() >= 1);
+  const int32_t last = m.store->n_classes() - 1;
+  EXPECT_EQ(m.groups > 100, GetParam() >= 5);
+  EXPECT_LE(m.store->stats().classes[last].bytes_held_peak, m.store->stats().classes[last].bytes_limit);
   while (!m.seqs.empty()) m.free(m.seqs.begin()->first);
   m.store->clear_cache();
   m.check();
   for (int32_t c = 0; c < m.store->n_classes(); ++c) {
     EXPECT_EQ(m.store->stats().classes[c].pages_free, m.store->stats().classes[c].pages);
+    EXPECT_EQ(m.store->stats().classes[c].bytes_held, 0);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Configurations, KvStoreRandom, ::testing::Range(0, 5));
+INSTANTIATE_TEST_SUITE_P(Configurations, KvStoreRandom, ::testing::Range(0, 8));
 
 }  // namespace
 }  // namespace pare::testing

@@ -96,8 +96,7 @@ class MeanRig {
                         out);
       compare(work, values_of(out.values), l, decode);
     }
-    ops::move_rows(ctx, plans);
-    store->commit_step();
+    store->commit_step([&](std::span<const RowMove> group) { ops::move_rows(ctx, plans, group); });
   }
 
   OpsRig rig;
