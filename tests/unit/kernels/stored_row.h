@@ -51,7 +51,7 @@ inline float k_in_page(const RowFormat& f, const std::byte* page, int r, int c, 
     at = ((int64_t{r / 16} * (f.k_width / 2) + c / 2) * 16 + r % 16) * 2 + c % 2;
   }
   const int64_t pair = is_quantized(f.k_codec) ? int64_t{r / f.k_group} * f.k_width + c : 0;
-  return element(f.k_codec, page + f.k, at, page + f.ks, pair, scale);
+  return element(f.k_codec, page + f.k, at, is_quantized(f.k_codec) ? page + f.ks : nullptr, pair, scale);
 }
 inline float v_in_page(const RowFormat& f, const std::byte* page, int r, int c, float* scale = nullptr,
                        int page_rows = kPageRows) {
@@ -60,7 +60,7 @@ inline float v_in_page(const RowFormat& f, const std::byte* page, int r, int c, 
     at = ((int64_t{c / 16} * (page_rows / 2) + r / 2) * 16 + c % 16) * 2 + r % 2;
   }
   const int64_t pair = is_quantized(f.v_codec) ? int64_t{r} * (f.v_width / f.v_group) + c / f.v_group : 0;
-  return element(f.v_codec, page + f.v, at, page + f.vs, pair, scale);
+  return element(f.v_codec, page + f.v, at, is_quantized(f.v_codec) ? page + f.vs : nullptr, pair, scale);
 }
 
 inline float stored_k(const World& w, int zone, int g, int row, int c, float* scale = nullptr) {
