@@ -13,7 +13,7 @@
 //
 // Item sizes: an item costs about 3 us beyond its rows, and items are dealt to the blocks in turn, one block on a
 // multiprocessor. So the fewest rounds of the largest items are best, less than an octet only where there are fewer
-// octets than multiprocessors: SegmentShape with threads = multiprocessors and item_overhead = 256 gives that.
+// octets than multiprocessors: SegmentShape with threads = multiprocessors and kCardItemOverhead gives that.
 //
 // Limits: head_dim a multiple of 16 up to 256; Order::Rows; K and V of every zone in one codec, F16 or Bf16, that of
 // host_formats[0] and of the queries; v_width head_dim or 0. Zone mid, and it alone, may be quantized (kv_layout.h), K

@@ -1,6 +1,6 @@
 // States (m, l, O), their merge, and what the attending warps of a block do that finishes the last partial of an octet
-// or of a sequence. A warp takes a query row of a head at a time, so that all loads of a row are on their way together;
-// partials of other blocks are read past L1.
+// (a warp takes a query row of a head at a time) or of a sequence (a thread takes two channels of a row). Partials of
+// other blocks are read past L1.
 #pragma once
 
 #include "kernels/cuda/decode_plan.cuh"
@@ -77,7 +77,7 @@ __device__ inline int32_t active_heads(const AttentionLayer& layer, const SeqSte
   return seq.heads == 0 ? layer.n_heads : seq.heads;
 }
 
-// Calls on_row(row, head, pair) for the query rows of a sequence for KV head g, in each 32 kPairs pairs of channels for
+// Calls on_row(row, pair) for the query rows of a sequence for KV head g, in each 32 kPairs pairs of channels for
 // a warp; rows of heads that are not active are left out.
 template <int kPairs, typename OnRow>
 __device__ inline void walk_rows(const Params& params, const SeqStep& seq, int32_t g, OnRow on_row) {
@@ -87,7 +87,7 @@ __device__ inline void walk_rows(const Params& params, const SeqStep& seq, int32
 #pragma unroll 1
   for (int32_t at = static_cast<int32_t>(threadIdx.x) / 32; at < tasks; at += kAttendWarps) {
     const int32_t row = at / stretches, head = g * layer.qa + row % params.group * layer.qb;
-    if (head < heads) on_row(row, head, at % stretches * 32 * kPairs + lane_id());
+    if (head < heads) on_row(row, at % stretches * 32 * kPairs + lane_id());
   }
 }
 
@@ -109,7 +109,7 @@ struct RowParts {
 template <int kPairs>
 __device__ void merge_octet(const Params& params, int32_t seq_index, int32_t g, int32_t slot) {
   const SeqStep seq = params.layer.seqs[seq_index];
-  walk_rows<kPairs>(params, seq, g, [&](int32_t row, int32_t, int32_t pair) {
+  walk_rows<kPairs>(params, seq, g, [&](int32_t row, int32_t pair) {
     const int32_t pairs = params.layer.head_dim / 2;
     const RowParts parts(params, seq, g, row);
     float* first = parts.slot0 + slot * parts.slot;
