@@ -1,6 +1,7 @@
 // Matrix products on CUDA against fp64, and what makes a row's bits independent of its batch.
 #include <cmath>
 
+#include "kernels/cuda/batch_linear.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/small_linear.h"
@@ -70,22 +71,46 @@ DeviceBuffer workspace_for(std::vector<DeviceWeight> weights) {
   return std::move(*buffer);
 }
 
-class SmallLinearTest : public CudaTest, public ::testing::WithParamInterface<DType> {};
+// The kernel for a few rows, and the one for a batch.
+enum class Kernel { kSmall, kBatch };
+Status multiply_on_card(Kernel kernel, const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs,
+                        const DeviceBuffer& workspace, bool pdl) {
+  return kernel == Kernel::kBatch ? batch_linear(x, outputs, nullptr, pdl)
+                                  : small_linear(x, outputs, workspace.data(), nullptr, pdl);
+}
+
+class PackedLinearTest : public CudaTest, public ::testing::WithParamInterface<std::tuple<DType, Kernel>> {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (!IsSkipped() && kernel() == Kernel::kBatch && !batch_linear_takes(dtype(), 256)) {
+      GTEST_SKIP() << "this card does not run the batch kernel";
+    }
+  }
+  static DType dtype() { return std::get<0>(GetParam()); }
+  static Kernel kernel() { return std::get<1>(GetParam()); }
+};
 
 struct Shape {
   int64_t n, k;
 };
-std::vector<Shape> shapes(DType t) {
-  if (dtype_info(t).block_items == 256) return {{1, 256}, {16, 2304}, {17, 8960}, {576, 768}, {1091, 1536}};
-  std::vector<Shape> s = {{1, 32}, {16, 576}, {17, 8960}, {576, 576}, {1091, 1536}, {192, 96}};
+std::vector<Shape> shapes(DType t, Kernel kernel) {
+  std::vector<Shape> s;
+  // So many rows that each block of a cluster finishes several tiles.
+  if (kernel == Kernel::kBatch) s.push_back({9000, 512});
+  if (dtype_info(t).block_items == 256) {
+    s.insert(s.end(), {{1, 256}, {16, 2304}, {17, 8960}, {576, 768}, {1091, 1536}});
+    return s;
+  }
+  s.insert(s.end(), {{1, 32}, {16, 576}, {17, 8960}, {576, 576}, {1091, 1536}, {192, 96}});
   if (!is_quantized(t)) s.insert(s.end(), {{33, 33}, {40, 1}, {16, 1001}});
   return s;
 }
 
-TEST_P(SmallLinearTest, MatchesFp64AndRowsKeepTheirBitsInAnyBatch) {
-  for (const auto [n, k] : shapes(GetParam())) {
-    SCOPED_TRACE(std::string(dtype_name(GetParam())) + " [" + std::to_string(n) + ", " + std::to_string(k) + "]");
-    const RandomWeight w = random_weight(GetParam(), n, k, static_cast<uint32_t>(3 * n + k));
+TEST_P(PackedLinearTest, MatchesFp64AndRowsKeepTheirBitsInAnyBatch) {
+  for (const auto [n, k] : shapes(dtype(), kernel())) {
+    SCOPED_TRACE(std::string(dtype_name(dtype())) + " [" + std::to_string(n) + ", " + std::to_string(k) + "]");
+    const RandomWeight w = random_weight(dtype(), n, k, static_cast<uint32_t>(3 * n + k));
     const Rows x = random_rows(32, k, static_cast<uint32_t>(n + 5 * k));
     const Reference want = multiply(w, x.values, 32);
     const DeviceBuffer workspace = workspace_for({w.device()});
@@ -96,7 +121,7 @@ TEST_P(SmallLinearTest, MatchesFp64AndRowsKeepTheirBitsInAnyBatch) {
       const SmallLinearOutput out{w.device(), y.data(), ld, nullptr, false, false};
       // Twice: the first launch must leave the workspace as it found it.
       for (int i = 0; i < 2; ++i) {
-        ASSERT_TRUE(is_ok(small_linear(input_of(x, t, k), {&out, 1}, workspace.data(), nullptr, i == 1)));
+        ASSERT_TRUE(is_ok(multiply_on_card(kernel(), input_of(x, t, k), {&out, 1}, workspace, i == 1)));
       }
       sync();
       const auto got = to_host<float>(y, t * ld);
@@ -115,7 +140,7 @@ TEST_P(SmallLinearTest, MatchesFp64AndRowsKeepTheirBitsInAnyBatch) {
       const SmallLinearOutput out{w.device(), y.data(), n, nullptr, false, false};
       SmallLinearInput in = input_of(x, 1, k);
       in.x += row * in.ld;
-      ASSERT_TRUE(is_ok(small_linear(in, {&out, 1}, workspace.data(), nullptr, false)));
+      ASSERT_TRUE(is_ok(multiply_on_card(kernel(), in, {&out, 1}, workspace, false)));
       sync();
       const auto got = to_host<float>(y, n);
       for (int64_t i = 0; i < n; ++i) ASSERT_EQ(got[i], whole[row * (n + 3) + i]) << "row " << row << " alone";
@@ -129,10 +154,10 @@ double activation(Activation a, double x) {
   return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
-TEST_P(SmallLinearTest, GluMatchesFp64) {
-  const bool wide = dtype_info(GetParam()).block_items == 256;
+TEST_P(PackedLinearTest, GluMatchesFp64) {
+  const bool wide = dtype_info(dtype()).block_items == 256;
   for (const auto [n, k] : {Shape{40, wide ? 768 : 288}, Shape{1536, 256}}) {
-    const RandomWeight gate = random_weight(GetParam(), n, k, 21), up = random_weight(GetParam(), n, k, 22);
+    const RandomWeight gate = random_weight(dtype(), n, k, 21), up = random_weight(dtype(), n, k, 22);
     const Rows x = random_rows(32, k, 23);
     const Reference g = multiply(gate, x.values, 32), u = multiply(up, x.values, 32);
     const DeviceBuffer workspace = workspace_for({gate.device(), up.device()});
@@ -140,8 +165,11 @@ TEST_P(SmallLinearTest, GluMatchesFp64) {
     for (const Activation act : {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluErf}) {
       for (const int64_t t : {32, 16, 3, 1}) {
         const DeviceBuffer y = poisoned<uint16_t>(t * n);
-        ASSERT_TRUE(is_ok(small_glu(input_of(x, t, k), gate.device(), up.device(), act, y.as<uint16_t>(), n,
-                                    workspace.data(), nullptr, false)));
+        const SmallLinearInput in = input_of(x, t, k);
+        ASSERT_TRUE(is_ok(kernel() == Kernel::kBatch
+                              ? batch_glu(in, gate.device(), up.device(), act, y.as<uint16_t>(), n, nullptr, false)
+                              : small_glu(in, gate.device(), up.device(), act, y.as<uint16_t>(), n, workspace.data(),
+                                          nullptr, false)));
         sync();
         const auto got = to_host<uint16_t>(y, t * n);
         if (t == 32) whole = got;
@@ -151,7 +179,7 @@ TEST_P(SmallLinearTest, GluMatchesFp64) {
           const double bound =
               1.13 * g.bound[i] * std::abs(u.y[i]) + u.bound[i] * std::abs(a) + (0x1p-8 + 1e-5) * std::abs(want) + 1e-6;
           ASSERT_LE(std::abs(bfloat_to_float(got[i]) - want), bound)
-              << dtype_name(GetParam()) << " [" << n << ", " << k << "] T " << t << " item " << i;
+              << dtype_name(dtype()) << " [" << n << ", " << k << "] T " << t << " item " << i;
           ASSERT_EQ(got[i], whole[i]) << "T " << t << " item " << i;
         }
       }
@@ -159,8 +187,13 @@ TEST_P(SmallLinearTest, GluMatchesFp64) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, SmallLinearTest, ::testing::ValuesIn(kDeviceTypes),
-                         [](const auto& test) { return std::string(dtype_name(test.param)); });
+INSTANTIATE_TEST_SUITE_P(Types, PackedLinearTest,
+                         ::testing::Combine(::testing::ValuesIn(kDeviceTypes),
+                                            ::testing::Values(Kernel::kSmall, Kernel::kBatch)),
+                         [](const auto& test) {
+                           return std::string(dtype_name(std::get<0>(test.param))) +
+                                  (std::get<1>(test.param) == Kernel::kBatch ? "_batch" : "_small");
+                         });
 
 using LinearTest = CudaTest;
 
@@ -174,7 +207,13 @@ TEST_F(LinearTest, SeveralOutputsWithBiasBf16AndResidual) {
   const DeviceBuffer workspace = workspace_for({q.device(), key.device(), v.device(), o.device()});
   const Reference want_q = multiply(q, x.values, 32), want_k = multiply(key, x.values, 32),
                   want_v = multiply(v, x.values, 32), want_o = multiply(o, x.values, 32);
-  for (const int64_t t : {1, 5, 16, 30}) {
+  for (const auto& [t, kernel] : {std::pair<int64_t, Kernel>{1, Kernel::kSmall},
+                                  {5, Kernel::kSmall},
+                                  {16, Kernel::kSmall},
+                                  {30, Kernel::kSmall},
+                                  {9, Kernel::kBatch},
+                                  {30, Kernel::kBatch}}) {
+    if (kernel == Kernel::kBatch && !batch_linear_takes(DType::Q4_K, k)) continue;
     const auto residual = random_floats(t * 100, 7);
     const DeviceBuffer y_q = poisoned<float>(t * 576), y_k = poisoned<uint16_t>(t * 24), y_v = poisoned<float>(t * 192),
                        y_o = to_device(residual);
@@ -182,7 +221,7 @@ TEST_F(LinearTest, SeveralOutputsWithBiasBf16AndResidual) {
                                          {key.device(), y_k.data(), 24, nullptr, true, false},
                                          {v.device(), y_v.data(), 192, nullptr, false, false},
                                          {o.device(), y_o.data(), 100, device_bias.as<float>(), false, true}};
-    ASSERT_TRUE(is_ok(small_linear(input_of(x, t, k), outputs, workspace.data(), nullptr, false)));
+    ASSERT_TRUE(is_ok(multiply_on_card(kernel, input_of(x, t, k), outputs, workspace, false)));
     sync();
     const auto got_q = to_host<float>(y_q, t * 576), got_v = to_host<float>(y_v, t * 192),
                got_o = to_host<float>(y_o, t * 100);
@@ -201,6 +240,43 @@ TEST_F(LinearTest, SeveralOutputsWithBiasBf16AndResidual) {
       const double want = want_o.y[i] + bias[i % 100] + residual[i];
       ASSERT_LE(std::abs(got_o[i] - want), want_o.bound[i] + 0x1p-21 * (std::abs(want) + std::abs(residual[i])))
           << "o " << i;
+    }
+  }
+}
+
+// Tiles and chunks so many that rings wrap often and blocks of a cluster send each other many tiles. Rows repeat, so
+// that two of them stand for all.
+TEST_F(LinearTest, BatchesOverManyTilesMatchFp64) {
+  for (const auto& [dtype, n, k] : {std::tuple{DType::Q4_0, 16000, 1024},
+                                    {DType::Q4_0, 4096, 14336},
+                                    {DType::BF16, 4096, 14336},
+                                    {DType::Q6_K, 9000, 4096},
+                                    {DType::BF16, 20000, 4096},
+                                    {DType::Q8_0, 20000, 512}}) {
+    if (!batch_linear_takes(dtype, k)) continue;
+    SCOPED_TRACE(std::string(dtype_name(dtype)) + " [" + std::to_string(n) + ", " + std::to_string(k) + "]");
+    const RandomWeight w = random_weight(dtype, n, k, 71);
+    const auto two = random_floats(2 * k, 72);
+    const auto values = from_bf16(to_bf16(two));
+    std::vector<uint16_t> rows;
+    for (int t = 0; t < 32; ++t) {
+      for (int64_t c = 0; c < k; ++c) rows.push_back(float_to_bfloat(values[t % 2 * k + c]));
+    }
+    const DeviceBuffer x = to_device(rows);
+    const Reference want = multiply(w, values, 2);
+    SmallLinearInput in;
+    in.t = 32;
+    in.k = in.ld = k;
+    in.x = x.as<uint16_t>();
+    DeviceBuffer y = poisoned<float>(32 * n);
+    const SmallLinearOutput out{w.device(), y.data(), n, nullptr, false, false};
+    for (const bool pdl : {false, true}) {
+      ASSERT_TRUE(is_ok(y.fill(0xff)));
+      for (int i = 0; i < (pdl ? 20 : 1); ++i) ASSERT_TRUE(is_ok(batch_linear(in, {&out, 1}, nullptr, pdl)));
+      sync();
+      const auto got = to_host<float>(y, 32 * n);
+      for (int64_t i = 0; i < 2 * n; ++i) ASSERT_LE(std::abs(got[i] - want.y[i]), want.bound[i]) << "item " << i;
+      for (int64_t i = 2 * n; i < 32 * n; ++i) ASSERT_EQ(got[i], got[i % (2 * n)]) << "item " << i;
     }
   }
 }
@@ -244,36 +320,41 @@ TEST_F(LinearTest, FusedNormGivesTheBitsOfANormBefore) {
 
 // A chain in a graph, each launch a dependent of the one before, reading what that wrote.
 TEST_F(LinearTest, DependentLaunchesInAGraphSeeEachOther) {
-  const int64_t k = 2304, n = 2304;
-  const RandomWeight w = random_weight(DType::Q4_0, n, k, 41);
-  const DeviceBuffer workspace = workspace_for({w.device()});
-  const auto start = to_bf16(random_floats(8 * k, 42));
-  const auto run = [&](bool pdl) {
-    const DeviceBuffer a = to_device(start), b = poisoned<uint16_t>(8 * k);
-    cudaStream_t stream;
-    EXPECT_EQ(cudaStreamCreate(&stream), cudaSuccess);
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-    for (int i = 0; i < 20; ++i) {
-      SmallLinearInput in;
-      in.t = 8;
-      in.k = in.ld = k;
-      in.x = (i % 2 == 0 ? a : b).as<uint16_t>();
-      const SmallLinearOutput out{w.device(), (i % 2 == 0 ? b : a).data(), n, nullptr, true, false};
-      EXPECT_TRUE(is_ok(small_linear(in, {&out, 1}, workspace.data(), stream, pdl)));
-    }
-    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-    EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
-    EXPECT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
-    sync();
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
-    return to_host<uint16_t>(a, 8 * k);
-  };
-  const auto plain = run(false);
-  for (int i = 0; i < 3; ++i) ASSERT_EQ(run(true), plain);
+  for (const Kernel kernel : {Kernel::kSmall, Kernel::kBatch}) {
+    if (kernel == Kernel::kBatch && !batch_linear_takes(DType::Q4_0, 2304)) continue;
+    const int64_t t = kernel == Kernel::kBatch ? 32 : 8;
+    const int64_t k = 2304, n = 2304;
+    const RandomWeight w = random_weight(DType::Q4_0, n, k, 41);
+    const DeviceBuffer workspace = workspace_for({w.device()});
+    const auto start = to_bf16(random_floats(t * k, 42));
+    const auto run = [&](bool pdl) {
+      const DeviceBuffer a = to_device(start), b = poisoned<uint16_t>(t * k);
+      cudaStream_t stream;
+      EXPECT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+      cudaGraph_t graph;
+      cudaGraphExec_t exec;
+      EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+      for (int i = 0; i < 20; ++i) {
+        SmallLinearInput in;
+        in.t = t;
+        in.k = in.ld = k;
+        in.x = (i % 2 == 0 ? a : b).as<uint16_t>();
+        const SmallLinearOutput out{w.device(), (i % 2 == 0 ? b : a).data(), n, nullptr, true, false};
+        EXPECT_TRUE(is_ok(kernel == Kernel::kBatch ? batch_linear(in, {&out, 1}, stream, pdl)
+                                                   : small_linear(in, {&out, 1}, workspace.data(), stream, pdl)));
+      }
+      EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+      EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+      EXPECT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+      sync();
+      cudaGraphExecDestroy(exec);
+      cudaGraphDestroy(graph);
+      cudaStreamDestroy(stream);
+      return to_host<uint16_t>(a, t * k);
+    };
+    const auto plain = run(false);
+    for (int i = 0; i < 3; ++i) ASSERT_EQ(run(true), plain);
+  }
 }
 
 struct GemmCase {

@@ -5,13 +5,14 @@
 #include <random>
 
 #include "eval/cuda/kernel_run.h"
+#include "kernels/cuda/batch_linear.h"
 #include "kernels/cuda/device_weight.h"
 #include "kernels/cuda/small_linear.h"
 
 namespace pare::cuda {
 namespace {
 
-constexpr const char* kGroup = "small linear";
+constexpr const char *kSmall = "small linear", *kBatch = "batch linear";
 constexpr int kMinCalls = 16;
 
 struct Shape {
@@ -40,9 +41,14 @@ Status measure(KernelRun& run, DType dtype, Shape s) {
   const auto name = [&](int64_t t) {
     return fmt::format("{}, {} x {}, {}", dtype_name(dtype), s.n, s.k, tokens_text(t));
   };
-  std::vector<int64_t> wanted;
-  for (const int64_t t : {1, 8, 32}) {
-    if (run.wants(kGroup, name(t))) wanted.push_back(t);
+  struct Call {
+    const char* group;
+    int64_t t;
+  };
+  std::vector<Call> wanted;
+  for (const Call& call : {Call{kSmall, 1}, Call{kSmall, 8}, Call{kSmall, 32}, Call{kBatch, 16}, Call{kBatch, 32}}) {
+    if (call.group == kBatch && !batch_linear_takes(dtype, s.k)) continue;
+    if (run.wants(call.group, name(call.t))) wanted.push_back(call);
   }
   if (wanted.empty()) return ok_status();
   const size_t bytes = device_weight_bytes(dtype, s.n, s.k);
@@ -52,20 +58,21 @@ Status measure(KernelRun& run, DType dtype, Shape s) {
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer y, zeros(static_cast<size_t>(kMaxSmallTokens * s.n) * sizeof(float)));
   DeviceWeight w{dtype, s.n, s.k, weights.data()};
   PARE_ASSIGN_OR_RETURN(const DeviceBuffer workspace, zeros(small_linear_workspace_bytes({&w, 1}, kMaxSmallTokens)));
-  for (const int64_t t : wanted) {
+  for (const auto& [group, t] : wanted) {
     int64_t next = 0;
     KernelWork work;
     work.read_bytes = static_cast<double>(bytes);
     work.flop = 2.0 * static_cast<double>(t * s.n * s.k);
     PARE_RETURN_IF_ERROR(
-        run.measure_in_graph(kGroup, name(t), work, static_cast<int>(std::max<int64_t>(copies, kMinCalls)), [&] {
+        run.measure_in_graph(group, name(t), work, static_cast<int>(std::max<int64_t>(copies, kMinCalls)), [&] {
           SmallLinearInput in;
           in.t = t;
           in.k = in.ld = s.k;
           in.x = x.as<uint16_t>();
           w.data = weights.data() + static_cast<size_t>(next++ % copies) * bytes;
           const SmallLinearOutput out{w, y.data(), s.n, nullptr, false, false};
-          return small_linear(in, {&out, 1}, workspace.data(), run.stream(), true);
+          return group == kBatch ? batch_linear(in, {&out, 1}, run.stream(), true)
+                                 : small_linear(in, {&out, 1}, workspace.data(), run.stream(), true);
         }));
   }
   return ok_status();

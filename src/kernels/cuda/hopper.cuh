@@ -46,6 +46,48 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       : "memory");
 }
 
+// --- clusters -------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// All threads of all blocks; what they wrote before, barriers included, is seen after.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// Where the same variable of block `rank` lies.
+__device__ __forceinline__ uint32_t map_to_block(uint32_t address, uint32_t rank) {
+  uint32_t mapped;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
+  return mapped;
+}
+// Stores to a block of the cluster; the 16 bytes complete on a barrier of the same block.
+__device__ __forceinline__ void store_async(uint32_t remote, float4 v, uint32_t remote_barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(remote),
+      "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(remote_barrier)
+      : "memory");
+}
+__device__ __forceinline__ void barrier_arrive_remote(uint32_t remote_barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
+}
+// barrier_wait for what other blocks of the cluster did before they arrived.
+__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "WAIT:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra DONE;\n"
+      "bra WAIT;\n"
+      "DONE:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
 // Barrier `id` (1..15) among `threads` threads of the block.
 __device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -63,6 +105,12 @@ __device__ __forceinline__ void copy_box(uint32_t dst, const void* map, uint32_t
           dst),
       "l"(map), "r"(barrier), "r"(x), "r"(y)
       : "memory");
+}
+// `bytes`, a multiple of 16, that lie together; both addresses are multiples of 16.
+__device__ __forceinline__ void copy_bulk(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
+               "l"(src), "r"(bytes), "r"(barrier)
+               : "memory");
 }
 __device__ __forceinline__ void prefetch_map(const void* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
@@ -132,6 +180,7 @@ class Operand {
 
 // Lists of operands of the instruction.
 #define PARE_R8(a, b, c, d, e, f, g, h) "%" #a ", %" #b ", %" #c ", %" #d ", %" #e ", %" #f ", %" #g ", %" #h
+#define PARE_R16 PARE_R8(0, 1, 2, 3, 4, 5, 6, 7) ", " PARE_R8(8, 9, 10, 11, 12, 13, 14, 15)
 #define PARE_R32                                                                                                       \
   PARE_R8(0, 1, 2, 3, 4, 5, 6, 7)                                                                                      \
   ", " PARE_R8(8, 9, 10, 11, 12, 13, 14, 15) ", " PARE_R8(16, 17, 18, 19, 20, 21, 22, 23) ", " PARE_R8(24, 25, 26, 27, \
@@ -150,6 +199,7 @@ class Operand {
 #define PARE_F8(d, i)                                                                                         \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
+#define PARE_F16(d, i) PARE_F8(d, i), PARE_F8(d, i + 8)
 #define PARE_F32(d, i) PARE_F8(d, i), PARE_F8(d, i + 8), PARE_F8(d, i + 16), PARE_F8(d, i + 24)
 #define PARE_F48(d, i) PARE_F32(d, i), PARE_F8(d, i + 32), PARE_F8(d, i + 40)
 #define PARE_F64(d, i) PARE_F32(d, i), PARE_F32(d, i + 32)
@@ -171,6 +221,15 @@ class Operand {
                ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 1;\n}\n"                                              \
                : FLOATS(acc, 0)                                                                                \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1))
+
+// A in registers, B in shared memory, K-major.
+#define PARE_WGMMA_RK(N, REGS, FLOATS, A0, A1, A2, A3, B, P)                                                     \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P                                                           \
+               ", 0;\n"                                                                                          \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGS "}, {%" #A0 ", %" #A1 ", %" #A2 \
+               ", %" #A3 "}, %" #B ", p, 1, 1, 0;\n}\n"                                                          \
+               : FLOATS(acc, 0)                                                                                  \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
 // acc[64 x N] (+)= A[64 x 16] * B[N x 16]^T
 template <typename T, int n>
@@ -198,16 +257,27 @@ __device__ __forceinline__ void wgmma(float (&acc)[n], const uint32_t* a, uint64
   if constexpr (n == 128 && !kBf16) PARE_WGMMA_RS(256, "f16", PARE_R128, PARE_F128, 128, 129, 130, 131, 132, 133);
 }
 
+// acc[64 x N] (+)= A[64 x 16] * B[N x 16]^T in bf16; a: as above.
+template <int n>
+__device__ __forceinline__ void wgmma_rows(float (&acc)[n], const uint32_t (&a)[4], uint64_t b, int32_t accumulate) {
+  static_assert(n == 16 || n == 32);
+  if constexpr (n == 16) PARE_WGMMA_RK(32, PARE_R16, PARE_F16, 16, 17, 18, 19, 20, 21);
+  if constexpr (n == 32) PARE_WGMMA_RK(64, PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37);
+}
+
 #undef PARE_R8
+#undef PARE_R16
 #undef PARE_R32
 #undef PARE_R48
 #undef PARE_R64
 #undef PARE_R128
 #undef PARE_F8
+#undef PARE_F16
 #undef PARE_F32
 #undef PARE_F48
 #undef PARE_F64
 #undef PARE_F128
+#undef PARE_WGMMA_RK
 #undef PARE_WGMMA_SS
 #undef PARE_WGMMA_RS
 

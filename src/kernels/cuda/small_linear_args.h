@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device_format.h"
+#include "kernels/cuda/linear_output.h"
 #include "kernels/cuda/small_linear.h"
 
 namespace pare::cuda::small {
@@ -69,15 +70,7 @@ constexpr int64_t shared_bytes(const DeviceFormat& f, int64_t units, const Plan&
 }
 
 struct Args {
-  struct Output {
-    const std::byte* weight;
-    void* y;
-    const float* bias;
-    int64_t ld_y;
-    int32_t n, first_pair;
-    bool bf16, accumulate;
-  };
-  Output outputs[kMaxSmallOutputs];  // with `glu`: gate, up; y is gate's
+  OutputRows outputs[kMaxSmallOutputs];  // `first`: pair. With `glu`: gate, up; y is gate's
   int32_t n_outputs;
   bool glu;
   Activation activation;

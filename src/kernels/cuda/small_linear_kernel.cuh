@@ -7,9 +7,9 @@
 #include <cuda_bf16.h>
 
 #include "base/check.h"
-#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/linear_output.cuh"
 #include "kernels/cuda/normed_rows.cuh"
 #include "kernels/cuda/small_linear_args.h"
 
@@ -48,7 +48,7 @@ struct TilePair {
 };
 __device__ __forceinline__ int output_of(const Args& args, int pair) {
   int o = 0;
-  while (o + 1 < args.n_outputs && pair >= args.outputs[o + 1].first_pair) ++o;
+  while (o + 1 < args.n_outputs && pair >= args.outputs[o + 1].first) ++o;
   return o;
 }
 __device__ __forceinline__ TilePair find_tiles(const Args& args, int pair) {
@@ -56,8 +56,8 @@ __device__ __forceinline__ TilePair find_tiles(const Args& args, int pair) {
     const int64_t offset = pair * args.tile_bytes;
     return {{args.outputs[0].weight + offset, args.outputs[1].weight + offset}};
   }
-  const Args::Output& out = args.outputs[output_of(args, pair)];
-  const int tile = 2 * (pair - out.first_pair), last = (out.n - 1) / kTileRows;
+  const OutputRows& out = args.outputs[output_of(args, pair)];
+  const int tile = 2 * (pair - out.first), last = (out.n - 1) / kTileRows;
   return {{out.weight + tile * args.tile_bytes, out.weight + min(tile + 1, last) * args.tile_bytes}};
 }
 
@@ -246,23 +246,14 @@ struct WarpGroup {
   }
 };
 
-__device__ __forceinline__ void add(const float4& x, float4* sum) {
-  sum->x += x.x;
-  sum->y += x.y;
-  sum->z += x.z;
-  sum->w += x.w;
-}
-
-static __device__ __noinline__ float activate_apart(Activation activation, float x) { return activate(activation, x); }
-
-// Where results of a pair go: what emit needs, fetched once.
+// Where results of a pair go.
 struct Target {
   int o, first_row;
 };
 __device__ __forceinline__ Target target_of(const Args& args, int pair) {
   if (args.glu) return {0, pair * kTileRows};
   const int o = output_of(args, pair);
-  return {o, 2 * (pair - args.outputs[o].first_pair) * kTileRows};
+  return {o, 2 * (pair - args.outputs[o].first) * kTileRows};
 }
 
 // Brings the biases of this block's first pairs into the second-level cache: they lie apart from the weights, in pages
@@ -273,52 +264,6 @@ __device__ __forceinline__ void prefetch_biases(const Args& args) {
     const int at = 32 * static_cast<int>(threadIdx.x);
     if (bias != nullptr && at < args.outputs[o].n) asm volatile("prefetch.global.L2 [%0];" ::"l"(bias + at));
   }
-}
-
-// Writes the finished sums of token tile n and tile m of the pair: what a lane holds of an accumulator of mma.m16n8k16.
-// Loads come before stores, so that they are under way together.
-__device__ __forceinline__ void emit(const Args& args, const Target& target, int n, int m, int lane, float4 sums) {
-  const Args::Output& out = args.outputs[target.o];
-  const int row = target.first_row + m * kTileRows + lane / 4, token = 8 * n + lane % 4 * 2;
-  const int64_t ld = out.ld_y, at = token * ld + row;
-  const int tokens = static_cast<int>(args.x.t);
-  const bool upper = row + 8 < out.n;
-  const bool present[4] = {row < out.n && token < tokens, row < out.n && token + 1 < tokens, upper && token < tokens,
-                           upper && token + 1 < tokens};
-  const int64_t offsets[4] = {at, at + ld, at + 8, at + ld + 8};
-  float y[4] = {sums.x, sums.y, sums.z, sums.w};
-  if (out.bias != nullptr) {
-    const float low = row < out.n ? out.bias[row] : 0.0f, high = upper ? out.bias[row + 8] : 0.0f;
-    y[0] += low;
-    y[1] += low;
-    y[2] += high;
-    y[3] += high;
-  }
-  if (out.bf16) {
-    auto* to = static_cast<__nv_bfloat16*>(out.y);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (present[i]) to[offsets[i]] = __float2bfloat16_rn(y[i]);
-    }
-    return;
-  }
-  auto* to = static_cast<float*>(out.y);
-  if (out.accumulate) {
-    float before[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) before[i] = present[i] ? to[offsets[i]] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) y[i] = before[i] + y[i];
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (present[i]) to[offsets[i]] = y[i];
-  }
-}
-
-__device__ __forceinline__ float4 gate_times_up(Activation activation, const float4& gate, const float4& up) {
-  return make_float4(activate_apart(activation, gate.x) * up.x, activate_apart(activation, gate.y) * up.y,
-                     activate_apart(activation, gate.z) * up.z, activate_apart(activation, gate.w) * up.w);
 }
 
 // The thread's number, as something that the compiler cannot know: what is computed from it stays where it is used and
@@ -342,6 +287,9 @@ __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slic
   // [slices][token tiles][2 tiles][32 lanes]
   float4* parts = args.partials + int64_t{pair} * slices * (2 * kTokenTiles * 32) + lane;
   const Target target = target_of(args, pair);
+  const auto emit_tile = [&](int n, int m, const float4& sums) {
+    emit(args.outputs[target.o], target.first_row + m * kTileRows, n, lane, static_cast<int>(args.x.t), sums);
+  };
 #pragma unroll
   for (int n = 0; n < kTokenTiles; ++n) {
 #pragma unroll
@@ -359,14 +307,14 @@ __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slic
       return sum;
     };
     if (args.glu && slices == 1) {
-      if (k_warp == 0) emit(args, target, n, 0, lane, gate_times_up(args.activation, block_sum(0), block_sum(1)));
+      if (k_warp == 0) emit_tile(n, 0, gate_times_up(args.activation, block_sum(0), block_sum(1)));
     } else {
       for (int m = k_warp; m < 2; m += k_warps) {
         const float4 sum = block_sum(m);
         if (slices > 1) {
           parts[(slice * (2 * kTokenTiles) + 2 * n + m) * 32] = sum;
         } else {
-          emit(args, target, n, m, lane, sum);
+          emit_tile(n, m, sum);
         }
       }
     }
@@ -404,10 +352,10 @@ __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slic
   if (args.glu) {
     for (int n = k_warp; n < kTokenTiles; n += k_warps) {
       const float4 gate = total(2 * n), up = total(2 * n + 1);
-      emit(args, target, n, 0, lane, gate_times_up(args.activation, gate, up));
+      emit_tile(n, 0, gate_times_up(args.activation, gate, up));
     }
   } else {
-    for (int i = k_warp; i < 2 * kTokenTiles; i += k_warps) emit(args, target, i / 2, i % 2, lane, total(i));
+    for (int i = k_warp; i < 2 * kTokenTiles; i += k_warps) emit_tile(i / 2, i % 2, total(i));
   }
 }
 

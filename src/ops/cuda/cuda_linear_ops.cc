@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/cuda/batch_linear.h"
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/row_ops.h"
 #include "ops/cuda/cuda_ops.h"
@@ -16,6 +17,8 @@ namespace {
 constexpr int64_t kMaxPackedRows = 3 * cuda::kMaxSmallTokens;
 // Rows whose norm is worth repeating in every block of the product instead of a launch of its own.
 constexpr int64_t kMaxPendingNormRows = 2;
+// Rows from which on the batch kernel is faster than the one for a few. Strict mode has one kernel for any number.
+constexpr int64_t kMinBatchRows = 9;
 // Scratch rows of dequantized weights start on a multiple of this many elements.
 constexpr int64_t kRowAlign = 8;
 
@@ -76,6 +79,10 @@ void CudaOps::linear(const LinearInput& x, std::span<const LinearOutput> outputs
   for (const LinearOutput& o : outputs) dense_linear(x, packed, o);
 }
 
+bool CudaOps::takes_batch(int64_t rows, DType dtype, int64_t k) const {
+  return !memory_.strict && rows >= kMinBatchRows && cuda::batch_linear_takes(dtype, k);
+}
+
 void CudaOps::packed_linear(const LinearInput& x, int64_t rows, std::span<const LinearOutput> outputs) {
   std::array<cuda::SmallLinearOutput, cuda::kMaxSmallOutputs> out;
   PARE_CHECK(outputs.size() <= out.size());
@@ -91,8 +98,13 @@ void CudaOps::packed_linear(const LinearInput& x, int64_t rows, std::span<const 
                 .bf16 = bf16,
                 .accumulate = o.accumulate};
     }
-    check(cuda::small_linear(small_input(x, t0, t1), std::span(out).first(outputs.size()), linear_workspace_.data(),
-                             stream_, true));
+    const auto chunk = std::span(out).first(outputs.size());
+    const auto takes = [&](const LinearOutput& o) { return takes_batch(t1 - t0, o.weight->dtype, o.weight->k); };
+    if (std::ranges::all_of(outputs, takes)) {
+      check(cuda::batch_linear(small_input(x, t0, t1), chunk, stream_, true));
+    } else {
+      check(cuda::small_linear(small_input(x, t0, t1), chunk, linear_workspace_.data(), stream_, true));
+    }
   }
 }
 
@@ -135,8 +147,14 @@ void CudaOps::glu_linear(Arena& arena, const LinearInput& x, const Weight& gate,
   const int64_t fused = gate.dtype == up.dtype ? packed_rows(rows) : 0;
   for (int64_t t0 = 0; t0 < fused; t0 += cuda::kMaxSmallTokens) {
     const int64_t t1 = std::min(fused, t0 + cuda::kMaxSmallTokens);
-    check(cuda::small_glu(small_input(x, t0, t1), device_weight(gate), device_weight(up), act,
-                          out.values.as<uint16_t>() + t0 * gate.n, gate.n, linear_workspace_.data(), stream_, true));
+    uint16_t* y = out.values.as<uint16_t>() + t0 * gate.n;
+    const cuda::SmallLinearInput in = small_input(x, t0, t1);
+    if (takes_batch(t1 - t0, gate.dtype, gate.k)) {
+      check(cuda::batch_glu(in, device_weight(gate), device_weight(up), act, y, gate.n, stream_, true));
+    } else {
+      check(cuda::small_glu(in, device_weight(gate), device_weight(up), act, y, gate.n, linear_workspace_.data(),
+                            stream_, true));
+    }
   }
   if (fused == rows) return;
   const size_t mark = arena.mark();

@@ -96,6 +96,8 @@ class CudaOps : public DeviceOps {
 
   // Of `t` rows, how many of the first go through the packed kernels; the others through 16-bit copies of the weights.
   int64_t packed_rows(int64_t t) const;
+  // Whether the packed rows of a product go through the batch kernel.
+  bool takes_batch(int64_t rows, DType dtype, int64_t k) const;
   void packed_linear(const LinearInput& x, int64_t rows, std::span<const LinearOutput> outputs);
   void dense_linear(const LinearInput& x, int64_t first_row, const LinearOutput& output);
   cuda::SmallLinearInput small_input(const LinearInput& x, int64_t t0, int64_t t1) const;

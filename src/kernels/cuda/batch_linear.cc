@@ -1,0 +1,166 @@
+#include "kernels/cuda/batch_linear.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kernels/cuda/batch_linear_args.h"
+#include "tensor/cuda/status.h"
+
+namespace pare::cuda {
+namespace {
+
+using batch::Args;
+using batch::Layout;
+
+struct Card {
+  int processors = 0;
+  int64_t block_shared_bytes = 0;
+};
+// What the card has; no multiprocessors where the kernel does not run. One kind of card in a process.
+const Card& card() {
+  static const Card found = [] {
+    Card c;
+    int device = 0, major = 0, processors = 0, bytes = 0;
+    if (cudaGetDevice(&device) == cudaSuccess) {
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    // Code for sm_90a runs on compute capability 9.0 alone.
+    if (major == 9) {
+      c.processors = processors;
+      c.block_shared_bytes = bytes;
+    }
+    return c;
+  }();
+  return found;
+}
+
+struct Plan {
+  int slices = 0, stages = 0;
+  int64_t slice_chunks = 0;
+};
+// The division that is done first, roughly. No slices where the width does not fit.
+Plan plan_of(const DeviceFormat& f, int64_t tiles, int64_t k) {
+  constexpr double kBlockBandwidth = 2.3e10, kRowsBandwidth = 1.0e11, kMeeting = 1.0e-6;
+  constexpr int kMinRingBytes = 36 * 1024;
+  const int64_t chunks = batch::chunks_of(f, k);
+  Plan best;
+  double best_cost = std::numeric_limits<double>::infinity();
+  for (int slices = 1; slices <= batch::kMaxSlices && slices <= chunks; slices *= 2) {
+    const int64_t slice_chunks = ceil_div<int64_t>(chunks, slices), columns = slice_chunks * batch::chunk_columns(f);
+    const Layout layout = batch::layout_of<kMaxBatchTokens>(f, columns, slices);
+    const int stages = batch::ring_stages(f, std::max<int64_t>(0, card().block_shared_bytes - layout.before_ring()));
+    // What is under way must cover the memory's latency.
+    if (stages * batch::stage_bytes(f) < kMinRingBytes) continue;
+    const int64_t rounds = ceil_div<int64_t>(tiles, batch::clusters_at_once(slices));
+    const double cost = static_cast<double>(rounds * slice_chunks * batch::stage_bytes(f)) / kBlockBandwidth +
+                        static_cast<double>(columns * kMaxBatchTokens * 2) / kRowsBandwidth +
+                        (slices > 1 ? kMeeting : 0.0);
+    if (cost >= best_cost) continue;
+    best = {slices, stages, slice_chunks};
+    best_cost = cost;
+  }
+  return best;
+}
+
+Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
+  switch (dtype) {
+    case DType::F32: return batch::launch_batch<DType::F32>(args, stream, pdl);
+    case DType::F16: return batch::launch_batch<DType::F16>(args, stream, pdl);
+    case DType::BF16: return batch::launch_batch<DType::BF16>(args, stream, pdl);
+    case DType::Q4_0: return batch::launch_batch<DType::Q4_0>(args, stream, pdl);
+    case DType::Q4_1: return batch::launch_batch<DType::Q4_1>(args, stream, pdl);
+    case DType::Q5_0: return batch::launch_batch<DType::Q5_0>(args, stream, pdl);
+    case DType::Q5_1: return batch::launch_batch<DType::Q5_1>(args, stream, pdl);
+    case DType::Q8_0: return batch::launch_batch<DType::Q8_0>(args, stream, pdl);
+    case DType::Q2_K: return batch::launch_batch<DType::Q2_K>(args, stream, pdl);
+    case DType::Q3_K: return batch::launch_batch<DType::Q3_K>(args, stream, pdl);
+    case DType::Q4_K: return batch::launch_batch<DType::Q4_K>(args, stream, pdl);
+    case DType::Q5_K: return batch::launch_batch<DType::Q5_K>(args, stream, pdl);
+    case DType::Q6_K: return batch::launch_batch<DType::Q6_K>(args, stream, pdl);
+    case DType::IQ4_NL: return batch::launch_batch<DType::IQ4_NL>(args, stream, pdl);
+    case DType::IQ4_XS: return batch::launch_batch<DType::IQ4_XS>(args, stream, pdl);
+    default: return unsupported(fmt::format("CUDA: no matrix product with {} weights", dtype_name(dtype)));
+  }
+}
+
+// Everything of the arguments that follows from the weights' type, K and the number of tiles; then the launch.
+Status finish_and_launch(DType dtype, const SmallLinearInput& x, int64_t tiles, Args* args, Stream stream, bool pdl) {
+  const DeviceFormat* f = device_format(dtype);
+  const Plan plan = f != nullptr && card().processors > 0 ? plan_of(*f, tiles, x.k) : Plan{};
+  if (plan.slices == 0) {
+    return unsupported(fmt::format("CUDA: no batch product with {} columns of {}", x.k, dtype_name(dtype)));
+  }
+  args->x = x;
+  args->tiles = static_cast<int32_t>(tiles);
+  args->chunks = static_cast<int32_t>(batch::chunks_of(*f, x.k));
+  args->slices = plan.slices;
+  args->slice_chunks = static_cast<int32_t>(plan.slice_chunks);
+  args->clusters = static_cast<int32_t>(std::min<int64_t>(tiles, batch::clusters_at_once(plan.slices)));
+  args->stages = plan.stages;
+  args->tile_bytes = tile_bytes(*f, x.k);
+  return dispatch(dtype, *args, stream, pdl);
+}
+
+void check_input(const SmallLinearInput& x) {
+  PARE_CHECK(x.t >= 1 && x.t <= kMaxBatchTokens && x.k >= 1 && x.ld >= x.k && x.x != nullptr && x.ld % 8 == 0);
+}
+
+int64_t tiles_for(int64_t n) { return ceil_div<int64_t>(tiles_of(n), batch::kTileParts); }
+
+}  // namespace
+
+bool batch_linear_takes(DType dtype, int64_t k) {
+  const DeviceFormat* f = device_format(dtype);
+  return f != nullptr && card().processors > 0 && plan_of(*f, 1, k).slices > 0;
+}
+
+Status batch_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, Stream stream, bool pdl) {
+  check_input(x);
+  PARE_CHECK(outputs.size() <= kMaxSmallOutputs);
+  bool launched[kMaxSmallOutputs] = {};
+  for (size_t first = 0; first < outputs.size(); ++first) {
+    if (launched[first]) continue;
+    const DType dtype = outputs[first].weight.dtype;
+    Args args{};
+    int64_t tiles = 0;
+    for (size_t i = first; i < outputs.size(); ++i) {
+      const SmallLinearOutput& out = outputs[i];
+      if (launched[i] || out.weight.dtype != dtype) continue;
+      PARE_CHECK(out.weight.k == x.k && out.ld_y >= out.weight.n && !(out.bf16 && out.accumulate));
+      args.outputs[args.n_outputs++] = {out.weight.data,
+                                        out.y,
+                                        out.bias,
+                                        out.ld_y,
+                                        static_cast<int32_t>(out.weight.n),
+                                        static_cast<int32_t>(tiles),
+                                        out.bf16,
+                                        out.accumulate};
+      tiles += tiles_for(out.weight.n);
+      launched[i] = true;
+    }
+    PARE_RETURN_IF_ERROR(finish_and_launch(dtype, x, tiles, &args, stream, pdl));
+  }
+  return ok_status();
+}
+
+Status batch_glu(const SmallLinearInput& x, const DeviceWeight& gate, const DeviceWeight& up, Activation act,
+                 uint16_t* y, int64_t ld_y, Stream stream, bool pdl) {
+  check_input(x);
+  PARE_CHECK(gate.n == up.n && gate.k == x.k && up.k == x.k && ld_y >= gate.n);
+  if (gate.dtype != up.dtype) return unsupported("CUDA: gate and up of different types in one launch");
+  Args args{};
+  args.glu = true;
+  args.activation = act;
+  args.n_outputs = 2;
+  args.outputs[0] = {gate.data, y, nullptr, ld_y, static_cast<int32_t>(gate.n), 0, true, false};
+  args.outputs[1] = {up.data, nullptr, nullptr, 0, static_cast<int32_t>(up.n), 0, true, false};
+  return finish_and_launch(gate.dtype, x, ceil_div<int64_t>(tiles_of(gate.n), 2), &args, stream, pdl);
+}
+
+}  // namespace pare::cuda

@@ -1,0 +1,8 @@
+#include "kernels/cuda/batch_linear_kernel.cuh"
+
+namespace pare::cuda::batch {
+
+template Status launch_batch<DType::Q5_0>(const Args& args, Stream stream, bool pdl);
+template Status launch_batch<DType::Q5_1>(const Args& args, Stream stream, bool pdl);
+
+}  // namespace pare::cuda::batch
