@@ -21,7 +21,7 @@ std::shared_ptr<const LoadedModel> tiny_on_card() {
                        value_of(ops::accelerator_by_name("cuda"))));
 }
 
-struct Run {
+struct Result {
   std::vector<std::vector<int32_t>> tokens;
   std::vector<std::vector<float>> logprobs;
   std::vector<StepStamp> stamps;
@@ -29,14 +29,14 @@ struct Run {
 };
 
 // `requests` at once, of prompts of different lengths and answers of `answer` tokens.
-Run run_requests(const std::shared_ptr<const LoadedModel>& model, int requests, int32_t answer, float temperature,
-                 EngineOptions options) {
+Result run_requests(const std::shared_ptr<const LoadedModel>& model, int requests, int32_t answer, float temperature,
+                    EngineOptions options) {
   options.threads = 2;
   options.max_context = 256;
   options.max_sequences = requests;
   options.kv_rows = 256 * requests;
   auto engine = value_of(Engine::create(model, options));
-  Run run;
+  Result run;
   run.tokens.resize(static_cast<size_t>(requests));
   run.logprobs.resize(static_cast<size_t>(requests));
   Philox rng(21);
@@ -72,7 +72,7 @@ TEST_F(StepStamps, EveryStepHasItsTimesInOrder) {
         EngineOptions options;
         options.graphs = graphs;
         options.steps_in_flight = in_flight;
-        const Run run = run_requests(model, requests, 60, 0.0f, options);
+        const Result run = run_requests(model, requests, 60, 0.0f, options);
         // Every prompt fits into the first step, which draws, and so does every step after it.
         ASSERT_EQ(run.stamps.size(), run.stats.steps);
         ASSERT_GE(run.stamps.size(), 60u);
@@ -111,9 +111,9 @@ TEST_F(StepStamps, ChangeNoBitOfTheResults) {
       EngineOptions options;
       options.strict = true;
       options.graphs = graphs;
-      const Run with = run_requests(model, 4, 50, temperature, options);
+      const Result with = run_requests(model, 4, 50, temperature, options);
       options.step_stamps = false;
-      const Run without = run_requests(model, 4, 50, temperature, options);
+      const Result without = run_requests(model, 4, 50, temperature, options);
       EXPECT_EQ(with.tokens, without.tokens);
       EXPECT_EQ(with.logprobs, without.logprobs);
       EXPECT_FALSE(with.stamps.empty());
@@ -127,7 +127,7 @@ TEST_F(StepStamps, ChangeNoBitOfTheResults) {
 TEST_F(StepStamps, StepsWithMovesAreFollowed) {
   EngineOptions options;
   options.kv = "leank(sink=4,recent=16,flush=64)";
-  const Run run = run_requests(tiny_on_card(), 1, 150, 0.0f, options);
+  const Result run = run_requests(tiny_on_card(), 1, 150, 0.0f, options);
   size_t followed = 0;
   for (size_t i = 1; i + 1 < run.stamps.size(); ++i) followed += run.stamps[i].followed;
   EXPECT_GT(followed, 0u);
