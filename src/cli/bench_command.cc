@@ -26,6 +26,7 @@ struct BenchOptions {
   BenchConfig config;
   int repetitions = 5;
   std::string peer, format = "md", lengths, write_gate;
+  bool no_stamps = false;
   KernelsOptions kernels;
   KvBenchOptions kv;
 };
@@ -74,6 +75,7 @@ Status bench_model(BenchOptions o, bool json) {
   o.config.attn = o.model.attn;
   o.config.kv = o.model.kv;
   o.config.strict = o.model.strict;
+  o.config.step_stamps = !o.no_stamps;
   BenchReport report;
   std::filesystem::path path;
   std::shared_ptr<const LoadedModel> model;
@@ -203,6 +205,7 @@ void add_bench_command(Commands* commands) {
   add("--repetitions", o->repetitions, 1, 1000, "Runs after one warm-up; medians are reported");
   app->add_option("--peer", o->peer, "A llama-bench (tools/build_llama_cpp.sh) to run interleaved on the same file")
       ->type_name("PROGRAM");
+  app->add_flag("--no-stamps", o->no_stamps, "On a card: steps do not write its clock, to see what that costs");
   app->add_option("--format", o->format, "md: a table for a page; json: as --json")
       ->check(CLI::IsMember({"md", "json"}));
   app->add_option("--lengths", o->lengths, "Lengths to measure, as 1024,4K,1M; --shape is then heads/kv_heads/head_dim")

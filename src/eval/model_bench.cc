@@ -32,6 +32,7 @@ Expected<std::unique_ptr<ModelBench>> ModelBench::create(std::shared_ptr<const L
   o.attn = config.attn;
   o.kv = config.kv;
   o.strict = config.strict;
+  o.step_stamps = config.step_stamps;
   PARE_ASSIGN_OR_RETURN(bench->engine_, Engine::create(model, o));
   bench->model_ = std::move(model);
   bench->config_ = config;

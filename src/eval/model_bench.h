@@ -19,7 +19,8 @@ struct BenchConfig {
   int32_t parallel = 1;   // sequences decoding together, each at `depth`
   int32_t threads = 0;
   std::string attn = "dense", kv = "dense";
-  bool strict = false;  // EngineOptions::strict
+  bool strict = false;      // EngineOptions::strict
+  bool step_stamps = true;  // EngineOptions::step_stamps
 };
 
 // One repetition.

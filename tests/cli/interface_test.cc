@@ -206,8 +206,8 @@ TEST(Interface, EvalKl) {
 
 // Two threads, and another instruction set, on one machine: what a card is compared by must hold here first.
 TEST(Interface, EvalDevices) {
-  const std::vector<std::string> command{"eval",    "devices", kLlama, "--threads", "1",        "--lengths", "40,90",
-                                         "--cases", "2",       "--seed", "3",       "--scored", "12"};
+  const std::vector<std::string> command{"eval",    "devices", kLlama,   "--threads", "1",        "--lengths", "40,90",
+                                         "--cases", "2",       "--seed", "3",         "--scored", "12"};
   const auto with = [&](const std::vector<std::string>& more) {
     std::vector<std::string> all = command;
     all.insert(all.end(), more.begin(), more.end());
