@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "pare/attention_observer.h"
 #include "pare/request.h"
@@ -31,6 +32,9 @@ struct EngineOptions {
   // Accelerators: rows of a prompt and rows of an answer each have one kernel family and one order of summation,
   // whatever else is in the step, as the CPU always has. Off: the fastest kernel for the step at hand.
   bool strict = false;
+  // Accelerators: each step writes the card's clock when it begins and when it ends. Costs two reads of that clock, and
+  // eight bytes over the bus beside each drawn id.
+  bool step_stamps = true;
   std::string attn = "dense";      // selector spec (docs/formats/spec.md)
   std::string kv = "dense";        // policy spec
   AttentionObserver on_attention;  // may be empty; the CPU only
@@ -42,6 +46,11 @@ struct EngineStats {
   uint64_t decode_steps = 0;             // steps of decode rows alone
   // Bytes that had to be read by decode-only steps: weights and stored rows.
   uint64_t decode_weight_bytes = 0, decode_kv_bytes = 0;
+  // Decode-only steps by the accelerator's own clock (StepStamp), and the gaps from the end of one to the begin of the
+  // next, where both are decode-only and nothing was queued between: number, sums and the largest, in microseconds. All
+  // 0 on the CPU.
+  uint64_t device_steps = 0, device_gaps = 0;
+  double device_step_us = 0, device_gap_us = 0, device_gap_us_max = 0;
   uint64_t keys_visited = 0;  // query-key pairs computed, every layer and head; 0 on an accelerator
   uint64_t keys_causal = 0;   // those that the same rows would have had with dense policies
   // Requests that have begun, and those whose prompt some selector read densely although it leaves keys out of others:
@@ -58,6 +67,17 @@ struct EngineStats {
   int64_t kv_bytes_full = 0, kv_bytes_mid_k = 0, kv_bytes_mid_v = 0, kv_bytes_mid_scales = 0;
   int64_t kv_pages_moved = 0;  // from whole to pruned or quantized
   int64_t prefix_hit_rows = 0, sequences = 0;
+};
+
+// When a step ran on an accelerator, by its clock, in nanoseconds since some moment: from the first thread of its first
+// launch, once everything queued before has ended, to the last thread of its draws.
+struct StepStamp {
+  uint64_t step = 0;  // EngineStats::steps before it
+  int64_t begin_ns = 0, end_ns = 0;
+  bool decode = false;  // of decode rows alone
+  // More was queued behind the draws, which runs after end_ns: rows that leave the full zone, tokens for forked
+  // samples, copies of observed logits.
+  bool followed = false;
 };
 
 class Engine {
@@ -80,6 +100,9 @@ class Engine {
   // Stats of a request that is alive or finished within the last 256; kNotFound otherwise.
   Expected<RequestStats> request_stats(RequestId id) const;
   EngineStats stats() const;
+  // Of the steps whose results were delivered since the last call, oldest first, at most the last 8,192. Empty on the
+  // CPU and without EngineOptions::step_stamps. Steps without a draw have none.
+  std::vector<StepStamp> take_step_stamps();
   const std::string& attn_spec() const;  // canonical
   const std::string& kv_spec() const;
   int32_t threads() const;

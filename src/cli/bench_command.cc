@@ -26,6 +26,7 @@ struct BenchOptions {
   BenchConfig config;
   int repetitions = 5;
   std::string peer, format = "md", lengths, write_gate;
+  bool no_stamps = false;
   KernelsOptions kernels;
   KvBenchOptions kv;
 };
@@ -64,6 +65,7 @@ Status measure_peaks(const LoadedModel& model, BenchReport* report) {
   report->card = CardFacts{model.accelerator->info(), model.accelerator->memory()};
   PARE_ASSIGN_OR_RETURN(report->read_bandwidth, model.accelerator->read_bandwidth());
   PARE_ASSIGN_OR_RETURN(report->gemm_rate, model.accelerator->gemm_rate());
+  PARE_ASSIGN_OR_RETURN(report->steps->resolution_ns, model.accelerator->clock_step_ns());
   return ok_status();
 }
 
@@ -73,6 +75,7 @@ Status bench_model(BenchOptions o, bool json) {
   o.config.attn = o.model.attn;
   o.config.kv = o.model.kv;
   o.config.strict = o.model.strict;
+  o.config.step_stamps = !o.no_stamps;
   BenchReport report;
   std::filesystem::path path;
   std::shared_ptr<const LoadedModel> model;
@@ -90,6 +93,7 @@ Status bench_model(BenchOptions o, bool json) {
   PARE_RETURN_IF_ERROR(check_context(*model, "--depth, --gen and one token",
                                      std::max<int64_t>(1, o.config.depth) + o.config.generate + 1));
   PARE_ASSIGN_OR_RETURN(const auto runner, ModelBench::create(model, o.config));
+  StepTimes steps;
   arm_interrupt();
   Progress progress;
   PARE_RETURN_IF_ERROR(runner->run().status());  // warm-up
@@ -97,6 +101,8 @@ Status bench_model(BenchOptions o, bool json) {
     PARE_ASSIGN_OR_RETURN(const BenchSample sample, runner->run());
     if (o.config.prompt > 0) report.ours.prefill.push_back(sample.prefill_tps);
     if (o.config.generate > 0) report.ours.decode.push_back(sample.decode_tps);
+    steps.step_us.insert(steps.step_us.end(), sample.steps.step_us.begin(), sample.steps.step_us.end());
+    steps.gap_us.insert(steps.gap_us.end(), sample.steps.gap_us.begin(), sample.steps.gap_us.end());
     if (!o.peer.empty()) {
       PARE_ASSIGN_OR_RETURN(const BenchSample theirs,
                             run_llama_bench(o.peer, path, o.config, model->accelerator != nullptr));
@@ -114,6 +120,7 @@ Status bench_model(BenchOptions o, bool json) {
   report.attn = runner->engine().attn_spec();
   report.kv = runner->engine().kv_spec();
   report.floor = runner->floor();
+  if (model->accelerator) report.steps = StepFigures{spread_of(steps.step_us), spread_of(steps.gap_us)};
   report.stats = runner->engine().stats();
   report.tensor_bytes = model->file_bytes;
   report.peak_rss_bytes = peak_rss_bytes();
@@ -198,6 +205,7 @@ void add_bench_command(Commands* commands) {
   add("--repetitions", o->repetitions, 1, 1000, "Runs after one warm-up; medians are reported");
   app->add_option("--peer", o->peer, "A llama-bench (tools/build_llama_cpp.sh) to run interleaved on the same file")
       ->type_name("PROGRAM");
+  app->add_flag("--no-stamps", o->no_stamps, "On a card: steps do not write its clock, to see what that costs");
   app->add_option("--format", o->format, "md: a table for a page; json: as --json")
       ->check(CLI::IsMember({"md", "json"}));
   app->add_option("--lengths", o->lengths, "Lengths to measure, as 1024,4K,1M; --shape is then heads/kv_heads/head_dim")
@@ -237,6 +245,9 @@ void add_bench_command(Commands* commands) {
       "share\n"
       "of query-key pairs kept, and what a pair costs beside one of dense attention (time over pairs; 1: as much).\n"
       "--shape measures without a file: the speed is that of the shape, the weights are random.\n"
+      "On a card, decode steps are timed by its own clock too: from a step's first thread to its last draw, and the "
+      "gap\n"
+      "from there to the next step's first thread.\n"
       "TTFT, time to first token: from the submission of a request to its first token; here --prompt over the prefill\n"
       "rate. ITL, inter-token latency: mean time between the tokens after the first; here --parallel over the decode\n"
       "rate. TPOT, time per output token: the same as ITL, since the first token never counts.\n\n"

@@ -21,6 +21,11 @@ Json spread(const std::vector<double>& values) {
           {"max", *std::max_element(values.begin(), values.end())}};
 }
 
+Json spread(const TimeSpread& s) {
+  if (s.n == 0) return nullptr;
+  return {{"median", s.median}, {"p90", s.p90}, {"max", s.max}, {"n", s.n}};
+}
+
 std::string figure(const std::vector<double>& values) {
   if (values.empty()) return "-";
   return fmt::format("{:.1f} ({:.1f}-{:.1f})", median(values), *std::min_element(values.begin(), values.end()),
@@ -69,6 +74,17 @@ Json card_json(const BenchReport& r) {
           {"other_allocated_bytes", m.rest},
           {"beyond_allocator_bytes", m.beyond},
           {"in_use_when_opened_bytes", m.before}};
+}
+
+void print_steps(const BenchReport& r) {
+  if (!r.steps || r.steps->step_us.n == 0) return;
+  const TimeSpread &step = r.steps->step_us, &gap = r.steps->gap_us;
+  fmt::print("\ndecode step on the card: median {:.1f} us, p90 {:.1f}, max {:.1f}, {} steps\n", step.median, step.p90,
+             step.max, step.n);
+  if (gap.n > 0) {
+    fmt::print("gap to the next step: median {:.2f} us, p90 {:.2f}, max {:.2f}, {} gaps; the clock moves by {} ns\n",
+               gap.median, gap.p90, gap.max, gap.n, r.steps->resolution_ns);
+  }
 }
 
 void print_memory(const BenchReport& r) {
@@ -126,6 +142,9 @@ Json bench_json(const BenchReport& r) {
               {"decode_spread", spread(r.ours.decode)},
               {"prefill_gmacs_per_s", prefill_gmacs(r)},
               {"prefill_flop_per_s", r.prefill_flop_per_s()},
+              {"step_us", r.steps ? spread(r.steps->step_us) : Json(nullptr)},
+              {"step_gap_us", r.steps ? spread(r.steps->gap_us) : Json(nullptr)},
+              {"step_clock_resolution_ns", r.steps ? Json(r.steps->resolution_ns) : Json(nullptr)},
               {"decode_bytes_per_step", r.floor.decode_bytes_per_step},
               {"read_bandwidth_bytes_per_s", r.read_bandwidth},
               {"peak_rss_bytes", r.peak_rss_bytes},
@@ -179,6 +198,7 @@ void print_bench_table(const BenchReport& r) {
                r.config.parallel > 1 ? fmt::format(", {} sequences", r.config.parallel) : "", figure(r.ours.decode),
                r.decode_floor_ratio(), figure(r.peer.decode), against(r.ours.decode, r.peer.decode));
   }
+  print_steps(r);
   print_memory(r);
 }
 

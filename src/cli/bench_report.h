@@ -12,6 +12,12 @@
 
 namespace pare::cli {
 
+// Steps by the card's own clock, of all repetitions; on a card alone.
+struct StepFigures {
+  TimeSpread step_us, gap_us;
+  int64_t resolution_ns = 0;  // of that clock, measured
+};
+
 struct BenchSeries {
   std::vector<double> prefill, decode;  // tokens per second of each repetition
 };
@@ -34,6 +40,7 @@ struct BenchReport {
   std::optional<CardFacts> card;
   double read_bandwidth = 0;  // bytes a second, of the card where there is one
   double gemm_rate = 0;       // FLOP a second; 0: not measured
+  std::optional<StepFigures> steps;
   BenchFloor floor;
   EngineStats stats;
   uint64_t tensor_bytes = 0;

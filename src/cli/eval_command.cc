@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/eval_devices.h"
 #include "cli/eval_tasks.h"
 #include "eval/perplexity.h"
 #include "plan/spec.h"
@@ -17,6 +18,7 @@ struct EvalOptions {
   std::string file;
   int context = 512, chunks = 0;
   std::string against = "attn=dense; kv=dense", against_model;
+  int against_threads = 0;
   bool observe_sparse = false;
 };
 
@@ -159,8 +161,18 @@ void add_eval_command(Commands* commands) {
   CLI::App* app = commands->add(
       "eval", "Measure quality: perplexity, divergence, and tasks of retrieval, against a reference",
       [o, task, tasks, commands] {
+        if (o->against_threads > 0 && *task != "devices") {
+          return invalid_argument("--against-threads is for devices");
+        }
         if (*task != "perplexity" && *task != "kl") {
           if (!o->against_model.empty()) return invalid_argument("--against-model is for kl");
+          if (*task == "devices") {
+            if (o->against == EvalOptions().against) {
+              return invalid_argument(
+                  "devices compares with another device: --against cuda, or cpu, cpu:LEVEL, cuda:N");
+            }
+            return run_eval_devices(o->model, o->against, o->against_threads, *tasks, o->file, commands->json());
+          }
           return run_eval_task(*task, o->model, *tasks, o->file, o->against, commands->json());
         }
         if (o->file.empty()) return invalid_argument(fmt::format("{} reads a text: --file is required", *task));
@@ -171,8 +183,10 @@ void add_eval_command(Commands* commands) {
         return run_perplexity(*o, commands->json());
       });
   std::vector<std::string> names = eval_task_names();
-  names.insert(names.begin(), {"perplexity", "kl"});
-  app->add_option("TASK", *task, "perplexity, kl (divergence from a reference), or a task of the list below")
+  names.insert(names.begin(), {"perplexity", "kl", "devices"});
+  app->add_option(
+         "TASK", *task,
+         "perplexity, kl (divergence from a reference), devices (agreement of two), or a task of the list below")
       ->required()
       ->check(CLI::IsMember(names));
   o->model.add_to(app, false);
@@ -187,11 +201,18 @@ void add_eval_command(Commands* commands) {
   app->add_flag("--observe-sparse", o->observe_sparse,
                 "Score contexts as triangle reads prompts; without it they are read densely, as requests for\n"
                 "log-probabilities of a prompt are");
-  app->add_option("--against", o->against, "The reference's policies: \"attn=SPEC; kv=SPEC\", one of them or both")
+  app->add_option(
+         "--against", o->against,
+         "The reference's policies: \"attn=SPEC; kv=SPEC\", one of them or both; devices: the other device, as\n"
+         "--device, or cpu:LEVEL")
       ->type_name("SPECS")
       ->group("Reference");
   app->add_option("--against-model", o->against_model, "The reference's weights: a model with the same vocabulary")
       ->type_name("MODEL")
+      ->group("Reference");
+  app->add_option("--against-threads", o->against_threads, "devices: CPU threads of the other; 0: as --threads")
+      ->type_name("N")
+      ->check(CLI::Range(int64_t{0}, kMaxThreads))
       ->group("Reference");
   tasks->add_to(app);
   app->footer(
@@ -202,7 +223,18 @@ void add_eval_command(Commands* commands) {
       "second half are scored.\n"
       "kl: over the same tokens, KL(reference || MODEL as configured) in nats, the share of tokens at which both find\n"
       "the same most likely, and both perplexities. What the reference is not told, it shares: dense policies, the\n"
-      "same weights.\n\n"
+      "same weights.\n"
+      "devices: whether MODEL says the same on --device (the reference, the CPU by default) and on --against. Prompts "
+      "are\n"
+      "--lengths tokens of generated sentences or of --file, --cases of each length. The reference answers greedily "
+      "with\n"
+      "at most --scored tokens; the other is told them one by one, and then answers itself. Reported: the share of "
+      "told\n"
+      "tokens at which both find the same most likely, where their own answers part, the gap between the "
+      "log-probabilities\n"
+      "of the told tokens, KL, and for each disagreement the margin of the first token over the second: near ties "
+      "have\n"
+      "margins no larger than the gap. Policies and --strict are those of both.\n\n"
       "Tasks:\n" +
       eval_task_help() +
       "\nA task's prompt has --lengths tokens of the model at hand. The reference (dense, or --against) answers "
@@ -220,6 +252,8 @@ void add_eval_command(Commands* commands) {
       "  pare eval perplexity smollm2-135m-instruct --file book.txt --context 512 --chunks 8\n"
       "  pare eval kl smollm2-135m-instruct --file book.txt --attn \"streaming(sink=4,window=256)\"\n"
       "  pare eval kl small.q4.gguf --file book.txt --against-model small.bf16.gguf\n"
+      "  pare eval devices smollm2-135m-instruct --against cuda --lengths 256 --cases 16 --strict\n"
+      "  pare eval devices smollm2-135m-instruct --against cpu:avx2 --lengths 64\n"
       "  pare eval needle smollm2-135m-instruct --lengths 1024,2048 --kv \"streaming(sink=4,recent=256)\" \\\n"
       "    --candidate \"window=attn=streaming(sink=4,window=256)\" --out needle.json --plot needle.svg\n"
       "  pare eval copy smollm2-135m-instruct --kv \"streaming(sink=4,recent=256)\"\n"

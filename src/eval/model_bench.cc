@@ -32,6 +32,7 @@ Expected<std::unique_ptr<ModelBench>> ModelBench::create(std::shared_ptr<const L
   o.attn = config.attn;
   o.kv = config.kv;
   o.strict = config.strict;
+  o.step_stamps = config.step_stamps;
   PARE_ASSIGN_OR_RETURN(bench->engine_, Engine::create(model, o));
   bench->model_ = std::move(model);
   bench->config_ = config;
@@ -51,7 +52,7 @@ Expected<BenchSample> ModelBench::run() {
     PARE_ASSIGN_OR_RETURN(sample.prefill_tps, prefill());
   }
   if (config_.generate > 0) {
-    PARE_ASSIGN_OR_RETURN(sample.decode_tps, decode());
+    PARE_ASSIGN_OR_RETURN(sample.decode_tps, decode(&sample.steps));
   }
   return sample;
 }
@@ -75,7 +76,7 @@ Expected<double> ModelBench::prefill() {
   return config_.prompt / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-Expected<double> ModelBench::decode() {
+Expected<double> ModelBench::decode(StepTimes* steps) {
   // Sequences whose prompts are read first decode while the others' are read. All go on until `generate` steps were
   // timed with every sequence among them.
   const int32_t ahead = lead(*model_, config_);
@@ -93,12 +94,14 @@ Expected<double> ModelBench::decode() {
   }
   double resident_bytes = 0.0;
   while (timing.tokens() < int64_t{config_.generate} * config_.parallel) {
-    const int64_t steps = timing.steps();
+    if (timing.steps() == 0) engine_->take_step_stamps();  // prompts, the step that starts the clock, earlier runs
+    const int64_t counted = timing.steps();
     PARE_ASSIGN_OR_RETURN(const bool more, engine_->step());
     timing.step_ended(std::chrono::steady_clock::now());
-    if (timing.steps() > steps) resident_bytes += static_cast<double>(engine_->stats().kv_bytes_used);
+    if (timing.steps() > counted) resident_bytes += static_cast<double>(engine_->stats().kv_bytes_used);
     if (!more) break;
   }
+  append_times(engine_->take_step_stamps(), steps);
   for (const RequestId id : ids) engine_->cancel(id);
   PARE_RETURN_IF_ERROR(engine_->run());
   resident_kv_bytes_ = timing.steps() > 0 ? resident_bytes / static_cast<double>(timing.steps()) : 0.0;

@@ -8,6 +8,7 @@
 
 #include "pare/engine.h"
 #include "runtime/loaded_model.h"
+#include "runtime/step_clock.h"
 
 namespace pare {
 
@@ -18,12 +19,16 @@ struct BenchConfig {
   int32_t parallel = 1;   // sequences decoding together, each at `depth`
   int32_t threads = 0;
   std::string attn = "dense", kv = "dense";
-  bool strict = false;  // EngineOptions::strict
+  bool strict = false;      // EngineOptions::strict
+  bool step_stamps = true;  // EngineOptions::step_stamps
 };
 
 // One repetition.
 struct BenchSample {
   double prefill_tps = 0, decode_tps = 0;
+  // By the card's clock, of the decode steps whose tokens count and the gaps between them, of the last 8,192; empty on
+  // the CPU.
+  StepTimes steps;
 };
 
 struct BenchFloor {
@@ -47,7 +52,7 @@ class ModelBench {
  private:
   ModelBench() = default;
   Expected<double> prefill();
-  Expected<double> decode();
+  Expected<double> decode(StepTimes* steps);
   std::vector<int32_t> random_tokens(int32_t n, uint32_t stream) const;
   // The tokens that a sequence may decode before the last one has read its prompt.
   static int32_t lead(const LoadedModel& model, const BenchConfig& config);

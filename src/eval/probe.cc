@@ -106,6 +106,16 @@ TokenId most_likely(std::span<const float> logits) {
   return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+double top_margin(std::span<const float> logits) {
+  if (logits.size() < 2) return 0.0;
+  float first = std::max(logits[0], logits[1]), second = std::min(logits[0], logits[1]);
+  for (const float x : logits.subspan(2)) {
+    second = std::max(second, std::min(x, first));
+    first = std::max(first, x);
+  }
+  return static_cast<double>(first) - second;
+}
+
 Expected<ReferenceAnswer> answer_case(Engine& engine, const PromptIds& ids, int32_t max_tokens, int32_t scored_max,
                                       const ProbeStop& stop) {
   Request request;
@@ -171,9 +181,11 @@ Expected<Comparison> compare_case(Engine& engine, const PromptIds& ids, const Sc
 #else
     c.kl.push_back(kl_divergence(expected, logits));
 #endif
-    c.same.push_back(most_likely(expected) == most_likely(logits));
+    c.likeliest.push_back(most_likely(logits));
+    c.margin.push_back(top_margin(logits));
+    c.same.push_back(most_likely(expected) == c.likeliest.back());
     c.nll.push_back(log_sum_exp(logits) - logits[static_cast<size_t>(token)]);
-    c.hit.push_back(most_likely(logits) == token);
+    c.hit.push_back(c.likeliest.back() == token);
   };
   PARE_ASSIGN_OR_RETURN(const RunResult run, run_request(engine, std::move(request), stop));
   if (c.kl.size() != static_cast<size_t>(rows)) return internal_error("an engine showed too few rows of logits");

@@ -44,6 +44,9 @@ struct ReferenceAnswer {
 struct Comparison {
   std::vector<double> kl;     // KL(reference || candidate) in nats, one a scored token
   std::vector<uint8_t> same;  // whether both find the same token most likely
+  // The candidate's most likely token, and how far the second stands below it (top_margin).
+  std::vector<TokenId> likeliest;
+  std::vector<double> margin;
   // Log-likelihood of the scored tokens under the candidate, negated, in nats.
   std::vector<double> nll;
   std::vector<uint8_t> hit;        // whether the candidate finds the scored token most likely
@@ -69,5 +72,7 @@ Expected<Comparison> compare_case(Engine& engine, const PromptIds& ids, const Sc
 double log_sum_exp(std::span<const float> logits);
 double kl_divergence(std::span<const float> reference, std::span<const float> candidate);
 TokenId most_likely(std::span<const float> logits);  // ties: the lowest id
+// The largest logit less the second largest: by as many nats the first token is likelier. 0 for a row of one.
+double top_margin(std::span<const float> logits);
 
 }  // namespace pare

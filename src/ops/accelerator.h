@@ -55,6 +55,8 @@ class Accelerator {
   // The most that the card can do, measured when asked: bytes a second of reading, FLOP a second of bf16 products.
   virtual Expected<double> read_bandwidth() = 0;
   virtual Expected<double> gemm_rate() = 0;
+  // Resolution of the clock that steps are timed with (ops::step_span), measured when asked.
+  virtual Expected<int64_t> clock_step_ns() = 0;
 
   virtual Expected<std::unique_ptr<DeviceOps>> create_ops() = 0;
 };

@@ -43,6 +43,7 @@ class DeviceOps {
   // Bytes of stored rows that the step's decode rows read, every layer.
   virtual uint64_t decode_kv_bytes() const = 0;
   virtual Status finish_step(int parity) = 0;
+  virtual StepSpan step_span(int parity) const = 0;
   // Waits for everything queued and copies; for observers and tests.
   virtual Status read(void* host, const void* device, size_t bytes) = 0;
 

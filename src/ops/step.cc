@@ -40,6 +40,10 @@ Status finish_step(ExecContext& ctx, int parity) {
   return ctx.device_ops ? ctx.device_ops->finish_step(parity) : ok_status();
 }
 
+StepSpan step_span(const ExecContext& ctx, int parity) {
+  return ctx.device_ops ? ctx.device_ops->step_span(parity) : StepSpan{};
+}
+
 Expected<std::span<const float>> read_values(ExecContext& ctx, const Tensor& x, std::vector<float>* buffer) {
   const size_t items = static_cast<size_t>(x.items());
   if (!ctx.device_ops) return std::span<const float>(x.as<float>(), items);

@@ -23,6 +23,7 @@ struct StepMemory {
   std::array<size_t, kMaxPools> pool_bytes = {};  // of the store, by pool
   bool graphs = true;                             // accelerators: replay decode steps of equal shape
   bool strict = false;                            // accelerators: EngineOptions::strict
+  bool timed = true;                              // accelerators: EngineOptions::step_stamps
 };
 Status allocate_step_memory(ExecContext& ctx, const StepMemory& memory, const KvView& kv);
 
@@ -49,6 +50,15 @@ Status launch_step(ExecContext& ctx, const StepPlans& plans, std::span<Tensor* c
 
 // Waits until the outputs of the last step of this parity are in host memory. Reports what failed on the device.
 Status finish_step(ExecContext& ctx, int parity);
+
+// When the launches of a step ran, by the accelerator's own clock: nanoseconds since some moment. From its first
+// launch's first thread, once everything before has ended, to the last thread of its draws.
+struct StepSpan {
+  int64_t begin_ns = 0, end_ns = 0;  // both 0: not timed
+};
+// Of the last finished step of this parity, until the next one begins. Not timed: on the CPU, without
+// StepMemory::timed, and steps that do not begin with select_tokens or draw nothing.
+StepSpan step_span(const ExecContext& ctx, int parity);
 
 // An fp32 result in host memory: the tensor itself on the CPU, else a copy in `buffer`, for which the step so far is
 // waited for.

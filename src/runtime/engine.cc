@@ -113,6 +113,7 @@ Expected<RequestStats> Engine::request_stats(RequestId id) const {
 
 EngineStats Engine::stats() const {
   EngineStats s = impl_->totals;
+  impl_->clock.count(&s);
   s.preemptions = impl_->scheduler->preemptions();
   s.weight_bytes = static_cast<int64_t>(impl_->loaded->model->weight_bytes());
   s.workspace_bytes = static_cast<int64_t>(impl_->memory->context().arena.capacity());
@@ -139,6 +140,7 @@ EngineStats Engine::stats() const {
   return s;
 }
 
+std::vector<StepStamp> Engine::take_step_stamps() { return impl_->clock.take(); }
 const std::string& Engine::attn_spec() const { return impl_->memory->attn_spec(); }
 const std::string& Engine::kv_spec() const { return impl_->memory->kv_spec(); }
 const LoadedModel& Engine::model() const { return *impl_->loaded; }

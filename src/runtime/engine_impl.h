@@ -12,6 +12,7 @@
 #include "runtime/engine_memory.h"
 #include "runtime/loaded_model.h"
 #include "runtime/scheduler.h"
+#include "runtime/step_clock.h"
 
 namespace pare {
 
@@ -31,6 +32,7 @@ struct Engine::Impl {
   std::vector<std::shared_ptr<ActiveRequest>> active;
   std::deque<std::pair<RequestId, RequestStats>> finished;
   EngineStats totals;
+  StepClock clock;
 
   // Step state, kept to reuse its capacity.
   std::vector<ScheduledRows> step_rows;
@@ -39,6 +41,11 @@ struct Engine::Impl {
   std::vector<Branch*> siblings;
   std::vector<float> observed_logits;
   std::vector<PendingToken> pending[2];  // by parity of the step
+  // A step whose stamps have not been read: all but its times.
+  struct LaunchedStep {
+    bool launched = false;
+    StepStamp stamp;
+  } launched[2];  // likewise
   int parity = 0;
 
   const ModelConfig& config() const { return loaded->model->config(); }
@@ -57,6 +64,7 @@ struct Engine::Impl {
   Status observe(const Tensor& logits);
   void after_step();
   void count_step(const ExecCounters& before, double ms);
+  void read_stamp(int outputs);
   Status deliver(std::vector<PendingToken>& results, int outputs);
   void finish(Branch* branch, FinishReason reason, const Status* error, std::string_view text, const TokenEvent* last);
   void fail_oldest();

@@ -151,6 +151,7 @@ Status EngineMemory::make_arena(const Model& model) {
   memory.decode_slots = plans.slots;
   memory.graphs = o.graphs;
   memory.strict = o.strict;
+  memory.timed = o.step_stamps;
   memory.pool_bytes = store_->pool_bytes();
   return ops::allocate_step_memory(*context_, memory, store_->view());
 }

@@ -67,8 +67,13 @@ Status Engine::Impl::run_step() {
     loaded->model->forward(ctx, inputs, &logits);
     ops::sample(ctx, draws, logits, memory->sample_output(parity), memory->last_tokens());
   }));
+  launched[parity] = {true, {.step = totals.steps, .decode = plans.n_prefill_rows == 0}};
   PARE_RETURN_IF_ERROR(observe(logits));
-  memory->store().commit_step([&](std::span<const RowMove> group) { ops::move_rows(ctx, plans, group); });
+  StepStamp& stamp = launched[parity].stamp;
+  memory->store().commit_step([&](std::span<const RowMove> group) {
+    ops::move_rows(ctx, plans, group);
+    stamp.followed = true;
+  });
   after_step();
   return ok_status();
 }
@@ -146,6 +151,7 @@ ops::SampleBatch Engine::Impl::plan_draws() {
 Status Engine::Impl::observe(const Tensor& logits) {
   const auto observed = [](const ScheduledRows& s) { return static_cast<bool>(s.branch->owner->request.on_logits); };
   if (std::none_of(step_rows.begin(), step_rows.end(), observed)) return ok_status();
+  launched[parity].stamp.followed = true;
   PARE_ASSIGN_OR_RETURN(const std::span<const float> rows,
                         ops::read_values(memory->context(), logits, &observed_logits));
   const size_t vocab = static_cast<size_t>(config().vocab);
@@ -197,6 +203,7 @@ void Engine::Impl::after_step() {
     scheduler->fork(*draw.parent, draw.branch);
     ops::store_token(memory->context(), memory->sample_output(parity), draw.row, draw.branch->slot,
                      memory->last_tokens());
+    launched[parity].stamp.followed = true;
   }
 }
 
@@ -219,8 +226,21 @@ void Engine::Impl::count_step(const ExecCounters& before, double ms) {
   totals.decode_kv_bytes += now.kv_bytes - before.kv_bytes;
 }
 
+// Once a step: its results are there, and so are its times.
+void Engine::Impl::read_stamp(int outputs) {
+  LaunchedStep& step = launched[outputs];
+  if (!step.launched) return;
+  step.launched = false;
+  const ops::StepSpan span = ops::step_span(memory->context(), outputs);
+  if (span.end_ns == 0) return;
+  step.stamp.begin_ns = span.begin_ns;
+  step.stamp.end_ns = span.end_ns;
+  clock.add(step.stamp);
+}
+
 Status Engine::Impl::deliver(std::vector<PendingToken>& results, int outputs) {
   PARE_RETURN_IF_ERROR(ops::finish_step(memory->context(), outputs));
+  read_stamp(outputs);
   const ops::SampleOutput& out = memory->sample_output(outputs);
   const Clock::time_point now = Clock::now();
   for (const PendingToken& p : results) {

@@ -64,6 +64,16 @@ TEST(BadInput, CommandLine) {
   expect_error({"eval", "needle", kLlama, "--candidate", "a=kv=foo", "--lengths", "200"}, 2, {"'a'", "foo"});
   expect_error({"eval", "needle", kLlama, "--candidate", "a=bogus"}, 2, {"--candidate", "a=bogus"});
   expect_error({"eval", "needle", kLlama, "--against-model", kLlama}, 2, {"--against-model"});
+  expect_error({"eval", "needle", kLlama, "--against-threads", "2"}, 2, {"--against-threads", "devices"});
+  expect_error({"eval", "devices", kLlama, "--lengths", "100"}, 2, {"--against"});
+  expect_error({"eval", "devices", kLlama, "--against", "cpu:mmx", "--lengths", "100"}, 2, {"mmx", "avx2"});
+  expect_error({"eval", "devices", kLlama, "--against", "tpu", "--lengths", "100"}, 2, {"tpu"});
+  expect_error({"eval", "devices", kLlama, "--against", "cpu", "--lengths", "250"}, 2, {"--lengths", "256"});
+  expect_error({"eval", "devices", kLlama, "--against", "cpu", "--lengths", "0"}, 2, {"--lengths"});
+  expect_error({"eval", "devices", kLlama, "--against", "cpu", "--cases", "0"}, 2, {"--cases"});
+  expect_error({"eval", "devices", kLlama, "--against", "cpu", "--scored", "0"}, 2, {"--scored"});
+  expect_error({"eval", "devices", kLlama, "--against", "cpu", "--out", "x.json"}, 2, {"--out"});
+  expect_error({"eval", "devices", kLlama, "--against", "cpu", "--against-model", kLlama}, 2, {"--against-model"});
   expect_error({"eval", "needle", kLlama, "--figure", "heat"}, 2, {"--figure", "--plot"});
   expect_error({"eval", "needle", kLlama, "--plot", "x.svg", "--figure", "pie"}, 2, {"pie", "heat"});
   expect_error({"eval", "needle", kLlama, "--out", source_path("README.md")}, 2, {"README.md"});

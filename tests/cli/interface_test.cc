@@ -204,6 +204,50 @@ TEST(Interface, EvalKl) {
   EXPECT_EQ(same["against_attn"], "streaming(sink=1,window=4)");
 }
 
+// Two threads, and another instruction set, on one machine: what a card is compared by must hold here first.
+TEST(Interface, EvalDevices) {
+  const std::vector<std::string> command{"eval",    "devices", kLlama,   "--threads", "1",        "--lengths", "40,90",
+                                         "--cases", "2",       "--seed", "3",         "--scored", "12"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = command;
+    all.insert(all.end(), more.begin(), more.end());
+    return pare_json(all);
+  };
+  const Json same = with({"--against", "cpu", "--against-threads", "2"});
+  expect_fields(same, {{"reference", Kind::kObject},
+                       {"other", Kind::kObject},
+                       {"tokens", Kind::kInteger},
+                       {"agreed", Kind::kInteger},
+                       {"agreement", Kind::kNumber},
+                       {"diverged", Kind::kInteger},
+                       {"log_prob_gap", Kind::kObject},
+                       {"kl", Kind::kObject},
+                       {"disagreements", Kind::kArray},
+                       {"prompts", Kind::kArray}});
+  EXPECT_EQ(same["agreement"], 1.0);
+  EXPECT_EQ(same["agreed"], same["tokens"]);
+  EXPECT_EQ(same["diverged"], 0);
+  EXPECT_TRUE(same["first_divergence"].is_null());
+  EXPECT_EQ(same["log_prob_gap"]["max"], 0.0);
+  EXPECT_EQ(same["kl"]["max"], 0.0);
+  EXPECT_EQ(same["disagreements"], Json::array());
+  EXPECT_EQ(same["reference"]["threads"], 1);
+  EXPECT_EQ(same["other"]["threads"], 2);
+  ASSERT_EQ(same["prompts"].size(), 4u);
+  EXPECT_EQ(same["prompts"][0]["prompt_tokens"], 40);
+  EXPECT_EQ(same["prompts"][3]["prompt_tokens"], 90);
+  EXPECT_EQ(same["prompts"][3]["seed"], 4);
+  const Json text = with({"--against", "cpu", "--file", source_path("tests/data/text/pare_sample.txt")});
+  EXPECT_EQ(text["agreement"], 1.0);
+  const Json scalar = with({"--against", "cpu:scalar"});
+  EXPECT_EQ(scalar["other"]["cpu_level"], "scalar");
+  EXPECT_EQ(scalar["reference"]["cpu_level"], same["reference"]["cpu_level"]);
+  EXPECT_LE(scalar["log_prob_gap"]["max"], 0.1);
+  std::vector<std::string> table = command;
+  table.insert(table.end(), {"--against", "cpu"});
+  EXPECT_THAT(run_pare(table).out, testing::HasSubstr("same most likely token  100.000 %"));
+}
+
 TEST(Interface, Bench) {
   const Json result = pare_json({"bench", kLlama, "--prompt", "32", "--gen", "8", "--threads", "1", "--parallel", "2",
                                  "--depth", "16", "--repetitions", "2"});
@@ -223,6 +267,10 @@ TEST(Interface, Bench) {
   EXPECT_EQ(result["threads"], 1);
   EXPECT_EQ(result["parallel"], 2);
   EXPECT_EQ(result["depth"], 16);
+  for (const char* of_a_card : {"step_us", "step_gap_us", "step_clock_resolution_ns"}) {
+    ASSERT_TRUE(result.contains(of_a_card));
+    EXPECT_TRUE(result[of_a_card].is_null()) << of_a_card;
+  }
   // Of both halves each may be left out.
   const Json decode = pare_json({"bench", kLlama, "--prompt", "0", "--gen", "4", "--repetitions", "1"});
   EXPECT_EQ(decode["prefill_tps"], 0.0);

@@ -95,4 +95,14 @@ Expected<double> measure_gemm_rate() {
   return 2.0 * static_cast<double>(kItems) * static_cast<double>(kGemmDim) / seconds;
 }
 
+Expected<int64_t> measure_clock_step_ns() {
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer smallest, DeviceBuffer::allocate(sizeof(uint64_t)));
+  PARE_RETURN_IF_ERROR(read_clock(smallest.as<uint64_t>(), nullptr));
+  PARE_CUDA_RETURN_IF_ERROR(cudaDeviceSynchronize());
+  uint64_t ns = 0;
+  PARE_RETURN_IF_ERROR(smallest.download(&ns, sizeof(ns)));
+  if (ns == 0) return internal_error("CUDA: the card's clock does not move");
+  return static_cast<int64_t>(ns);
+}
+
 }  // namespace pare::cuda

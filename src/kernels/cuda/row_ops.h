@@ -159,6 +159,9 @@ struct SelectTokensArgs {
   const int32_t *known = nullptr, *slots = nullptr, *last_tokens = nullptr;
   int32_t* out = nullptr;
   int64_t rows = 0;
+  // Takes the card's clock (card_clock.cuh) once this launch's inputs are there, that is once the launch before has
+  // ended; null: not wanted. Not written without rows.
+  uint64_t* began = nullptr;
 };
 Status select_tokens(const SelectTokensArgs& args, Stream stream, bool pdl);
 

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/cuda/card_clock.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/row_ops.h"
@@ -257,6 +258,7 @@ Status mean_pool(const MeanPoolArgs& args, Stream stream, bool pdl) {
 
 Status select_tokens(const SelectTokensArgs& args, Stream stream, bool pdl) {
   return for_elements(4 * args.rows, stream, pdl, [args] __device__(int64_t i, int) {
+    if (i == 0 && args.began) *args.began = card_clock();
     const int64_t t = i / 4;
     const int32_t slot = args.slots[t];
     args.out[t] = slot < 0 ? args.known[t] : args.last_tokens[slot];

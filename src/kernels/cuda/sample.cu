@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/cuda/card_clock.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/sample_select.cuh"
@@ -278,7 +279,11 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, in
   const int first_id = min(static_cast<int>(team.rank) * chunk_size, static_cast<int>(args.vocab));
   const Chunk<kShared> chunk{static_cast<float*>(args.workspace) + blockIdx.x * int64_t{chunk_size}, first_id,
                              min(chunk_size, static_cast<int>(args.vocab) - first_id)};
+  // The read is hidden behind the row's. Past the first-level cache: it may hold what an earlier step wrote.
+  const bool relays = args.times && blockIdx.x == 0 && threadIdx.x == 0;
+  const uint64_t began = relays ? __ldcg(args.began) : 0;
   Place first = team_reduce(team, space.reduce, load_chunk(raw, args.vocab, chunk), larger);
+  if (relays) args.times[0] = began;
 
   const int n_top = min(row.n_top, args.top_cap);
   const bool edited = row.n_bias > 0 || row.n_counts > 0 || row.uncounted;
@@ -324,6 +329,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs args, in
   args.ids[r] = id;
   if (row.slot >= 0) args.last_tokens[row.slot] = max(id, 0);
   if (args.logprobs) args.logprobs[r] = row.wants_logprob && id >= 0 ? raw[id] - log_sum : 0.0f;
+  if (args.times) args.times[1 + r] = card_clock();
 }
 
 // --- geometry ---

@@ -57,6 +57,10 @@ struct SampleArgs {
   int32_t top_cap = 0;
   int32_t* last_tokens = nullptr;
   void* workspace = nullptr;  // sample_workspace_bytes, 16-byte aligned
+  // Of a step that is timed: times[0] takes what *began says when this launch begins, times[1 + i] the card's clock
+  // (card_clock.cuh) when everything else of draw i was written. Both null: not wanted.
+  const uint64_t* began = nullptr;
+  uint64_t* times = nullptr;  // [1 + n]
 };
 // At most 1,048,576 ids (262,144 on cards without clusters), else kUnsupported.
 Status sample(const SampleArgs& args, Stream stream, bool pdl);

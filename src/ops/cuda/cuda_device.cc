@@ -129,6 +129,11 @@ Expected<double> CudaDevice::gemm_rate() {
   return cuda::measure_gemm_rate();
 }
 
+Expected<int64_t> CudaDevice::clock_step_ns() {
+  PARE_CUDA_RETURN_IF_ERROR(cudaSetDevice(info_.device.index));
+  return cuda::measure_clock_step_ns();
+}
+
 Expected<std::unique_ptr<DeviceOps>> CudaDevice::create_ops() {
   PARE_CUDA_RETURN_IF_ERROR(cudaSetDevice(info_.device.index));
   return CudaOps::create(shared_from_this());

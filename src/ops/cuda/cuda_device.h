@@ -23,6 +23,7 @@ class CudaDevice : public Accelerator, public std::enable_shared_from_this<CudaD
   Status upload(std::byte* to, std::span<const std::byte> from) override;
   Expected<double> read_bandwidth() override;
   Expected<double> gemm_rate() override;
+  Expected<int64_t> clock_step_ns() override;
   Expected<std::unique_ptr<DeviceOps>> create_ops() override;
 
   // What the products with the weights placed so far need: workspace of the packed kernels, and the largest weight as

@@ -34,6 +34,7 @@ class CudaOps : public DeviceOps {
   ExecCounters* launch_cost() override { return keyed_ ? graphs_.cost() : nullptr; }
   uint64_t decode_kv_bytes() const override { return decode_kv_bytes_; }
   Status finish_step(int parity) override;
+  StepSpan step_span(int parity) const override;
   Status read(void* host, const void* device, size_t bytes) override;
 
   Tensor make_activations(Arena& arena, std::initializer_list<int64_t> shape) override;
@@ -74,6 +75,11 @@ class CudaOps : public DeviceOps {
     cuda::Event uploaded = nullptr, finished = nullptr;
     bool in_flight = false;
     std::vector<BlockPlan> blocks;
+    // The card's clock at a step's begin and at the end of each of its draws: [1 + max_sequences], written by the
+    // sampler where the host reads it, as ids are. Empty: steps are not timed.
+    cuda::PinnedBuffer times;
+    int64_t n_draws = 0;
+    uint64_t* time() const { return reinterpret_cast<uint64_t*>(times.data()); }
   };
   explicit CudaOps(std::shared_ptr<CudaDevice> device) : device_(std::move(device)) {}
   Status open();
@@ -106,6 +112,9 @@ class CudaOps : public DeviceOps {
   cuda::Stream stream_ = nullptr, copies_ = nullptr;
   Status error_;
 
+  // The clock at the begin of the steps of both parities: kept on the card until the sampler hands it on, so that the
+  // first launch of a step does not end later for a write over the bus.
+  cuda::DeviceBuffer began_;
   cuda::DeviceBuffer arena_, scratch_, linear_workspace_, prefill_workspace_, decode_done_, octet_done_;
   Tables tables_[2];
   int parity_ = 0;

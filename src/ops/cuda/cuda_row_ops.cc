@@ -116,7 +116,8 @@ void CudaOps::select_tokens(const Tensor& known, const Tensor& slots, const Tens
                              .slots = slots.as<int32_t>(),
                              .last_tokens = last_tokens.as<int32_t>(),
                              .out = out.as<int32_t>(),
-                             .rows = out.items()},
+                             .rows = out.items(),
+                             .began = began_.data() ? began_.as<uint64_t>() + parity_ : nullptr},
                             stream_, true));
 }
 

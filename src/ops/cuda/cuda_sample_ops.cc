@@ -112,6 +112,10 @@ void CudaOps::sample(Arena& arena, const SampleBatch& batch, const Tensor& logit
   args.top_cap = (batch.kinds & kWantsTop) != 0 ? out.top_cap : 0;
   args.last_tokens = last_tokens.as<int32_t>();
   args.workspace = workspace.data();
+  if (tables_[parity_].time()) {
+    args.began = began_.as<uint64_t>() + parity_;
+    args.times = tables_[parity_].time();
+  }
   check(cuda::sample(args, stream_, true));
   arena.release(mark);
 }

@@ -73,6 +73,13 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
   for (Tables& t : tables_) {
     PARE_ASSIGN_OR_RETURN(t.host, cuda::PinnedBuffer::allocate(tables));
     PARE_ASSIGN_OR_RETURN(t.device, cuda::DeviceBuffer::allocate(tables));
+    if (!memory.timed) continue;
+    PARE_ASSIGN_OR_RETURN(
+        t.times, cuda::PinnedBuffer::allocate(static_cast<size_t>(1 + memory.max_sequences) * sizeof(uint64_t)));
+  }
+  if (memory.timed) {
+    PARE_ASSIGN_OR_RETURN(began_, cuda::DeviceBuffer::allocate(std::size(tables_) * sizeof(uint64_t)));
+    PARE_RETURN_IF_ERROR(began_.fill(0));
   }
 
   const size_t format_bytes = sizeof(RowFormat) * kMaxZones * kv.n_kv_layers * kv.n_kv_heads;
@@ -249,6 +256,9 @@ bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tens
   Tables& t = tables_[parity_];
   rows_ = {plans.n_rows, plans.n_decode_rows};
   logit_rows_ = {plans.n_logit_rows, plans.n_decode_logit_rows};
+  PARE_CHECK(batch.n <= memory_.max_sequences);
+  t.n_draws = batch.n;
+  if (t.time()) std::fill_n(t.time(), 1 + batch.n, 0);  // the step that wrote here has ended
   check(cuda::to_status(cudaStreamWaitEvent(stream_, t.uploaded, 0), "cudaStreamWaitEvent"));
   keyed_ = memory_.graphs && plans.n_prefill_rows == 0 && error_.ok();
   if (!keyed_) return true;
@@ -316,6 +326,13 @@ Status CudaOps::finish_step(int parity) {
   if (t.in_flight) check(cuda::to_status(cudaEventSynchronize(t.finished), "a step"));
   t.in_flight = false;
   return error_;
+}
+
+StepSpan CudaOps::step_span(int parity) const {
+  const Tables& t = tables_[parity];
+  if (!t.time() || t.in_flight || t.n_draws == 0 || t.time()[0] == 0) return {};
+  const uint64_t* ends = t.time() + 1;
+  return {static_cast<int64_t>(t.time()[0]), static_cast<int64_t>(*std::max_element(ends, ends + t.n_draws))};
 }
 
 Status CudaOps::read(void* host, const void* device, size_t bytes) {
