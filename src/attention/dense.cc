@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "attention/reach_plan.h"
+#include "plan/causal_plan.h"
 
 namespace pare {
 namespace {

@@ -54,10 +54,6 @@ struct QTile {
 };
 static_assert(sizeof(QTile) == 32);
 
-// BlockPlan::flags. kPlanCudnn: every tile attends every earlier key (plan/causal_plan.h), and cuDNN is to compute them;
-// on CUDA only.
-enum : uint16_t { kPlanCudnn = 1 };
-
 // A view over the step arena; valid for one step. One per layer class.
 struct BlockPlan {
   const QTile* tiles = nullptr;

@@ -3,6 +3,7 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/row_ops.h"
 #include "ops/cuda/cuda_ops.h"
+#include "plan/causal_plan.h"
 
 namespace pare::ops {
 namespace {
