@@ -39,6 +39,7 @@ class CudnnAttention {
     int32_t heads = 0, kv_heads = 0, head_dim = 0;
     int64_t max_keys = 0;  // of a sequence
     DType dtype = DType::BF16;
+    CudnnKernels kernels = CudnnKernels::kAny;
   };
   // Makes two graphs, so that what cuDNN does not have is known before the first prompt. kUnsupported as there;
   // kResourceExhausted: 4 max_keys K D bytes and cuDNN's workspace.

@@ -6,6 +6,7 @@
 #include <cudnn_frontend.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <exception>
 #include <list>
 #include <unordered_map>
@@ -24,11 +25,18 @@ std::string shape_text(const CudnnShape& s) {
                      s.dtype == DType::BF16 ? "bf16" : "f16");
 }
 
+// Both give a line for everything that they tried.
+std::string one_line(std::string text) {
+  constexpr size_t kShown = 600;
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text.size() <= kShown ? text : text.substr(0, kShown) + " ...";
+}
+
 // cuDNN's own last words, behind those of the front end.
 std::string last_words() {
-  char text[512] = {};
-  cudnnGetLastErrorString(text, sizeof(text));
-  return *text == '\0' ? std::string() : fmt::format(" [{}]", text);
+  char text[1024] = {};
+  cudnnGetLastErrorString(text, sizeof(text) - 1);
+  return *text == '\0' ? std::string() : fmt::format(" [{}]", one_line(text));
 }
 
 // The front end throws where it cannot go on. Nothing of that leaves this file.
@@ -37,12 +45,15 @@ Status guarded(const CudnnShape& shape, std::string_view what, Body&& body) {
   try {
     return body();
   } catch (const std::exception& e) {
-    return internal_error(fmt::format("cuDNN, {} {}: {}{}", what, shape_text(shape), e.what(), last_words()));
+    return internal_error(fmt::format("cuDNN, {} {}: {}{}", what, shape_text(shape), one_line(e.what()), last_words()));
   }
 }
 
 class Graphs final : public CudnnGraphs {
  public:
+  explicit Graphs(CudnnKernels kernels) {
+    if (kernels == CudnnKernels::kAny) cache_ = std::make_shared<fe::KernelCache>();
+  }
   ~Graphs() override {
     graphs_.clear();
     if (handle_ != nullptr) cudnnDestroy(handle_);
@@ -87,8 +98,8 @@ class Graphs final : public CudnnGraphs {
                                                  {kV, const_cast<void*>(operands.v)},
                                                  {kOut, operands.out}};
       if (auto error = graphs_.front().graph->execute(handle_, pack, workspace); error.is_bad()) {
-        return internal_error(
-            fmt::format("cuDNN, a launch for {}: {}{}", shape_text(shape), error.get_message(), last_words()));
+        return internal_error(fmt::format("cuDNN, a launch for {}: {}{}", shape_text(shape),
+                                          one_line(error.get_message()), last_words()));
       }
       return ok_status();
     });
@@ -107,6 +118,7 @@ class Graphs final : public CudnnGraphs {
     graph.set_io_data_type(s.dtype == DType::BF16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF)
         .set_intermediate_data_type(fe::DataType_t::FLOAT)
         .set_compute_data_type(fe::DataType_t::FLOAT);
+    if (cache_ != nullptr) graph.set_dynamic_shape_enabled(true).set_kernel_cache(cache_);
     const int64_t d = s.head_dim, row = s.heads * d;
     // Dimensions are [batch][heads][rows][channels] for cuDNN, whatever the order in memory; strides in elements.
     const std::vector<int64_t> q_dims = {1, s.heads, s.queries, d}, q_strides = {s.queries * row, d, row, 1};
@@ -129,7 +141,7 @@ class Graphs final : public CudnnGraphs {
     out->set_output(true).set_uid(kOut).set_dim(q_dims).set_stride(q_strides);
     const auto refused = [&](fe::error_t& error) {
       return unsupported(fmt::format("cuDNN {} has no attention of {}: {}{}", version(), shape_text(s),
-                                     error.get_message(), last_words()));
+                                     one_line(error.get_message()), last_words()));
     };
     if (auto error = graph.build(handle_, {fe::HeurMode_t::A}); error.is_bad()) return refused(error);
     int64_t workspace = 0;
@@ -142,14 +154,15 @@ class Graphs final : public CudnnGraphs {
   }
 
   cudnnHandle_t handle_ = nullptr;
-  std::list<Entry> graphs_;  // most recently used first
+  std::shared_ptr<fe::KernelCache> cache_;  // null: a kernel is compiled for each shape
+  std::list<Entry> graphs_;                 // most recently used first
 };
 
 }  // namespace
 
-Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open() {
+Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open(CudnnKernels kernels) {
   PARE_RETURN_IF_ERROR(load_cudnn());
-  auto graphs = std::make_unique<Graphs>();
+  auto graphs = std::make_unique<Graphs>(kernels);
   PARE_RETURN_IF_ERROR(graphs->create());
   return std::unique_ptr<CudnnGraphs>(std::move(graphs));
 }
@@ -159,7 +172,7 @@ Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open() {
 #else
 
 namespace pare::cuda {
-Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open() { return load_cudnn(); }
+Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open(CudnnKernels) { return load_cudnn(); }
 }  // namespace pare::cuda
 
 #endif

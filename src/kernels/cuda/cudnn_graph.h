@@ -5,8 +5,8 @@
 // The last query sees the last key. q, out [queries][H][D]; k, v [K][keys][D]; all of one type, device memory, 16-byte
 // aligned. Nothing but these rows is read or written. Sums and softmax are cuDNN's, in fp32.
 //
-// A shape met for the first time costs tenths of a second: cuDNN looks for a kernel and may compile it. kMaxGraphs are
-// kept, the least recently used goes. prepare() may not be called while a stream is being captured.
+// A graph costs milliseconds, and a kernel that must be compiled for it a second or two. kMaxGraphs are kept, the least
+// recently used goes. prepare() may not be called while a stream is being captured.
 //
 // Errors: kUnsupported, with cuDNN's reason and the shape, where it has no kernel; kInternal where a launch fails.
 // Threads: one at a time. One object a device: that which was current at open().
@@ -36,6 +36,10 @@ struct CudnnOperands {
   void* out = nullptr;
 };
 
+// Which shapes a compiled kernel is for: kAny, all that differ in queries and keys alone (cuDNN's dynamic shapes), of
+// which chunks of prompts have many; kOne, its own, as frameworks ask for it.
+enum class CudnnKernels : uint8_t { kAny, kOne };
+
 class CudnnGraphs {
  public:
   static constexpr size_t kMaxGraphs = 128;
@@ -43,7 +47,7 @@ class CudnnGraphs {
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
   // kUnsupported: see load_cudnn(); or cuDNN does not take this device.
-  static Expected<std::unique_ptr<CudnnGraphs>> open();
+  static Expected<std::unique_ptr<CudnnGraphs>> open(CudnnKernels kernels);
   virtual ~CudnnGraphs() = default;
 
   virtual std::string version() const = 0;  // "9.19.0"
