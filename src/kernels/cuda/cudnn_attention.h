@@ -2,9 +2,9 @@
 // rows, the same store, the same output.
 //
 // Keys and values are gathered out of their pages into plain rows first, [K][S][D] each, layer by layer. cuDNN takes
-// paged keys too, but does not say that it leaves out values behind a sequence's last row instead of multiplying them by
-// weights of zero, and here they may be NaNs (plan/kv_layout.h). The copy reads and writes 8 S K D bytes:
-// by an H100's rates 10 K / H percent of the attention of a chunk of 4,096 rows, 40 K / H of 1,024.
+// paged keys too, but does not say that it leaves out values behind a sequence's last row instead of multiplying them
+// by weights of zero, and here they may be NaNs (plan/kv_layout.h). The copy reads and writes 8 S K D bytes: by an
+// H100's rates 10 K / H percent of the attention of a chunk of 4,096 rows, 40 K / H of 1,024.
 //
 // Not here: log-sum-exp, softcap, windows, fewer active heads, other head maps than (H / K, 1). kUnsupported names it.
 #pragma once
