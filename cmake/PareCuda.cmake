@@ -20,6 +20,26 @@ find_package(CUDAToolkit 13.0 REQUIRED)
 target_compile_options(pare_options INTERFACE
   "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra,-Werror>")
 
+# cuDNN's headers are wanted where attn=dense(impl=cudnn) is to be offered; its library is loaded at run time.
+option(PARE_CUDNN "offer prompt attention by cuDNN (needs headers alone: cuDNN, its front end, NVRTC)" OFF)
+set(PARE_CUDNN_INCLUDE "" CACHE STRING "folders of cudnn_frontend.h, cudnn.h and nvrtc.h, beside the toolkit's own")
+
+# The headers are seen by the sources that name the library, so that all other objects are the same without it.
+function(pare_use_cudnn)
+  set(folders)
+  foreach(header cudnn_frontend.h cudnn.h nvrtc.h)
+    unset(folder CACHE)
+    find_path(folder ${header} HINTS ${PARE_CUDNN_INCLUDE} ${CUDAToolkit_INCLUDE_DIRS} NO_CACHE)
+    if(NOT folder)
+      message(FATAL_ERROR "PARE_CUDNN: no ${header} in '${PARE_CUDNN_INCLUDE}' or the toolkit (PARE_CUDNN_INCLUDE)")
+    endif()
+    list(APPEND folders -isystem${folder})
+    unset(folder)
+  endforeach()
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS
+    "${folders};-DPARE_HAS_CUDNN=1;-DCUDNN_FRONTEND_SKIP_JSON_LIB=1")
+endfunction()
+
 # For targets with sources that include the toolkit. The others are compiled as without CUDA, to the same objects.
 function(pare_use_cuda)
   foreach(target ${ARGN})

@@ -72,7 +72,11 @@ Expected<SelectorSet> SelectorSet::make(const Spec& spec, const LayerMap& map, c
       if (static_cast<int>(set.plans_.size()) == kMaxBlockPlans) {
         return unsupported(fmt::format("attn spec: more than {} plans a step", kMaxBlockPlans));
       }
-      set.plans_.push_back({cls, term, map.classes[cls].window});
+      const int32_t window = map.classes[cls].window;
+      if (const Status accepted = set.terms_[term].selector->accepts(window); !accepted.ok()) {
+        return spec_error(spec, spec.terms[term].column, fmt::format("layer {}: {}", l, accepted.message()));
+      }
+      set.plans_.push_back({cls, term, window});
       plan = set.plans_.end() - 1;
     }
     set.layers_.push_back({.block = static_cast<int16_t>(plan - set.plans_.begin()),
@@ -100,6 +104,12 @@ std::vector<const Caps*> SelectorSet::caps() const {
   std::vector<const Caps*> out;
   for (const Term& term : terms_) out.push_back(&term.selector->caps());
   return out;
+}
+
+uint16_t SelectorSet::plan_flags() const {
+  uint16_t flags = 0;
+  for (const Term& term : terms_) flags = static_cast<uint16_t>(flags | term.selector->plan_flags());
+  return flags;
 }
 
 PrefillFacts SelectorSet::facts() const {

@@ -42,6 +42,11 @@ class AttentionSelector {
   // True iff every row sees exactly reach() (so that a decode row with that reach equals a prefill row).
   virtual bool reach_is_exact() const = 0;
 
+  // Whether it can plan for layers whose model attends the last `layer_window` keys only. kUnsupported says why not.
+  virtual Status accepts([[maybe_unused]] int32_t layer_window) const { return ok_status(); }
+  // BlockPlan::flags of what it builds.
+  virtual uint16_t plan_flags() const { return 0; }
+
   // Prompts of fewer tokens are read densely, where the record allows that.
   virtual int32_t min_tokens() const { return 0; }
   // Whether every row of such a prompt attends every earlier one. `flags`: SeqStep::flags. A property of the whole
@@ -72,13 +77,14 @@ std::span<const SelectorEntry> selector_registry();
 class SelectorSet {
  public:
   // Terms with layers= take those; the one without takes the rest; with none, the rest is dense. Errors:
-  // unknown term or parameter, a layer named twice or not in the model, two terms without layers=, more plans
-  // than kMaxBlockPlans.
+  // unknown term or parameter, a layer named twice or not in the model, two terms without layers=, a layer that its
+  // term does not accept, more plans than kMaxBlockPlans.
   static Expected<SelectorSet> make(const Spec& spec, const LayerMap& map, const PolicyContext& context = {});
 
   // Canonical spec: terms with layers= by first layer, then the rest.
   const std::string& canonical() const { return canonical_; }
   std::vector<const Caps*> caps() const;
+  uint16_t plan_flags() const;  // BlockPlan::flags of all plans together
 
   // What the store needs to know (kv/configure.h). The strongest horizon of the terms; per class the union of
   // the reaches, exact iff every term in it has exactly that one.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/limits.h"
@@ -25,21 +26,25 @@ nlohmann::ordered_json kernels_json(const KernelReport& r) {
     if (l.peer_seconds > 0.0) line["peer_seconds"] = l.peer_seconds;
     lines.push_back(std::move(line));
   }
-  return {{"commit", commit()},
-          {"card", r.card.name},
-          {"multiprocessors", r.card.multiprocessors},
-          {"driver", r.card.driver_version},
-          {"read_bytes_per_s", r.read_rate},
-          {"copy_bytes_per_s", r.copy_rate},
-          {"gemm_flop_per_s", r.gemm_rate},
-          {"lines", lines}};
+  nlohmann::ordered_json out{{"commit", commit()}, {"card", r.card.name}};
+  if (!r.peer.empty()) out["peer"] = r.peer;
+  out.update({{"multiprocessors", r.card.multiprocessors},
+              {"driver", r.card.driver_version},
+              {"read_bytes_per_s", r.read_rate},
+              {"copy_bytes_per_s", r.copy_rate},
+              {"gemm_flop_per_s", r.gemm_rate},
+              {"lines", lines}});
+  return out;
 }
 
-void print_kernels(const KernelReport& r, bool has_peer) {
+void print_kernels(const KernelReport& r) {
+  const bool has_peer =
+      std::any_of(r.lines.begin(), r.lines.end(), [](const KernelLine& l) { return l.peer_seconds > 0.0; });
   fmt::print("{}, {}, {} multiprocessors, driver for CUDA {}.{}\n", version_text(), r.card.name, r.card.multiprocessors,
              r.card.driver_version / 1000, r.card.driver_version % 1000 / 10);
   fmt::print("reading {:.0f} GB/s, copying {:.0f} GB/s (read and written), bf16 GEMM {:.0f} TFLOP/s\n",
              r.read_rate * 1e-9, r.copy_rate * 1e-9, r.gemm_rate * 1e-12);
+  if (!r.peer.empty()) fmt::print("beside our own: {}, in this process\n", r.peer);
   std::string group;
   for (const KernelLine& l : r.lines) {
     if (l.group != group) {
@@ -91,7 +96,7 @@ Status bench_kernels_command(const KernelsOptions& o, bool json) {
   if (json) {
     print_json(kernels_json(report));
   } else {
-    print_kernels(report, !peer.empty());
+    print_kernels(report);
   }
   return ok_status();
 }

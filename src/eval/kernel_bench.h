@@ -27,6 +27,7 @@ struct KernelReport {
   ops::AcceleratorInfo card;
   double read_rate = 0, copy_rate = 0;  // bytes a second; a copy's are those read and those written
   double gemm_rate = 0;                 // FLOP a second in bf16
+  std::string peer;                     // whose times are beside ours, where they were measured in the same run
   std::vector<KernelLine> lines;
 };
 
@@ -41,7 +42,7 @@ struct KernelBenchOptions {
 // clock, with operands that are in no cache. kUnsupported without CUDA.
 Expected<KernelReport> bench_kernels(const KernelBenchOptions& options);
 
-// Fills peer_seconds from {"lines": [{"name": ..., "seconds": ...}, ...]}, as tools/bench_cudnn.py prints it. Names
+// Sets peer_seconds from {"lines": [{"name": ..., "seconds": ...}, ...]}, as tools/bench_cudnn.py prints it. Names
 // that the report does not have are left out. kDataLoss when the text is something else.
 Status read_peer_kernels(std::string_view json, KernelReport* report);
 

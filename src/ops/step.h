@@ -19,6 +19,8 @@ namespace pare::ops {
 struct StepMemory {
   size_t arena_bytes = 0, tables_bytes = 0;
   int64_t max_sequences = 0, max_context = 0;
+  int32_t n_heads = 0;                            // query heads
+  uint16_t plan_flags = 0;                        // BlockPlan::flags of all plans
   int64_t decode_slots = 0;                       // SegmentPlan::parts_cap of a class at most
   std::array<size_t, kMaxPools> pool_bytes = {};  // of the store, by pool
   bool graphs = true;                             // accelerators: replay decode steps of equal shape

@@ -101,6 +101,11 @@ Status EngineMemory::make_policies(const LoadedModel& model) {
   PARE_ASSIGN_OR_RETURN(policy_, make_kv_policy(kv, context));
 
   const std::vector<const Caps*> selector_caps = selectors_->caps();
+  for (const Caps* caps : selector_caps) {
+    if (!options_.strict || caps->batch_invariant) continue;
+    return invalid_argument(
+        fmt::format("strict mode: with attn={} a row's bits depend on the rows beside it", selectors_->canonical()));
+  }
   std::vector<const Caps*> features;
   for (const char* name : {"chunked_prefill", "fork", "preemption"}) features.push_back(find_feature(name));
   return check_legal(selector_caps, policy_.policy->stages(), features);
@@ -149,6 +154,8 @@ Status EngineMemory::make_arena(const Model& model) {
   memory.max_sequences = o.max_sequences;
   memory.max_context = o.max_context;
   memory.decode_slots = plans.slots;
+  memory.n_heads = shape_.n_heads;
+  memory.plan_flags = selectors_->plan_flags();
   memory.graphs = o.graphs;
   memory.strict = o.strict;
   memory.timed = o.step_stamps;

@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "cuda_test.h"
 #include "io/mask_file.h"
+#include "kernels/cuda/cudnn_library.h"
 #include "runtime/embedder.h"
 #include "runtime/loaded_model.h"
 
@@ -225,7 +226,7 @@ TEST_F(CudaEngine, ReplayedStepsShowTheirOwnLogits) {
 
 // A batch that grows and shrinks, with samples that fork from a shared prompt, draws the tokens that each request draws
 // alone: up to the first near tie.
-TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {
+void expect_batches_draw_alone(const char* attn) {
   Philox rng(7);
   const auto model = load_tiny("llama", true);
   const int32_t vocab = model->model->config().vocab;
@@ -239,6 +240,7 @@ TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {
     options.max_context = 256;
     options.kv_rows = 4096;
     options.max_sequences = together ? 16 : 3;
+    options.attn = attn;
     auto engine = value_of(Engine::create(model, options));
     for (int i = 0; i < kRequests; ++i) {
       Request request;
@@ -273,6 +275,58 @@ TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) {
   }
   // Random weights give flat logits: a batch may take other kernels and tip a near tie, seldom.
   EXPECT_GE(equal, total - 3);
+}
+TEST_F(CudaEngine, BatchesAndForksDrawWhatRequestsDrawAlone) { expect_batches_draw_alone("dense"); }
+
+// Prompts read by cuDNN: in one step and in chunks, the logits of the engine's own kernels but for rounding; and in a
+// batch, among rows that decode.
+TEST_F(CudaEngine, CudnnReadsPromptsAsOurKernelsDo) {
+  if (const Status loaded = cuda::load_cudnn(); !loaded.ok()) GTEST_SKIP() << loaded.message();
+  Philox rng(12);
+  for (const char* name : kDecoders) {
+    SCOPED_TRACE(name);
+    const auto model = load_tiny(name, true);
+    const ModelConfig& config = model->model->config();
+    const std::vector<int32_t> ids = random_ids(rng, 150, config.vocab);
+    bool windows = false;
+    for (int32_t l = 0; l < config.n_layers; ++l) windows |= config.is_sliding(l);
+    for (const int32_t step_rows : {512, 64}) {
+      EngineOptions options;
+      options.step_rows = step_rows;
+      options.logit_rows = step_rows;
+      const Record own = run_alone(model, ids, 8, options);
+      options.attn = "dense(impl=cudnn)";
+      if (windows) {
+        const Status refused = Engine::create(model, options).status();
+        EXPECT_NE(refused.message().find("impl=cudnn: its model attends the last"), std::string_view::npos)
+            << refused.to_string();
+        continue;
+      }
+      const Record got = run_alone(model, ids, 8, options);
+      std::vector<double> errors;
+      for (size_t p = 0; p < ids.size(); ++p) {
+        ASSERT_EQ(got.rows[p].size(), own.rows[p].size()) << "position " << p;
+        errors.push_back(relative_rms(own.rows[p], got.rows[p]));
+      }
+      expect_rounding_only(errors, config.n_layers);
+      options.strict = true;
+      EXPECT_NE(Engine::create(model, options).status().message().find("strict mode"), std::string_view::npos);
+    }
+  }
+  expect_batches_draw_alone("dense(impl=cudnn)");
+}
+
+// Without the library an engine says what was looked for; nothing else is refused.
+TEST_F(CudaEngine, CudnnThatIsNotThereIsNamed) {
+  const Status loaded = cuda::load_cudnn();
+  if (loaded.ok()) GTEST_SKIP() << "cuDNN is there";
+  EngineOptions options;
+  options.attn = "dense(impl=cudnn)";
+  options.max_context = 64;
+  const Status refused = Engine::create(load_tiny("llama", true), options).status();
+  EXPECT_EQ(refused.code(), StatusCode::kUnsupported);
+  EXPECT_NE(refused.message().find(loaded.message()), std::string_view::npos) << refused.to_string();
+  EXPECT_NE(refused.message().find("attn=dense(impl=cudnn)"), std::string_view::npos) << refused.to_string();
 }
 
 // In strict mode every row of logits is the same to the bit, alone, among 8 or 33 requests, with few pages (so that

@@ -2,10 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <string>
 
 #include "attention/selector.h"
 #include "eval/cuda/prefill_bench.h"
 #include "eval/model_bench.h"
+#include "plan/causal_plan.h"
 #include "runtime/policy_files.h"
 
 namespace pare {
@@ -50,11 +53,14 @@ Expected<AttentionBench> bench_attention_cuda(const AttentionBenchOptions& o) {
   PARE_ASSIGN_OR_RETURN(const auto card, ops::open_accelerator(o.device));
   PARE_ASSIGN_OR_RETURN(const Spec spec, parse_spec(o.attn, "attn"));
   PARE_ASSIGN_OR_RETURN(const Spec dense_spec, parse_spec("dense", "attn"));
-  PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(spec, uniform_layer_map(1)));
+  const std::string device = device_class(card->info());
+  PolicyContext context;
+  context.device_class = device;
+  PARE_ASSIGN_OR_RETURN(const SelectorSet selectors, SelectorSet::make(spec, uniform_layer_map(1), context));
   PARE_ASSIGN_OR_RETURN(const SelectorSet dense, SelectorSet::make(dense_spec, uniform_layer_map(1)));
   PARE_RETURN_IF_ERROR(check_gate_options(o, selectors));
   AttentionBench bench;
-  bench.device_class = device_class(card->info());
+  bench.device_class = device;
   bench.attn = selectors.canonical();
   bench.machine = card->info().name;
   bench.shape = o.shape;
@@ -67,11 +73,21 @@ Expected<AttentionBench> bench_attention_cuda(const AttentionBenchOptions& o) {
   kernel_options.device = o.device;
   kernel_options.next = o.next;
   PARE_ASSIGN_OR_RETURN(cuda::KernelRun run, cuda::KernelRun::create(kernel_options, &report));
+  std::optional<cuda::CudnnAttention> cudnn;
+  if ((selectors.plan_flags() & kPlanCudnn) != 0) {
+    cuda::CudnnAttention::Limits limits;
+    limits.heads = o.shape.heads;
+    limits.kv_heads = o.shape.kv_heads;
+    limits.head_dim = o.shape.head_dim;
+    limits.max_keys = o.lengths.back();
+    PARE_ASSIGN_OR_RETURN(cudnn, cuda::CudnnAttention::create(limits));
+  }
   for (const int32_t tokens : o.lengths) {
     AttentionBenchLine line;
     line.tokens = tokens;
     line.dense_pairs = 0.5 * tokens * (tokens + 1.0) * o.shape.heads;
-    PARE_ASSIGN_OR_RETURN(const cuda::HostPlan sparse_plan, cuda::host_plan(selectors, o.shape, tokens));
+    PARE_ASSIGN_OR_RETURN(cuda::HostPlan sparse_plan, cuda::host_plan(selectors, o.shape, tokens));
+    if (cudnn) sparse_plan.cudnn = &*cudnn;
     cuda::HostPlan dense_plan;
     if (tokens <= o.dense_max) {
       PARE_ASSIGN_OR_RETURN(dense_plan, cuda::host_plan(dense, o.shape, tokens));

@@ -87,6 +87,23 @@ Status measure(KernelRun& run, const char* what, HostPlan (*make_plan)(int rows)
   return measure_prefill(run, kGroup, name, make_plan(rows), {kHeads, kKvHeads, d}, rows);
 }
 
+// cuDNN for the last line's dense attention, on rows that are no pages: what any other user of it has. Nothing where it
+// has no such kernel.
+Status measure_cudnn(KernelRun& run, CudnnGraphs& graphs, int rows, int d) {
+  CudnnShape shape{DType::BF16, kHeads, kKvHeads, d, rows, rows};
+  shape.scale = 1.0f / std::sqrt(static_cast<float>(d));
+  if (const Status made = graphs.prepare(shape); made.code() == StatusCode::kUnsupported) return ok_status();
+  const int64_t items = int64_t{rows} * d;
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer q, random_bf16(items * kHeads));
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer k, random_bf16(items * kKvHeads));
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer v, random_bf16(items * kKvHeads));
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer out, zeros(items * kHeads * sizeof(uint16_t)));
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer workspace, zeros(CudnnGraphs::kWorkspaceBytes));
+  return run.measure_peer(fmt::format("cuDNN {}", graphs.version()), [&] {
+    return graphs.run(shape, {q.data(), k.data(), v.data(), out.data()}, workspace.data(), run.stream());
+  });
+}
+
 }  // namespace
 
 Status measure_prefill(KernelRun& run, const std::string& group, const std::string& name, const HostPlan& host,
@@ -148,6 +165,11 @@ Status measure_prefill(KernelRun& run, const std::string& group, const std::stri
   layer.n_rows = rows;
   layer.q = q.data();
   layer.out = out.data();
+  if (host.cudnn != nullptr) {
+    return run.measure(group, name, {.flop = 4.0 * d * host.pairs}, [&] {
+      return host.cudnn->attend(layer, {&seq, 1}, run.stream());
+    });
+  }
   // Cards before Hopper have no maps and run the plain kernel.
   const auto map = make_kv_tensor_map(pool.data(), pool.size(), d, DType::BF16);
   if (!map.ok() && map.status().code() != StatusCode::kUnsupported) return map.status();
@@ -158,9 +180,13 @@ Status measure_prefill(KernelRun& run, const std::string& group, const std::stri
 }
 
 Status bench_prefill_attention(KernelRun& run) {
+  const auto cudnn = CudnnGraphs::open(CudnnKernels::kOne);
+  if (!cudnn.ok() && cudnn.status().code() != StatusCode::kUnsupported) return cudnn.status();
   for (const int d : {128, 64}) {
     for (const int rows : {8192, 32768, 65536, 131072}) {
+      const size_t lines = run.lines();
       PARE_RETURN_IF_ERROR(measure(run, "dense", dense, rows, d));
+      if (cudnn.ok() && run.lines() > lines) PARE_RETURN_IF_ERROR(measure_cudnn(run, **cudnn, rows, d));
       PARE_RETURN_IF_ERROR(measure(run, "half of the blocks", half_of_blocks, rows, d));
       PARE_RETURN_IF_ERROR(measure(run, "sinks and window", sinks_and_window, rows, d));
     }

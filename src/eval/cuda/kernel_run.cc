@@ -45,10 +45,20 @@ void KernelRun::add(std::string group, std::string name, const KernelWork& work,
 
 Status KernelRun::measure(std::string group, std::string name, const KernelWork& work, const Stopwatch::Call& call) {
   PARE_RETURN_IF_ERROR(announce(group, name));
+  PARE_ASSIGN_OR_RETURN(const double seconds, seconds_of(call));
+  add(std::move(group), std::move(name), work, seconds);
+  return ok_status();
+}
+
+Expected<double> KernelRun::seconds_of(const Stopwatch::Call& call) {
   // Reading leaves nothing behind that would have to be written back within the time of the call.
   const auto flush = [&] { return read_all(flush_.data(), flush_.size(), sink_.as<uint32_t>(), stream()); };
-  PARE_ASSIGN_OR_RETURN(const double seconds, watch_.median_seconds(kBenchRepeats, call, flush));
-  add(std::move(group), std::move(name), work, seconds);
+  return watch_.median_seconds(kBenchRepeats, call, flush);
+}
+
+Status KernelRun::measure_peer(const std::string& peer, const Stopwatch::Call& call) {
+  PARE_ASSIGN_OR_RETURN(report_.lines.back().peer_seconds, seconds_of(call));
+  report_.peer = peer;
   return ok_status();
 }
 

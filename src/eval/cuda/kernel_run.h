@@ -39,12 +39,16 @@ class KernelRun {
   // One of `calls` in a graph, as in a decode step; `call` takes other operands each time, kRotatedBytes in all.
   Status measure_in_graph(std::string group, std::string name, const KernelWork& work, int calls,
                           const Stopwatch::Call& call);
+  // The last line's work by a kernel of another program, `peer`, measured in the same way.
+  Status measure_peer(const std::string& peer, const Stopwatch::Call& call);
+  size_t lines() const { return report_.lines.size(); }
   // A line that adds up the last `lines` lines.
   void add_sum(std::string group, std::string name, size_t lines);
 
  private:
   KernelRun(const KernelBenchOptions& options, KernelReport* report, Stopwatch watch)
       : options_(options), report_(*report), watch_(std::move(watch)) {}
+  Expected<double> seconds_of(const Stopwatch::Call& call);
   Status announce(const std::string& group, const std::string& name) const;
   void add(std::string group, std::string name, const KernelWork& work, double seconds);
 

@@ -6,6 +6,7 @@
 
 #include "eval/attention_bench.h"
 #include "eval/cuda/kernel_run.h"
+#include "kernels/cuda/cudnn_attention.h"
 #include "plan/block_plan.h"
 
 namespace pare::cuda {
@@ -18,7 +19,8 @@ struct HostPlan {
   std::vector<Range> ranges;
   std::vector<int32_t> cols;
   std::vector<uint32_t> bits;
-  double pairs = 0;  // attended (row, key) pairs of all heads
+  double pairs = 0;                 // attended (row, key) pairs of all heads
+  CudnnAttention* cudnn = nullptr;  // runs it in place of our kernel, the copy of its rows included; the plan is causal
 };
 
 // One layer's attention of `rows` rows that are a whole prompt.

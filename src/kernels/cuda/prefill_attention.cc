@@ -77,18 +77,7 @@ Status check_layer(const AttentionLayer& layer, const BlockPlan& plan) {
     return invalid_argument(fmt::format("prefill attention: {} heads over {} KV heads, scale {}", layer.n_heads,
                                         layer.kv.n_kv_heads, layer.scale));
   }
-  const Codec codec = layer.dtype == DType::BF16 ? Codec::Bf16 : Codec::F16;
-  const auto row_bytes = static_cast<uint64_t>(layer.head_dim) * 2;
-  for (int32_t g = 0; g < layer.kv.n_kv_heads; ++g) {
-    const RowFormat& f = layer.host_formats[g];
-    if (f.order != Order::Rows || f.k_codec != codec || f.v_codec != codec || f.k_width != layer.head_dim ||
-        f.v_width != layer.head_dim || f.chan >= 0 || f.lw != kNoPlane || f.pool != layer.host_formats[0].pool ||
-        f.k % row_bytes != 0 || f.v % row_bytes != 0 || f.page_bytes % row_bytes != 0) {
-      return unsupported(
-          fmt::format("prefill attention: KV head {} is not stored in plain rows of the query's type", g));
-    }
-  }
-  return ok_status();
+  return check_plain_rows(layer);
 }
 
 prefill::Arguments make_arguments(const AttentionLayer& layer, const BlockPlan& plan, std::byte* workspace) {
@@ -115,6 +104,21 @@ prefill::Arguments make_arguments(const AttentionLayer& layer, const BlockPlan& 
 }
 
 }  // namespace
+
+Status check_plain_rows(const AttentionLayer& layer) {
+  const Codec codec = layer.dtype == DType::BF16 ? Codec::Bf16 : Codec::F16;
+  const auto row_bytes = static_cast<uint64_t>(layer.head_dim) * 2;
+  for (int32_t g = 0; g < layer.kv.n_kv_heads; ++g) {
+    const RowFormat& f = layer.host_formats[g];
+    if (f.order != Order::Rows || f.k_codec != codec || f.v_codec != codec || f.k_width != layer.head_dim ||
+        f.v_width != layer.head_dim || f.chan >= 0 || f.lw != kNoPlane || f.pool != layer.host_formats[0].pool ||
+        f.k % row_bytes != 0 || f.v % row_bytes != 0 || f.page_bytes % row_bytes != 0) {
+      return unsupported(
+          fmt::format("prefill attention: KV head {} is not stored in plain rows of the query's type", g));
+    }
+  }
+  return ok_status();
+}
 
 Expected<KvTensorMap> make_kv_tensor_map(const std::byte* pool, size_t bytes, int32_t head_dim, DType dtype) {
   Device device;

@@ -48,6 +48,9 @@ struct PrefillOptions {
   bool plain = false;  // the kernel for any card, which is slow, also where the Hopper kernel could run
 };
 
+// kUnsupported unless every KV head of the layer (host_formats) is stored as the head of this file says.
+Status check_plain_rows(const AttentionLayer& layer);
+
 // `map` must be of the layer's pool; it is not used (and may be null) where the plain kernel runs: on cards other than
 // Hopper, or by option. kUnsupported names what the layer or plan has that no kernel here takes; nothing is launched.
 Status prefill_attention(const AttentionLayer& layer, const BlockPlan& plan, const KvTensorMap* map,

@@ -3,6 +3,7 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/row_ops.h"
 #include "ops/cuda/cuda_ops.h"
+#include "plan/causal_plan.h"
 
 namespace pare::ops {
 namespace {
@@ -24,6 +25,19 @@ Status CudaOps::make_maps() {
     if (!map.ok() && map.status().code() != StatusCode::kUnsupported) return map.status();
     if (map.ok()) maps_[pool] = *map;
   }
+  return ok_status();
+}
+
+Status CudaOps::make_cudnn() {
+  if ((memory_.plan_flags & kPlanCudnn) == 0) return ok_status();
+  cuda::CudnnAttention::Limits limits;
+  limits.heads = memory_.n_heads;
+  limits.kv_heads = host_kv_.n_kv_heads;
+  limits.head_dim = host_kv_.head_dim;
+  limits.max_keys = memory_.max_context;
+  auto made = cuda::CudnnAttention::create(limits);
+  if (!made.ok()) return made.status().with_context("attn=dense(impl=cudnn)");
+  cudnn_.emplace(std::move(*made));
   return ok_status();
 }
 
@@ -78,9 +92,15 @@ void CudaOps::attend_layer(Arena& arena, const StepPlans& plans, int32_t l, floa
   layer.q = rotated.data;
   layer.out = out.values.data;
   if (plans.n_prefill_rows > 0) {
+    const BlockPlan& block = plans.blocks[where.block];
     const cuda::KvTensorMap& map = maps_[layer.host_formats->pool];
-    check(cuda::prefill_attention(layer, plans.blocks[where.block], map.pool ? &map : nullptr,
-                                  prefill_workspace_.data(), {.plain = map.pool == nullptr}, stream_));
+    if ((block.flags & kPlanCudnn) != 0) {
+      PARE_CHECK(cudnn_.has_value());
+      check(cudnn_->attend(layer, {on_host(cls.seqs), static_cast<size_t>(plans.n_seqs)}, stream_));
+    } else {
+      check(cuda::prefill_attention(layer, block, map.pool ? &map : nullptr, prefill_workspace_.data(),
+                                    {.plain = map.pool == nullptr}, stream_));
+    }
   }
   if (plans.n_decode_rows > 0) {
     check(cuda::decode_attention(layer, cls.segment,

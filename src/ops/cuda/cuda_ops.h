@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/cuda/cudnn_attention.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/small_linear.h"
@@ -84,6 +86,7 @@ class CudaOps : public DeviceOps {
   explicit CudaOps(std::shared_ptr<CudaDevice> device) : device_(std::move(device)) {}
   Status open();
   Status make_maps();
+  Status make_cudnn();
   static size_t draw_table_bytes(const StepMemory& memory);
   void check(Status status);
   // The device's copy of something in the host tables of this step; null stays null.
@@ -94,6 +97,14 @@ class CudaOps : public DeviceOps {
     const auto* byte = reinterpret_cast<const std::byte*>(host);
     PARE_CHECK(byte >= t.host.data() && byte <= t.host.data() + t.host.size());
     return reinterpret_cast<T*>(t.device.data() + (byte - t.host.data()));
+  }
+  // The way back, while this step's tables are alive.
+  template <typename T>
+  const T* on_host(const T* device) const {
+    const Tables& t = tables_[parity_];
+    const auto* byte = reinterpret_cast<const std::byte*>(device);
+    PARE_CHECK(byte >= t.device.data() && byte <= t.device.data() + t.device.size());
+    return reinterpret_cast<const T*>(t.host.data() + (byte - t.device.data()));
   }
   void count_decode_bytes(const StepPlans& plans);
   void upload_page_lists(StepPlans& plans, Arena& tables);
@@ -131,7 +142,8 @@ class CudaOps : public DeviceOps {
 
   KvView host_kv_, kv_;  // formats and zones on the host; everything on the card
   cuda::DeviceBuffer formats_, zones_, channels_;
-  std::vector<cuda::KvTensorMap> maps_;  // by pool
+  std::vector<cuda::KvTensorMap> maps_;        // by pool
+  std::optional<cuda::CudnnAttention> cudnn_;  // where plans ask for it
   std::unique_ptr<cuda::Gemm> gemm_;
   const int32_t* drawn_ids_ = nullptr;  // of the last step that drew; the card reads them there too
 

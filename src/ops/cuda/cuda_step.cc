@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "kernels/attention_walk.h"
 #include "ops/cuda/cuda_ops.h"
+#include "plan/causal_plan.h"
 #include "tensor/cuda/status.h"
 
 namespace pare::ops {
@@ -101,6 +102,7 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
     kv_.channels = channels_.as<Channel>();
   }
   PARE_RETURN_IF_ERROR(make_maps());
+  PARE_RETURN_IF_ERROR(make_cudnn());
   PARE_CUDA_RETURN_IF_ERROR(cudaDeviceSynchronize());
   return Arena(arena_.data(), arena_.size());
 }
@@ -232,6 +234,11 @@ void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleB
   std::vector<BlockPlan>& blocks = t.blocks;
   blocks.assign(plans.blocks, plans.blocks + plans.n_blocks);
   for (BlockPlan& b : blocks) {
+    if ((b.flags & kPlanCudnn) != 0) {
+      // Positions and rows are those of every class.
+      check(
+          require_causal_plan(b, {on_host(plans.classes[0].seqs), static_cast<size_t>(plans.n_seqs)}, memory_.n_heads));
+    }
     b.tiles_cap = *b.n_tiles;
     b.tiles = on_device(b.tiles);
     b.n_tiles = on_device(b.n_tiles);

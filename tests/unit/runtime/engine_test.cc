@@ -88,6 +88,17 @@ TEST(Engine, ForcedTokensAreEverySamplesAndSurvivePreemption) {
   }
 }
 
+TEST(Engine, CudnnIsRefusedOnTheCpu) {
+  const Status refused = Engine::create(tiny_model(), {.attn = "dense(impl=cudnn)"}).status();
+  EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("impl=cudnn needs a CUDA device (--device cuda); this one is cpu-"),
+            std::string_view::npos)
+      << refused.to_string();
+  const auto own = Engine::create(tiny_model(), {.attn = "dense(impl=own)"});
+  ASSERT_TRUE(own.ok()) << own.status().to_string();
+  EXPECT_EQ((*own)->attn_spec(), "dense");
+}
+
 TEST(Engine, AForcedEndEndsTheAnswer) {
   Request r = random_request(14, 20, 10);
   r.ignore_eos = false;
