@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "kernels/cpu/attention_codes.h"
 #include "kernels/cpu/attention_tile.h"
@@ -28,8 +29,12 @@ struct Attention : AttentionTile<Isa> {
     b.cut[g] = valid != 0xffff || !p.bounds.all_see(p.vis, j0, static_cast<int64_t>(j0) + kGranuleKeys);
     if (b.cut[g]) {
       seen = 0;
+      uint32_t mask = 0;
       for (int32_t r = 0; r < p.m_rows; ++r) {
-        const uint32_t mask = sees_mask(p.vis, p.rows[r], j0) & valid;
+        // The heads of a position see the same keys.
+        if (r == 0 || p.rows[r].pos != p.rows[r - 1].pos || p.rows[r].limit != p.rows[r - 1].limit) {
+          mask = sees_mask(p.vis, p.rows[r], j0) & valid;
+        }
         p.masks[slot * p.m_rows + r] = static_cast<uint16_t>(mask);
         p.counters->keys_visited += static_cast<uint64_t>(__builtin_popcount(mask));
         seen |= mask;
@@ -119,8 +124,9 @@ struct Attention : AttentionTile<Isa> {
     }
   }
 
-  static void attend_stored(const Pass& p, Block& b) {
+  static void attend_stored(Pass& p, Block& b) {
     if (b.n == 0) return;
+    p.span.empty = false;
     const RowFormat& f = *p.format;
     bool clean = true;
     for (int32_t g = 0; g < b.n; ++g) clean &= b.seen[g] == 0xffff;
@@ -134,23 +140,25 @@ struct Attention : AttentionTile<Isa> {
     Tile::template attend<float>(p, b);
   }
 
-  static void clear(const State& s, int32_t rows, int32_t d) {
+  static void clear(State& s, int32_t rows) {
     for (int32_t r = 0; r < rows; ++r) s.m[r] = kNegInf;
     std::memset(s.l, 0, sizeof(float) * static_cast<size_t>(rows));
-    std::memset(s.o, 0, sizeof(float) * static_cast<size_t>(rows) * d);
+    s.empty = true;
   }
-  // Folds src into dst and clears src.
-  static void fold(const Pass& p, const State& dst, const State& src) {
-    for (int32_t r = 0; r < p.m_rows; ++r) {
-      const int64_t at = static_cast<int64_t>(r) * p.d;
-      merge(dst.m + r, dst.l + r, dst.o + at, src.m[r], src.l[r], src.o + at, p.d);
+  // Folds src into dst and clears src. The identity takes over another's memory instead of its rows.
+  static void fold(const Pass& p, State& dst, State& src) {
+    if (src.empty) return;
+    if (dst.empty) {
+      std::swap(dst, src);
+      return;
     }
-    clear(src, p.m_rows, p.d);
+    Tile::merge_rows(dst, src, p.m_rows, p.d);
+    clear(src, p.m_rows);
   }
 
   // Ends spans, octets and sections as the walk passes them.
   struct SectionWalk {
-    const Pass& p;
+    Pass& p;
     int64_t at = -1;
     void move_to(int64_t span) {
       if (span == at) return;
@@ -291,7 +299,7 @@ struct Attention : AttentionTile<Isa> {
   static void prefill_heads(const BlockPlan& plan, const QTile& tile, const KeyList& list, Pass& p) {
     p.vis = {.lo = 0, .sink = list.sink, .window = list.window, .dense_from = list.dense_from};
     load_queries(p);
-    for (const State& s : {p.span, p.octet, p.section, p.total}) clear(s, p.m_rows, p.d);
+    for (State* s : {&p.span, &p.octet, &p.section, &p.total}) clear(*s, p.m_rows);
 
     KeyWalk walk(plan, list, tile, p.bounds.max_limit);
     SectionWalk full{p};
@@ -315,7 +323,9 @@ struct Attention : AttentionTile<Isa> {
           const int32_t at = first + g * 16, left = list.n_col - at;
           add_columns(p, b, walk, plan.cols + list.col0 + at, left < 16 ? left : 16, g);
         }
-        if (b.n > 0) Tile::template attend<float>(p, b);
+        if (b.n == 0) continue;
+        p.span.empty = false;
+        Tile::template attend<float>(p, b);
       }
       columns.end();
     }
@@ -353,7 +363,7 @@ struct Attention : AttentionTile<Isa> {
   // ---- decode ----
 
   // Zone rows [lo, hi), block by block; pieces of aligned blocks are blocks of their own (picks).
-  static void attend_range(const Pass& p, int32_t lo, int32_t hi) {
+  static void attend_range(Pass& p, int32_t lo, int32_t hi) {
     for (int32_t j = lo; j < hi;) {
       const int32_t end = (j / kBlockKeys + 1) * kBlockKeys < hi ? (j / kBlockKeys + 1) * kBlockKeys : hi;
       Block b;
@@ -379,8 +389,8 @@ struct Attention : AttentionTile<Isa> {
     } else {
       load_queries(p);
     }
-    clear(p.span, p.m_rows, p.d);
-    clear(p.octet, p.m_rows, p.d);
+    clear(p.span, p.m_rows);
+    clear(p.octet, p.m_rows);
     const auto size = static_cast<int32_t>(item.zone->span);
     for (int32_t unit = item.unit_begin; unit < item.unit_end; ++unit) {
       const int32_t first = unit * item.unit_spans, last = first + item.unit_spans;
@@ -399,9 +409,14 @@ struct Attention : AttentionTile<Isa> {
         float* part = p.rows[r].part + (unit - item.unit0) * p.rows[r].part_stride;
         part[0] = p.octet.m[r];
         part[1] = p.octet.l[r];
-        std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d, sizeof(float) * static_cast<size_t>(p.d));
+        const auto bytes = sizeof(float) * static_cast<size_t>(p.d);
+        if (part[1] == 0.0f) {
+          std::memset(part + 2, 0, bytes);
+        } else {
+          std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d, bytes);
+        }
       }
-      clear(p.octet, p.m_rows, p.d);
+      clear(p.octet, p.m_rows);
     }
   }
 
