@@ -38,7 +38,9 @@ TEST(PrefillPieces, LastRowsOfATriangleAreSharedOut) {
       EXPECT_LE(t.pos_lo, pos + t.row0);
       EXPECT_LE(pos + t.row0 + t.rows, t.pos_hi);
       EXPECT_EQ(t.pos_hi - t.pos_lo, 32);
-      if (i > 0) EXPECT_GE(pieces[i - 1].pairs, pieces[i].pairs);
+      if (i > 0) {
+        EXPECT_GE(pieces[i - 1].pairs, pieces[i].pairs);
+      }
       total += pieces[i].pairs;
     }
     EXPECT_EQ(times, std::vector<int>(n, 1));
