@@ -253,18 +253,20 @@ struct AttentionTile {
     float* m = p.span.m + x.r0;
     float* l = p.span.l + x.r0;
     alignas(64) float before[16] = {}, after[16] = {}, factor[16], total[NR];
+    bool shaped = !p.scored && p.layer->softcap != 0.0f;
+    for (int32_t i = 0; i < x.n_use; ++i) shaped |= !p.scored && b.lw[x.use[i]] != nullptr;
     for (int r = 0; r < NR; ++r) {
       V highest = Isa::set1(kNegInf);
       for (int32_t i = 0; i < x.n_use; ++i) {
         const int32_t g = x.use[i];
         float* at = s + r * kBlockKeys + b.slot[g] * 16;
         V logit = Isa::load(at);
-        if (!p.scored) {
+        if (shaped) {
           if (p.layer->softcap != 0.0f) logit = soft_cap(logit, p.layer->softcap);
           if (b.lw[g] != nullptr) logit = Isa::fma(Isa::load(b.lw[g]), Isa::set1(kLog2e), logit);
         }
         if (b.cut[g]) logit = Isa::keep(logit, p.masks[b.slot[g] * p.m_rows + x.r0 + r]);
-        Isa::store(at, logit);
+        if (shaped || b.cut[g]) Isa::store(at, logit);
         highest = Isa::max(logit, highest);
       }
       const float block_max = Isa::highest(highest);
