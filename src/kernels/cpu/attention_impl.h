@@ -90,24 +90,27 @@ struct Attention : AttentionTile<Isa> {
   }
 
   // Granule g's rows to scratch, in fp32. Value rows that no query sees may hold anything: they become zeros.
-  static void widen_values(const Pass& p, Block& b, int32_t g) {
+  static void widen_values(const Pass& p, Block& b, int32_t g, float* scratch) {
     const std::byte *src = b.v[g], *ahead = b.v_ahead[g];
-    float* dst = p.v_scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
+    float* dst = scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
     b.v[g] = reinterpret_cast<const std::byte*>(dst);
     const RowFormat& f = *p.format;
     if (f.v_codec == Codec::F16 && b.seen[g] == 0xffff) return widen_ahead(src, ahead, dst, kGranuleKeys * p.d);
     const int64_t row_codes = plane_bytes(f.v_codec, p.d);
+    alignas(64) float scales[kGranuleKeys * 2 * kMaxStateDim / 16];
+    const int32_t row_scales = is_quantized(f.v_codec) ? p.d / f.v_group * 2 : 0;
+    if (row_scales > 0) Codes::widen_scales(b.v_scales[g], kGranuleKeys * row_scales, scales);
     for (int32_t k = 0; k < kGranuleKeys; ++k, dst += p.d, src += row_codes, ahead += row_codes) {
       if (((b.seen[g] >> k) & 1u) == 0) {
         std::memset(dst, 0, sizeof(float) * static_cast<size_t>(p.d));
         continue;
       }
-      const std::byte* scales = is_quantized(f.v_codec) ? b.v_scales[g] + int64_t{k} * (p.d / f.v_group) * 4 : nullptr;
+      const float* row = scales + k * row_scales;
       switch (f.v_codec) {
         case Codec::F32: widen(reinterpret_cast<const float*>(src), dst, p.d); break;
-        case Codec::I8: Codes::template widen_values<8>(src, ahead, scales, p.d, f.v_group, dst); break;
-        case Codec::I4: Codes::template widen_values<4>(src, ahead, scales, p.d, f.v_group, dst); break;
-        case Codec::I2: Codes::template widen_values<2>(src, ahead, scales, p.d, f.v_group, dst); break;
+        case Codec::I8: Codes::template widen_values<8>(src, ahead, row, p.d, f.v_group, dst); break;
+        case Codec::I4: Codes::template widen_values<4>(src, ahead, row, p.d, f.v_group, dst); break;
+        case Codec::I2: Codes::template widen_values<2>(src, ahead, row, p.d, f.v_group, dst); break;
         default: widen(reinterpret_cast<const uint16_t*>(src), dst, p.d); break;
       }
     }
@@ -131,13 +134,18 @@ struct Attention : AttentionTile<Isa> {
     bool clean = true;
     for (int32_t g = 0; g < b.n; ++g) clean &= b.seen[g] == 0xffff;
     if (clean && p.m_rows <= kInPlaceRows && f.k_codec == Codec::F16 && f.v_codec == Codec::F16) {
-      return Tile::template attend<uint16_t>(p, b);
+      return Tile::template attend<uint16_t>(p, b, [] {});
     }
-    for (int32_t g = 0; g < b.n; ++g) {
-      if (f.k_codec != Codec::F32 && !p.scored) widen_keys(p, b, g);
-      if (f.v_codec != Codec::F32 || b.seen[g] != 0xffff) widen_values(p, b, g);
+    if (f.k_codec != Codec::F32 && !p.scored) {
+      for (int32_t g = 0; g < b.n; ++g) widen_keys(p, b, g);
     }
-    Tile::template attend<float>(p, b);
+    // Few rows are done with the keys before they take the values, which may then lie where the keys did.
+    float* scratch = p.m_rows <= Tile::kBatchRows ? p.k_scratch : p.v_scratch;
+    Tile::template attend<float>(p, b, [&] {
+      for (int32_t g = 0; g < b.n; ++g) {
+        if (f.v_codec != Codec::F32 || b.seen[g] != 0xffff) widen_values(p, b, g, scratch);
+      }
+    });
   }
 
   static void clear(State& s, int32_t rows) {
@@ -325,7 +333,7 @@ struct Attention : AttentionTile<Isa> {
         }
         if (b.n == 0) continue;
         p.span.empty = false;
-        Tile::template attend<float>(p, b);
+        Tile::template attend<float>(p, b, [] {});
       }
       columns.end();
     }

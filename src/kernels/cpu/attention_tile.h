@@ -381,13 +381,17 @@ struct AttentionTile {
     }
   }
 
+  // Up to here one batch of row groups holds the pass.
+  static constexpr int kBatch = 4, kBatchRows = kBatch * kRows;
+
   // A few row groups take the block's keys, then the same ones its values: K and V of a block fill a first-level cache
-  // together, so that group by group each would find neither.
+  // together, so that group by group each would find neither. before_values runs once between the two of the first
+  // batch.
   template <class T>
-  static void attend(const Pass& p, const Block& b) {
-    constexpr int kBatch = 4;
+  static void attend(const Pass& p, const Block& b, auto before_values) {
     alignas(64) float s[kBatch][kRowsMax * kBlockKeys];
     Group groups[kBatch];
+    bool first = true;
     for (int32_t r = 0; r < p.m_rows;) {
       int32_t n = 0;
       for (; n < kBatch && r < p.m_rows; ++n) {
@@ -399,6 +403,8 @@ struct AttentionTile {
         with_rows(x.rows, [&](auto rows) { weigh_rows<T, rows()>(p, b, x, s[n]); });
         r += x.rows;
       }
+      if (first) before_values();
+      first = false;
       for (int32_t i = 0; i < n; ++i) {
         with_rows(groups[i].rows, [&](auto rows) { add_rows<T, rows()>(p, b, groups[i], s[i]); });
       }
