@@ -322,7 +322,11 @@ struct AttentionTile {
       if (any == 0) continue;
       x.use[x.n_use] = g;
       x.first[x.n_use] = __builtin_ctz(any);
+#ifdef PARE_FAULT_ATTENTION_EDGE_KEY
+      x.end[x.n_use++] = 31 - __builtin_clz(any) + (b.cut[g] ? 0 : 1);
+#else
       x.end[x.n_use++] = 32 - __builtin_clz(any);
+#endif
     }
     if (x.n_use == 0) return;
 
