@@ -252,8 +252,8 @@ struct AttentionTile {
   static inline void weights(const Pass& p, const Block& b, Group& x, float* s) {
     float* m = p.span.m + x.r0;
     float* l = p.span.l + x.r0;
-    alignas(64) float before[16] = {}, after[16] = {}, factor[16], total[NR];
-    bool shaped = !p.scored && p.layer->softcap != 0.0f;
+    alignas(64) float before[16] = {}, after[16] = {}, factor[16] = {}, total[NR];
+    bool higher = false, shaped = !p.scored && p.layer->softcap != 0.0f;
     for (int32_t i = 0; i < x.n_use; ++i) shaped |= !p.scored && b.lw[x.use[i]] != nullptr;
     for (int r = 0; r < NR; ++r) {
       V highest = Isa::set1(kNegInf);
@@ -272,8 +272,9 @@ struct AttentionTile {
       const float block_max = Isa::highest(highest);
       before[r] = m[r];
       after[r] = block_max > m[r] ? block_max : m[r];
+      higher |= block_max > m[r];
     }
-    Isa::store(factor, exp2(Isa::sub(Isa::load(before), Isa::load(after))));
+    if (higher) Isa::store(factor, exp2(Isa::sub(Isa::load(before), Isa::load(after))));
     x.fresh = true;
     x.rescale = false;
     for (int r = 0; r < NR; ++r) {
@@ -389,7 +390,8 @@ struct AttentionTile {
   static constexpr int kBatch = 4, kBatchRows = kBatch * kRows;
 
   // A few row groups take the block's keys, then the same ones its values: K and V of a block fill a first-level cache
-  // together, so that group by group each would find neither. before_values runs once between the two of the first
+  // together, so that group by group each would find neither. (Rows read in place take half of that, and what was just
+  // asked for ahead does not wait for other groups.) before_values runs once between the two of the first
   // batch.
   template <class T>
   static void attend(const Pass& p, const Block& b, auto before_values) {
@@ -398,7 +400,7 @@ struct AttentionTile {
     bool first = true;
     for (int32_t r = 0; r < p.m_rows;) {
       int32_t n = 0;
-      for (; n < kBatch && r < p.m_rows; ++n) {
+      for (; n < (kAhead<T> ? 1 : kBatch) && r < p.m_rows; ++n) {
         const int32_t left = p.m_rows - r;
         Group& x = groups[n];
         x.r0 = r;
