@@ -1,14 +1,19 @@
 // Attention kernels, one thread. Prefill counts the multiply-adds of visible (row, key) pairs, 2 D each; the
 // ceiling is the core's fp32 FMA rate (clock x lanes x pipes). Decode counts K and V bytes; `peak` is their
 // ratio to the read bandwidth of one core, measured in the same process.
-//   bench_attention [--benchmark_filter=Prefill|Decode]
+// Triangle compares a layer that reads its prompt through sink and window with a dense one, tile by tile in turn, on
+// random keys: `promised` is the speed-up as a part of what the pairs promise, 1 if a pair costs the same in both.
+//   bench_attention [--benchmark_filter=Prefill|Decode|Triangle]
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <cstring>
 #include <ctime>
 #include <vector>
 
 #include "base/arena.h"
+#include "base/half.h"
+#include "base/rng.h"
 #include "kernels/attention.h"
 
 namespace pare {
@@ -149,6 +154,65 @@ void Prefill(benchmark::State& state) {
       benchmark::Counter(2.0 * d * static_cast<double>(counters.keys_visited) * 1e-9, benchmark::Counter::kIsRate);
 }
 
+// Prefill of one prompt as triangle(sink=8,window=512,last=128) and, in turn, of an even sample of its tiles densely.
+// Arguments: level, tokens, R, D.
+void Triangle(benchmark::State& state) {
+  const CpuLevel level = level_of(state.range(0));
+  if (level > detected_cpu_level()) return state.SkipWithError("no such CPU level here");
+  constexpr int kSink = 8, kWindow = 512, kLast = 128, kSample = 2048;
+  const int tokens = static_cast<int>(state.range(1)), group = static_cast<int>(state.range(2));
+  const int d = static_cast<int>(state.range(3)), tile_rows = preferred_tile_rows(level, group, d);
+  Store store(tokens, group, 1, d);
+  store.seq = {.q_row = 0, .n_q = tokens, .pos = 0, .prompt_len = tokens};
+  Philox rng(1);
+  for (float& x : store.q) x = rng.normal();
+  for (size_t i = 0; i + 1 < store.pool.size(); i += 2) {
+    const uint16_t half = float_to_half(rng.normal());
+    std::memcpy(&store.pool[i], &half, 2);
+  }
+  const Range ranges[] = {{0, INT32_MAX}, {0, kSink}, {0, kWindow}};
+  const KeyList dense{.n_abs = 1};
+  const KeyList lists[] = {dense, {.abs0 = 1, .n_abs = 1, .rel0 = 2, .n_rel = 1, .sink = kSink, .window = kWindow}};
+  std::vector<QTile> tiles[2];  // all dense; those before the last rows not
+  for (int p = 0; p < tokens; p += tile_rows) {
+    QTile t{.row0 = p, .pos_lo = p, .pos_hi = p + tile_rows};
+    t.rows = static_cast<uint16_t>(std::min(tile_rows, tokens - p));
+    t.n_heads = static_cast<uint16_t>(group);
+    tiles[0].push_back(t);
+    t.list0 = p + tile_rows <= tokens - kLast ? 1 : 0;
+    tiles[1].push_back(t);
+  }
+  const auto n_tiles = static_cast<int32_t>(tiles[0].size());
+  const int every = std::max(1, tokens / kSample);
+  BlockPlan plan[2];
+  for (int i = 0; i < 2; ++i) {
+    plan[i].tiles = tiles[i].data();
+    plan[i].n_tiles = &n_tiles;
+    plan[i].lists = lists;
+    plan[i].ranges = ranges;
+    plan[i].tile_rows = static_cast<uint16_t>(tile_rows);
+  }
+  const AttentionKernels& kernels = attention_kernels(level);
+  auto workspace = AlignedBuffer::allocate(kernels.prefill_workspace_bytes(tile_rows, group, d));
+  AttentionCounters counters[2];
+  double time[2] = {};
+  int round = 0;
+  for (auto _ : state) {
+    for (int32_t t = 0; t < n_tiles; ++t) {
+      for (int i = 0; i < 2; ++i) {
+        if (i == 0 && (t + round) % every != 0) continue;
+        time[i] += seconds([&] { kernels.prefill_tile(store.layer, plan[i], t, 0, workspace->data(), &counters[i]); });
+      }
+    }
+    ++round;
+  }
+  double pair[2];
+  for (int i = 0; i < 2; ++i) pair[i] = time[i] / static_cast<double>(counters[i].keys_visited);
+  state.counters["dense ns"] = pair[0] * 1e9;
+  state.counters["triangle ns"] = pair[1] * 1e9;
+  state.counters["promised"] = pair[0] / pair[1];
+}
+
 // One decode step of one sequence, cold: the store is larger than the caches. Arguments: level, rows, R, D,
 // items' spans.
 void decode(benchmark::State& state, const Kept& kept) {
@@ -217,6 +281,13 @@ void prefill_shapes(benchmark::internal::Benchmark* b) {
   }
 }
 BENCHMARK(Prefill)->Apply(prefill_shapes)->Unit(benchmark::kMillisecond);
+
+void triangle_shapes(benchmark::internal::Benchmark* b) {
+  for (int64_t level : {kAvx2, kAvx512}) {
+    for (int64_t tokens : {8192, 16'384, 32'768}) b->Args({level, tokens, 7, 64});
+  }
+}
+BENCHMARK(Triangle)->Apply(triangle_shapes)->Unit(benchmark::kMillisecond);
 
 void decode_shapes(benchmark::internal::Benchmark* b) {
   for (int64_t level : {kAvx2, kAvx512}) {

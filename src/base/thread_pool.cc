@@ -64,7 +64,7 @@ bool wait_busily(bool forever, Ready ready) {
 // A loop's tasks lie in shares: one for all threads (run) or one for each (run_shares). A share is one 64-bit word, the
 // loop's number in the upper half and the unclaimed tasks in the lower; a claim is a compare-and-swap on it, so a
 // worker that comes late can never claim a task of a loop whose body it has not seen, and a parked worker is not waited
-// for: the loop is over when its tasks are. A claim from a common share takes a part of what is left, so that its cache
+// for: the loop is over when its tasks are. A claim of run takes a part of what is left, so that its cache
 // line does not become the bottleneck of short tasks while the last ones still go out one by one.
 struct ThreadPool::Shared {
   struct alignas(64) Tasks {
@@ -73,6 +73,7 @@ struct ThreadPool::Shared {
   };
   alignas(64) std::atomic<uint32_t> loop{0};
   std::atomic<int> n_shares{1};
+  std::atomic<uint32_t> parts{1};  // a claim takes this part of what a share has left, one task at least
   alignas(64) std::atomic<int64_t> unfinished{0};
   // Written by the caller before the shares are; stable while a task of the loop is unfinished.
   alignas(64) ErasedBody body = nullptr;
@@ -94,13 +95,13 @@ struct ThreadPool::Shared {
   // Runs tasks until none is left to claim: the thread's own share first, then what others have not begun.
   void work(int thread) {
     const int n = n_shares.load(std::memory_order_relaxed);
-    const uint32_t parts = n == 1 ? 2 * static_cast<uint32_t>(shares.size()) : UINT32_MAX;
+    const uint32_t part = parts.load(std::memory_order_relaxed);
     int64_t ran = 0;
     for (int i = 0; i < n; ++i) {
       Tasks& share = shares[static_cast<size_t>((thread + i) % n)];
       uint64_t w = share.word.load(std::memory_order_acquire);
       while (unclaimed(w) > 0) {
-        const uint32_t claimed = std::max(1u, unclaimed(w) / parts);
+        const uint32_t claimed = std::max(1u, unclaimed(w) / part);
         if (!share.word.compare_exchange_weak(w, w - claimed, std::memory_order_acquire, std::memory_order_acquire)) {
           continue;
         }
@@ -153,7 +154,7 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : shared_->workers) worker.join();
 }
 
-void ThreadPool::run_erased(int64_t tasks, bool shares, ErasedBody body, void* fn) {
+void ThreadPool::run_erased(int64_t tasks, Hand hand, ErasedBody body, void* fn) {
   if (tasks <= 0) return;
   if (threads_ == 1 || tasks == 1) {
     for (int64_t task = 0; task < tasks; ++task) body(fn, task, 0);
@@ -165,8 +166,9 @@ void ThreadPool::run_erased(int64_t tasks, bool shares, ErasedBody body, void* f
   s.fn = fn;
   s.unfinished.store(tasks, std::memory_order_relaxed);
   const uint32_t number = s.loop.load(std::memory_order_relaxed) + 1;
-  const int n = shares ? threads_ : 1;
+  const int n = hand == Hand::kShares ? threads_ : 1;
   s.n_shares.store(n, std::memory_order_relaxed);
+  s.parts.store(hand == Hand::kSome ? 2 * static_cast<uint32_t>(threads_) : UINT32_MAX, std::memory_order_relaxed);
   for (int i = 0; i < n; ++i) {
     const Share share = share_of(tasks, i, n);
     s.set_share(s.shares[static_cast<size_t>(i)], number, share.begin, share.end);

@@ -28,14 +28,20 @@ class ThreadPool {
   // reentrant: body must not call run on the same pool; one caller at a time. The body must not throw.
   template <typename Body>
   void run(int64_t tasks, Body&& body) {
-    run_with(tasks, false, body);
+    run_with(tasks, Hand::kSome, body);
+  }
+
+  // As run, but one task at a time throughout: for tasks of unlike size, the largest first.
+  template <typename Body>
+  void run_singly(int64_t tasks, Body&& body) {
+    run_with(tasks, Hand::kOne, body);
   }
 
   // As run, but each thread begins with its own contiguous share of the tasks and then helps others: for tasks of like
   // size whose data the same thread had in the loop before.
   template <typename Body>
   void run_shares(int64_t tasks, Body&& body) {
-    run_with(tasks, true, body);
+    run_with(tasks, Hand::kShares, body);
   }
 
   // One task per thread, where body(share) splits the work itself.
@@ -45,14 +51,15 @@ class ThreadPool {
   }
 
  private:
+  enum class Hand { kSome, kOne, kShares };
   using ErasedBody = void (*)(void*, int64_t task, int thread);
   template <typename Body>
-  void run_with(int64_t tasks, bool shares, Body& body) {
+  void run_with(int64_t tasks, Hand hand, Body& body) {
     run_erased(
-        tasks, shares, [](void* fn, int64_t task, int thread) { (*static_cast<Body*>(fn))(task, thread); },
+        tasks, hand, [](void* fn, int64_t task, int thread) { (*static_cast<Body*>(fn))(task, thread); },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
-  void run_erased(int64_t tasks, bool shares, ErasedBody body, void* fn);
+  void run_erased(int64_t tasks, Hand hand, ErasedBody body, void* fn);
 
   struct Shared;
   int threads_;

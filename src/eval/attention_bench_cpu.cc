@@ -11,6 +11,7 @@
 #include "eval/attention_bench.h"
 #include "eval/model_bench.h"
 #include "kernels/attention.h"
+#include "kernels/prefill_pieces.h"
 #include "kv/store.h"
 #include "runtime/policy_files.h"
 
@@ -117,11 +118,12 @@ class Prompt {
     layer.n_rows = n;
     auto* workspace = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(workspace_.data()) + 63) / 64 * 64);
     // As ops::attend_layer hands tiles out.
-    const int64_t tiles = *plan.n_tiles;
-    pool_.run(tiles * shape_.kv_heads, [&](int64_t task, int thread) {
-      kernels_.prefill_tile(layer, plan, static_cast<int32_t>(tiles - 1 - task / shape_.kv_heads),
-                            static_cast<int32_t>(task % shape_.kv_heads), workspace + workspace_bytes_ * thread,
-                            &counters[thread]);
+    const int32_t kv_heads = shape_.kv_heads;
+    pieces_.resize(std::max<size_t>(pieces_.size(), tile_pieces_max(*plan.n_tiles, pool_.threads())));
+    const std::span<const TilePiece> pieces = cut_tiles(layer, plan, pool_.threads(), pieces_);
+    pool_.run_singly(static_cast<int64_t>(pieces.size()) * kv_heads, [&](int64_t task, int thread) {
+      prefill_piece(kernels_, layer, plan, pieces[task / kv_heads], static_cast<int32_t>(task % kv_heads),
+                    workspace + workspace_bytes_ * thread, &counters[thread]);
     });
     return ok_status();
   }
@@ -135,6 +137,7 @@ class Prompt {
   std::unique_ptr<KvStore> store_;
   SeqId seq_ = 0;
   std::vector<float> q_, out_;
+  std::vector<TilePiece> pieces_;
   size_t workspace_bytes_ = 0;
   std::vector<std::byte> workspace_;
 };

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/prefill_pieces.h"
 #include "ops/device_ops.h"
 #include "ops/ops.h"
 
@@ -40,15 +41,16 @@ std::span<std::byte> thread_workspaces(ExecContext& ctx, size_t bytes) {
 
 void prefill(ExecContext& ctx, const AttentionLayer& layer, const BlockPlan& plan, AttentionCounters* counters) {
   const int32_t kv_heads = layer.kv.n_kv_heads;
-  const int64_t tiles = *plan.n_tiles;
+  const int threads = ctx.pool.threads();
   const size_t bytes = round_up<size_t>(
       ctx.attention.prefill_workspace_bytes(plan.tile_rows, layer.n_heads / kv_heads, layer.head_dim), 64);
   const auto workspace = thread_workspaces(ctx, bytes);
-  // Late tiles see the most keys: starting with them leaves short tasks to fill the end.
-  ctx.pool.run(tiles * kv_heads, [&](int64_t task, int thread) {
-    const int64_t tile = tiles - 1 - task / kv_heads;
-    ctx.attention.prefill_tile(layer, plan, static_cast<int32_t>(tile), static_cast<int32_t>(task % kv_heads),
-                               workspace.data() + bytes * thread, &counters[thread]);
+  const auto room = ctx.arena.take<TilePiece>(tile_pieces_max(*plan.n_tiles, threads));
+  PARE_CHECK(!room.empty());
+  const std::span<const TilePiece> pieces = cut_tiles(layer, plan, threads, room);
+  ctx.pool.run_singly(static_cast<int64_t>(pieces.size()) * kv_heads, [&](int64_t task, int thread) {
+    prefill_piece(ctx.attention, layer, plan, pieces[task / kv_heads], static_cast<int32_t>(task % kv_heads),
+                  workspace.data() + bytes * thread, &counters[thread]);
   });
 }
 
@@ -78,12 +80,15 @@ void decode(ExecContext& ctx, const AttentionLayer& layer, const SegmentPlan& pl
 
 }  // namespace
 
-size_t attend_workspace_bytes(const ExecContext& ctx, int64_t, int32_t tile_rows, int32_t n_heads, int32_t n_kv_heads,
-                              int32_t head_dim) {
+size_t attend_workspace_bytes(const ExecContext& ctx, int64_t rows, int32_t tile_rows, int32_t n_heads,
+                              int32_t n_kv_heads, int32_t head_dim) {
   if (ctx.device_ops) return 0;  // allocated once, by the accelerator
   const int32_t group = n_heads / n_kv_heads;
   constexpr size_t kAlign = 64;
-  return ctx.pool.threads() * (std::max(ctx.attention.prefill_workspace_bytes(tile_rows, group, head_dim),
+  // A tile has a row at least.
+  const size_t pieces = static_cast<size_t>(tile_pieces_max(rows, ctx.pool.threads())) * sizeof(TilePiece) + kAlign;
+  return pieces +
+         ctx.pool.threads() * (std::max(ctx.attention.prefill_workspace_bytes(tile_rows, group, head_dim),
                                         ctx.attention.decode_workspace_bytes(kMaxDecodeRows * group, head_dim)) +
                                sizeof(AttentionCounters) + 2 * kAlign);
 }

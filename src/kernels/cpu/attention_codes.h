@@ -14,13 +14,13 @@ template <class Isa>
 struct AttentionCodes {
   using V = typename Isa::V;
 
-  struct Pair {
-    V scale, zero;
-  };
-  static inline Pair load_pair(const std::byte* p) {
-    uint16_t half[2];
-    std::memcpy(half, p, 4);
-    return {Isa::set1(Isa::half(half[0])), Isa::set1(Isa::half(half[1]))};
+  // n stored halves (a multiple of 16) of scale pairs to fp32.
+  static inline void widen_scales(const std::byte* src, int32_t n, float* dst) {
+    for (int32_t i = 0; i < n; i += 16) {
+      uint16_t half[16];
+      std::memcpy(half, src + i * 2, 32);
+      Isa::store(dst + i, Isa::load(half));
+    }
   }
 
   // One granule of K: codes [channel][16] and the scale pairs [channel] of its group into dst [channel][16] fp32. The
@@ -30,11 +30,7 @@ struct AttentionCodes {
                          float* dst) {
     alignas(64) float pairs[32];
     for (int32_t c0 = 0; c0 < width; c0 += 16) {
-      for (int i = 0; i < 2; ++i) {
-        uint16_t half[16];
-        std::memcpy(half, scales + c0 * 4 + i * 32, 32);
-        Isa::store(pairs + i * 16, Isa::load(half));
-      }
+      widen_scales(scales + c0 * 4, 32, pairs);
       for (int32_t b = c0 * 2 * Bits; b < (c0 + 16) * 2 * Bits; b += 64) Isa::prefetch(ahead + b);
       for (int32_t c = 0; c < 16; ++c) {
         const V codes = Isa::template codes<Bits>(src + (c0 + c) * 2 * Bits);
@@ -43,15 +39,15 @@ struct AttentionCodes {
     }
   }
 
-  // One row of V: codes [channel] with a pair every `group` channels into dst fp32.
+  // One row of V: codes [channel] with a pair of `scales` every `group` channels into dst fp32.
   template <int Bits>
-  static void widen_values(const std::byte* src, const std::byte* ahead, const std::byte* scales, int32_t width,
+  static void widen_values(const std::byte* src, const std::byte* ahead, const float* scales, int32_t width,
                            int32_t group, float* dst) {
     for (int32_t b = 0; b < width * Bits / 8; b += 64) Isa::prefetch(ahead + b);
-    for (int32_t c0 = 0; c0 < width; c0 += group, scales += 4) {
-      const Pair pair = load_pair(scales);
+    for (int32_t c0 = 0; c0 < width; c0 += group, scales += 2) {
+      const V scale = Isa::set1(scales[0]), zero = Isa::set1(scales[1]);
       for (int32_t c = c0; c < c0 + group; c += 16) {
-        Isa::store(dst + c, Isa::fma(pair.scale, Isa::template codes<Bits>(src + c * Bits / 8), pair.zero));
+        Isa::store(dst + c, Isa::fma(scale, Isa::template codes<Bits>(src + c * Bits / 8), zero));
       }
     }
   }

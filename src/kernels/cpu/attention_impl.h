@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "kernels/cpu/attention_codes.h"
 #include "kernels/cpu/attention_tile.h"
@@ -28,8 +29,12 @@ struct Attention : AttentionTile<Isa> {
     b.cut[g] = valid != 0xffff || !p.bounds.all_see(p.vis, j0, static_cast<int64_t>(j0) + kGranuleKeys);
     if (b.cut[g]) {
       seen = 0;
+      uint32_t mask = 0;
       for (int32_t r = 0; r < p.m_rows; ++r) {
-        const uint32_t mask = sees_mask(p.vis, p.rows[r], j0) & valid;
+        // The heads of a position see the same keys.
+        if (r == 0 || p.rows[r].pos != p.rows[r - 1].pos || p.rows[r].limit != p.rows[r - 1].limit) {
+          mask = sees_mask(p.vis, p.rows[r], j0) & valid;
+        }
         p.masks[slot * p.m_rows + r] = static_cast<uint16_t>(mask);
         p.counters->keys_visited += static_cast<uint64_t>(__builtin_popcount(mask));
         seen |= mask;
@@ -85,24 +90,27 @@ struct Attention : AttentionTile<Isa> {
   }
 
   // Granule g's rows to scratch, in fp32. Value rows that no query sees may hold anything: they become zeros.
-  static void widen_values(const Pass& p, Block& b, int32_t g) {
+  static void widen_values(const Pass& p, Block& b, int32_t g, float* scratch) {
     const std::byte *src = b.v[g], *ahead = b.v_ahead[g];
-    float* dst = p.v_scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
+    float* dst = scratch + static_cast<int64_t>(b.slot[g]) * kGranuleKeys * p.d;
     b.v[g] = reinterpret_cast<const std::byte*>(dst);
     const RowFormat& f = *p.format;
     if (f.v_codec == Codec::F16 && b.seen[g] == 0xffff) return widen_ahead(src, ahead, dst, kGranuleKeys * p.d);
     const int64_t row_codes = plane_bytes(f.v_codec, p.d);
+    alignas(64) float scales[kGranuleKeys * 2 * kMaxStateDim / 16];
+    const int32_t row_scales = is_quantized(f.v_codec) ? p.d / f.v_group * 2 : 0;
+    if (row_scales > 0) Codes::widen_scales(b.v_scales[g], kGranuleKeys * row_scales, scales);
     for (int32_t k = 0; k < kGranuleKeys; ++k, dst += p.d, src += row_codes, ahead += row_codes) {
       if (((b.seen[g] >> k) & 1u) == 0) {
         std::memset(dst, 0, sizeof(float) * static_cast<size_t>(p.d));
         continue;
       }
-      const std::byte* scales = is_quantized(f.v_codec) ? b.v_scales[g] + int64_t{k} * (p.d / f.v_group) * 4 : nullptr;
+      const float* row = scales + k * row_scales;
       switch (f.v_codec) {
         case Codec::F32: widen(reinterpret_cast<const float*>(src), dst, p.d); break;
-        case Codec::I8: Codes::template widen_values<8>(src, ahead, scales, p.d, f.v_group, dst); break;
-        case Codec::I4: Codes::template widen_values<4>(src, ahead, scales, p.d, f.v_group, dst); break;
-        case Codec::I2: Codes::template widen_values<2>(src, ahead, scales, p.d, f.v_group, dst); break;
+        case Codec::I8: Codes::template widen_values<8>(src, ahead, row, p.d, f.v_group, dst); break;
+        case Codec::I4: Codes::template widen_values<4>(src, ahead, row, p.d, f.v_group, dst); break;
+        case Codec::I2: Codes::template widen_values<2>(src, ahead, row, p.d, f.v_group, dst); break;
         default: widen(reinterpret_cast<const uint16_t*>(src), dst, p.d); break;
       }
     }
@@ -119,38 +127,46 @@ struct Attention : AttentionTile<Isa> {
     }
   }
 
-  static void attend_stored(const Pass& p, Block& b) {
+  static void attend_stored(Pass& p, Block& b) {
     if (b.n == 0) return;
+    p.span.empty = false;
     const RowFormat& f = *p.format;
     bool clean = true;
     for (int32_t g = 0; g < b.n; ++g) clean &= b.seen[g] == 0xffff;
     if (clean && p.m_rows <= kInPlaceRows && f.k_codec == Codec::F16 && f.v_codec == Codec::F16) {
-      return Tile::template attend<uint16_t>(p, b);
+      return Tile::template attend<uint16_t>(p, b, [] {});
     }
-    for (int32_t g = 0; g < b.n; ++g) {
-      if (f.k_codec != Codec::F32 && !p.scored) widen_keys(p, b, g);
-      if (f.v_codec != Codec::F32 || b.seen[g] != 0xffff) widen_values(p, b, g);
+    if (f.k_codec != Codec::F32 && !p.scored) {
+      for (int32_t g = 0; g < b.n; ++g) widen_keys(p, b, g);
     }
-    Tile::template attend<float>(p, b);
+    // Few rows are done with the keys before they take the values, which may then lie where the keys did.
+    float* scratch = p.m_rows <= Tile::kBatchRows ? p.k_scratch : p.v_scratch;
+    Tile::template attend<float>(p, b, [&] {
+      for (int32_t g = 0; g < b.n; ++g) {
+        if (f.v_codec != Codec::F32 || b.seen[g] != 0xffff) widen_values(p, b, g, scratch);
+      }
+    });
   }
 
-  static void clear(const State& s, int32_t rows, int32_t d) {
+  static void clear(State& s, int32_t rows) {
     for (int32_t r = 0; r < rows; ++r) s.m[r] = kNegInf;
     std::memset(s.l, 0, sizeof(float) * static_cast<size_t>(rows));
-    std::memset(s.o, 0, sizeof(float) * static_cast<size_t>(rows) * d);
+    s.empty = true;
   }
-  // Folds src into dst and clears src.
-  static void fold(const Pass& p, const State& dst, const State& src) {
-    for (int32_t r = 0; r < p.m_rows; ++r) {
-      const int64_t at = static_cast<int64_t>(r) * p.d;
-      merge(dst.m + r, dst.l + r, dst.o + at, src.m[r], src.l[r], src.o + at, p.d);
+  // Folds src into dst and clears src. The identity takes over another's memory instead of its rows.
+  static void fold(const Pass& p, State& dst, State& src) {
+    if (src.empty) return;
+    if (dst.empty) {
+      std::swap(dst, src);
+      return;
     }
-    clear(src, p.m_rows, p.d);
+    Tile::merge_rows(dst, src, p.m_rows, p.d);
+    clear(src, p.m_rows);
   }
 
   // Ends spans, octets and sections as the walk passes them.
   struct SectionWalk {
-    const Pass& p;
+    Pass& p;
     int64_t at = -1;
     void move_to(int64_t span) {
       if (span == at) return;
@@ -291,7 +307,7 @@ struct Attention : AttentionTile<Isa> {
   static void prefill_heads(const BlockPlan& plan, const QTile& tile, const KeyList& list, Pass& p) {
     p.vis = {.lo = 0, .sink = list.sink, .window = list.window, .dense_from = list.dense_from};
     load_queries(p);
-    for (const State& s : {p.span, p.octet, p.section, p.total}) clear(s, p.m_rows, p.d);
+    for (State* s : {&p.span, &p.octet, &p.section, &p.total}) clear(*s, p.m_rows);
 
     KeyWalk walk(plan, list, tile, p.bounds.max_limit);
     SectionWalk full{p};
@@ -315,7 +331,9 @@ struct Attention : AttentionTile<Isa> {
           const int32_t at = first + g * 16, left = list.n_col - at;
           add_columns(p, b, walk, plan.cols + list.col0 + at, left < 16 ? left : 16, g);
         }
-        if (b.n > 0) Tile::template attend<float>(p, b);
+        if (b.n == 0) continue;
+        p.span.empty = false;
+        Tile::template attend<float>(p, b, [] {});
       }
       columns.end();
     }
@@ -353,7 +371,7 @@ struct Attention : AttentionTile<Isa> {
   // ---- decode ----
 
   // Zone rows [lo, hi), block by block; pieces of aligned blocks are blocks of their own (picks).
-  static void attend_range(const Pass& p, int32_t lo, int32_t hi) {
+  static void attend_range(Pass& p, int32_t lo, int32_t hi) {
     for (int32_t j = lo; j < hi;) {
       const int32_t end = (j / kBlockKeys + 1) * kBlockKeys < hi ? (j / kBlockKeys + 1) * kBlockKeys : hi;
       Block b;
@@ -379,8 +397,8 @@ struct Attention : AttentionTile<Isa> {
     } else {
       load_queries(p);
     }
-    clear(p.span, p.m_rows, p.d);
-    clear(p.octet, p.m_rows, p.d);
+    clear(p.span, p.m_rows);
+    clear(p.octet, p.m_rows);
     const auto size = static_cast<int32_t>(item.zone->span);
     for (int32_t unit = item.unit_begin; unit < item.unit_end; ++unit) {
       const int32_t first = unit * item.unit_spans, last = first + item.unit_spans;
@@ -399,9 +417,14 @@ struct Attention : AttentionTile<Isa> {
         float* part = p.rows[r].part + (unit - item.unit0) * p.rows[r].part_stride;
         part[0] = p.octet.m[r];
         part[1] = p.octet.l[r];
-        std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d, sizeof(float) * static_cast<size_t>(p.d));
+        const auto bytes = sizeof(float) * static_cast<size_t>(p.d);
+        if (part[1] == 0.0f) {
+          std::memset(part + 2, 0, bytes);
+        } else {
+          std::memcpy(part + 2, p.octet.o + static_cast<int64_t>(r) * p.d, bytes);
+        }
       }
-      clear(p.octet, p.m_rows, p.d);
+      clear(p.octet, p.m_rows);
     }
   }
 

@@ -27,6 +27,8 @@ TEST(ThreadPool, RunsEveryTaskOnceOnAKnownThread) {
       for (const int n : runs) EXPECT_EQ(n, 1);
       pool.run_shares(tasks, body);
       for (const int n : runs) EXPECT_EQ(n, 2);
+      pool.run_singly(tasks, body);
+      for (const int n : runs) EXPECT_EQ(n, 3);
       EXPECT_EQ(strangers, 0);
     }
   }
@@ -40,6 +42,8 @@ TEST(ThreadPool, ManyShortLoopsSeeTheirOwnBody) {
     const auto body = [&values, loop](int64_t task, int) { values[task] = loop + task; };
     if (loop % 3 == 0) {
       pool.run(5, body);
+    } else if (loop % 3 == 1) {
+      pool.run_singly(5, body);
     } else {
       pool.run_shares(5, body);
     }
@@ -61,6 +65,18 @@ TEST(ThreadPool, WakesParkedWorkers) {
     });
     EXPECT_EQ(arrived, 3);
   }
+}
+
+TEST(ThreadPool, SingleTasksAreNotTakenInBunches) {
+  ThreadPool pool(2);
+  // The first task ends when all others are done: whoever took it may have claimed none of them with it.
+  constexpr int kTasks = 64;
+  std::atomic<int> done{0};
+  pool.run_singly(kTasks, [&](int64_t task, int) {
+    while (task == 0 && done < kTasks - 1) std::this_thread::yield();
+    ++done;
+  });
+  EXPECT_EQ(done, kTasks);
 }
 
 TEST(ThreadPool, RunOnAllCoversEveryPart) {
