@@ -202,20 +202,23 @@ __device__ __forceinline__ void multiply_units(const std::byte* chunk, int first
     constexpr int kSums = kGroupColumns / sum_columns(f) * kTokens;  // floats of a group
     Dots<kType, kTokens> dots[2];
     Fragment<kType> w[2];
-    UnitQuants<kType> quants;
-    UnitScales scales;
+    // A unit is loaded while the one before is multiplied: no load crosses a wait by itself.
+    UnitQuants<kType> quants[2];
+    UnitScales scales[2];
+    const auto load = [&](int u) {
+      const std::byte* at = chunk + (first + u) * kUnitStep;
+      quants[u % 2] = load_unit<kType>(at, lane);
+      const std::byte* header = f.units > 1 ? chunk + header_offset(f) : at + header_offset(f);
+      scales[u % 2] = load_unit_scales<kType>(header, f.units > 1 ? first + u : 0, lane);
+    };
+    load(0);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      const int unit = first + g / kUnitGroups;
-      if (g % kUnitGroups == 0) {
-        const std::byte* at = chunk + unit * kUnitStep;
-        quants = load_unit<kType>(at, lane);
-        const std::byte* header = f.units > 1 ? chunk + header_offset(f) : at + header_offset(f);
-        scales = load_unit_scales<kType>(header, f.units > 1 ? unit : 0, lane);
-      }
+      const int u = g / kUnitGroups, unit = first + u;
+      if (g % kUnitGroups == 0 && u + 1 < kUnits) load(u + 1);
       Dots<kType, kTokens>& dot = dots[g % 2];
-      w[g % 2] = make_fragment<kType, has_minimum(f.scales)>(quants, g % kUnitGroups);
-      dot.scales = group_scales<kType>(scales, g % kUnitGroups);
+      w[g % 2] = make_fragment<kType, has_minimum(f.scales)>(quants[u % 2], g % kUnitGroups);
+      dot.scales = group_scales<kType>(scales[u % 2], g % kUnitGroups);
       const int at_column = column + unit * unit_columns(f) + g % kUnitGroups * kGroupColumns;
       constexpr int kLast = Dots<kType, kTokens>::kHalves ? 1 : 0;
       hopper::wgmma_fence();
@@ -307,8 +310,49 @@ __device__ void add_tiles(const Args& args, const Share& share, const float4* pa
       emit(out, (kTileParts * (tile - out.first) + part) * kTileRows, row, item_lane, tokens, first);
     }
   };
-  int slot = 0;
-  uint32_t parity = 0, slot_parity = 0;
+  // Where the sums of a tile go on their way between blocks: [slot][slice][part][own sums].
+  struct Slot {
+    uint32_t full, free, parity;
+    const float4* sums;
+  };
+  const auto slot_of = [&](int sent) {
+    const int slot = sent % kSlots;
+    return Slot{barriers.received + 8 * (slot * kTileParts + part),
+                barriers.slots_free + 8 * (slot * kTileParts + part), static_cast<uint32_t>(sent / kSlots) & 1,
+                received + slot * S::kSumLanes + part * own_sums};
+  };
+  // Each block gets its share of the items from all.
+  const auto send = [&](const Slot& slot, const float4(&sums)[S::kBlocks]) {
+    hopper::barrier_wait_cluster(slot.free, slot.parity ^ 1);
+    const uint32_t at = hopper::shared_address(slot.sums + rank * (kTileParts * own_sums));
+#pragma unroll
+    for (int i = 0; i < S::kBlocks; ++i) {
+      const int item = (args.glu ? i / 2 : i) * 32 + lane, owner = item / own_items;
+      const int offset = item % own_items * depth + (args.glu ? i % 2 : 0);
+      hopper::store_async(hopper::map_to_block(at + 16 * offset, owner), sums[i],
+                          hopper::map_to_block(slot.full, owner));
+    }
+    if (lane == 0) hopper::barrier_arrive_expect(slot.full, kPartSums * 16);
+    __syncwarp();
+  };
+  const auto finish = [&](const Slot& slot, int tile) {
+    hopper::barrier_wait_cluster(slot.full, slot.parity);
+    for (int item = lane; item < own_items; item += 32) {
+      float4 total[2] = {};
+#pragma unroll
+      for (int d = 0; d < 2; ++d) {
+        if (d == depth) break;
+        const float4* from = slot.sums + item * depth + d;
+        total[d] = from[0];
+        for (int s = 1; s < slices; ++s) add(from[s * (kTileParts * own_sums)], &total[d]);
+      }
+      write_item(tile, rank * own_items + item, total[0], total[1]);
+    }
+    __syncwarp();
+    if (lane < slices) hopper::barrier_arrive_remote(hopper::map_to_block(slot.free, lane));
+  };
+  uint32_t parity = 0;
+  int sent = 0, sent_tile = 0;
   for (int tile = share.first; tile < args.tiles; tile += share.step) {
     hopper::barrier_wait(barriers.parts_full, parity);
     parity ^= 1;
@@ -323,48 +367,21 @@ __device__ void add_tiles(const Args& args, const Share& share, const float4* pa
     }
     __syncwarp();
     if (lane == 0) hopper::barrier_arrive(barriers.parts_free);
-    if (slices == 1) {
+    if (slices > 1) {
+      // The tile before is finished while this one's sums are on their way.
+      send(slot_of(sent), sums);
+      if (sent > 0) finish(slot_of(sent - 1), sent_tile);
+      ++sent;
+      sent_tile = tile;
+    } else {
 #pragma unroll
       for (int i = 0; i < S::kBlocks; ++i) {
         if (!args.glu) write_item(tile, 32 * i + lane, sums[i], {});
         if (args.glu && i % 2 == 0) write_item(tile, 16 * i + lane, sums[i], sums[i + 1]);
       }
-      continue;
-    }
-
-    // Each block gets its share of the items from all: [slot][slice][part][own sums].
-    const uint32_t full = barriers.received + 8 * (slot * kTileParts + part);
-    const uint32_t free = barriers.slots_free + 8 * (slot * kTileParts + part);
-    const float4* mine = received + slot * S::kSumLanes + part * own_sums;
-    hopper::barrier_wait_cluster(free, slot_parity ^ 1);
-    const uint32_t at = hopper::shared_address(mine + rank * (kTileParts * own_sums));
-#pragma unroll
-    for (int i = 0; i < S::kBlocks; ++i) {
-      const int item = (args.glu ? i / 2 : i) * 32 + lane, owner = item / own_items;
-      const int offset = item % own_items * depth + (args.glu ? i % 2 : 0);
-      hopper::store_async(hopper::map_to_block(at + 16 * offset, owner), sums[i], hopper::map_to_block(full, owner));
-    }
-    if (lane == 0) hopper::barrier_arrive_expect(full, kPartSums * 16);
-    __syncwarp();
-    hopper::barrier_wait_cluster(full, slot_parity);
-    for (int item = lane; item < own_items; item += 32) {
-      float4 total[2] = {};
-#pragma unroll
-      for (int d = 0; d < 2; ++d) {
-        if (d == depth) break;
-        const float4* from = mine + item * depth + d;
-        total[d] = from[0];
-        for (int s = 1; s < slices; ++s) add(from[s * (kTileParts * own_sums)], &total[d]);
-      }
-      write_item(tile, rank * own_items + item, total[0], total[1]);
-    }
-    __syncwarp();
-    if (lane < slices) hopper::barrier_arrive_remote(hopper::map_to_block(free, lane));
-    if (++slot == kSlots) {
-      slot = 0;
-      slot_parity ^= 1;
     }
   }
+  if (sent > 0) finish(slot_of(sent - 1), sent_tile);
 }
 
 template <DType kType, int kTokens>
