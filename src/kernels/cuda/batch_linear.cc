@@ -46,8 +46,10 @@ struct Plan {
 };
 // The division that is done first, roughly. No slices where the width does not fit.
 Plan plan_of(const DeviceFormat& f, int64_t tiles, int64_t k) {
-  constexpr double kBlockBandwidth = 2.3e10, kRowsBandwidth = 1.0e11, kMeeting = 1.0e-6;
-  constexpr int kMinRingBytes = 36 * 1024;
+  // Of a block, measured on an H100: bytes of weights and of rows, a unit of four row tiles in one warpgroup, a tile.
+  constexpr double kWeightBandwidth = 2.3e10, kRowsBandwidth = 1.0e11, kTile = 0.5e-6, kMeeting = 1.0e-6;
+  const double unit = f.plain != 0 ? 0.1e-6 : 0.4e-6;
+  constexpr int kMinRingBytes = 36 * 1024;  // under way, so that the memory's latency is covered
   const int64_t chunks = batch::chunks_of(f, k);
   Plan best;
   double best_cost = std::numeric_limits<double>::infinity();
@@ -55,10 +57,12 @@ Plan plan_of(const DeviceFormat& f, int64_t tiles, int64_t k) {
     const int64_t slice_chunks = ceil_div<int64_t>(chunks, slices), columns = slice_chunks * batch::chunk_columns(f);
     const Layout layout = batch::layout_of<kMaxBatchTokens>(f, columns, slices);
     const int stages = batch::ring_stages(f, std::max<int64_t>(0, card().block_shared_bytes - layout.before_ring()));
-    // What is under way must cover the memory's latency.
     if (stages * batch::stage_bytes(f) < kMinRingBytes) continue;
     const int64_t rounds = ceil_div<int64_t>(tiles, batch::clusters_at_once(slices));
-    const double cost = static_cast<double>(rounds * slice_chunks * batch::stage_bytes(f)) / kBlockBandwidth +
+    const int64_t group_chunks = ceil_div<int64_t>(slice_chunks, batch::multiplying_groups(f));
+    const double reading = static_cast<double>(slice_chunks * batch::stage_bytes(f)) / kWeightBandwidth;
+    const double multiplying = static_cast<double>(group_chunks * batch::chunk_units(f)) * unit;
+    const double cost = static_cast<double>(rounds) * (std::max(reading, multiplying) + kTile) +
                         static_cast<double>(columns * kMaxBatchTokens * 2) / kRowsBandwidth +
                         (slices > 1 ? kMeeting : 0.0);
     if (cost >= best_cost) continue;

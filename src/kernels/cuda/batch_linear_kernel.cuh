@@ -128,11 +128,10 @@ __device__ void sum_groups(const std::byte* rows, int strips, float* sums) {
   }
 }
 
-// The operand of 16 columns from `column` of the slice on.
+// Bytes from the operand of a chunk's first 16 columns to that of 16 from `column` of the chunk on.
 template <int kTokens>
-__device__ __forceinline__ uint64_t batch_operand(uint32_t rows, int column) {
-  const uint32_t strip = rows + column / kStripColumns * (kTokens * 128);
-  return hopper::Operand<128>(strip, 0, 8 * 128).at(column % kStripColumns * 2);
+__device__ __forceinline__ constexpr uint32_t operand_offset(int column) {
+  return column / kStripColumns * (kTokens * 128) + column % kStripColumns * 2;
 }
 
 // A group's products, which still lack its scales.
@@ -172,7 +171,7 @@ __device__ __forceinline__ void add_scaled(const Dots<kType, kTokens>& dots, con
 // acc += kUnits units of this warp's row tile, from unit `first` of the chunk on, times the batch. `column`: the
 // chunk's first of the slice. `sums`: this lane's tokens' of the chunk's first group.
 template <DType kType, int kTokens, int kUnits>
-__device__ __forceinline__ void multiply_units(const std::byte* chunk, int first, uint32_t rows, int column,
+__device__ __forceinline__ void multiply_units(const std::byte* chunk, int first, const hopper::Operand<128>& batch,
                                                const float* sums, int lane, float (&acc)[kTokens / 2]) {
   constexpr DeviceFormat f = *device_format(kType);
   constexpr int kUnitGroups = unit_groups(f), kGroups = kUnits * kUnitGroups;
@@ -191,7 +190,7 @@ __device__ __forceinline__ void multiply_units(const std::byte* chunk, int first
 #pragma unroll
         for (int term = 0; term < kTerms<kType>; ++term) {
           hopper::wgmma_rows(acc, w[u].a[step][term],
-                             batch_operand<kTokens>(rows, column + (first + u) * unit_columns(f) + 16 * step), 1);
+                             batch.at(operand_offset<kTokens>((first + u) * unit_columns(f) + 16 * step)), 1);
         }
       }
     }
@@ -219,11 +218,11 @@ __device__ __forceinline__ void multiply_units(const std::byte* chunk, int first
       Dots<kType, kTokens>& dot = dots[g % 2];
       w[g % 2] = make_fragment<kType, has_minimum(f.scales)>(quants[u % 2], g % kUnitGroups);
       dot.scales = group_scales<kType>(scales[u % 2], g % kUnitGroups);
-      const int at_column = column + unit * unit_columns(f) + g % kUnitGroups * kGroupColumns;
+      const int column = unit * unit_columns(f) + g % kUnitGroups * kGroupColumns;
       constexpr int kLast = Dots<kType, kTokens>::kHalves ? 1 : 0;
       hopper::wgmma_fence();
-      hopper::wgmma_rows(dot.x[0], w[g % 2].a[0][0], batch_operand<kTokens>(rows, at_column), 0);
-      hopper::wgmma_rows(dot.x[kLast], w[g % 2].a[1][0], batch_operand<kTokens>(rows, at_column + 16), 1 - kLast);
+      hopper::wgmma_rows(dot.x[0], w[g % 2].a[0][0], batch.at(operand_offset<kTokens>(column)), 0);
+      hopper::wgmma_rows(dot.x[kLast], w[g % 2].a[1][0], batch.at(operand_offset<kTokens>(column + 16)), 1 - kLast);
       hopper::wgmma_commit();
       if (g > 0) {
         hopper::wgmma_wait<1>();
@@ -259,13 +258,14 @@ __device__ void multiply_tiles(const Args& args, const Share& share, int first_c
       hopper::barrier_wait(barriers.full + at, parity);
       const std::byte* weights = ring + stage * stage_bytes(f) + part * chunk_bytes(f);
       const float* chunk_sums = lane_sums + chunk * (kColumns / sum_columns(f)) * kTokens;
+      const hopper::Operand<128> batch(rows + operand_offset<kTokens>(chunk * kColumns), 0, 8 * 128);
       const int units = min(kUnits, all_units - (first_chunk + chunk) * kUnits);
       if (units == kUnits) {
-        multiply_units<kType, kTokens, kUnits>(weights, 0, rows, chunk * kColumns, chunk_sums, lane, acc);
+        multiply_units<kType, kTokens, kUnits>(weights, 0, batch, chunk_sums, lane, acc);
       } else if constexpr (f.units == 1) {
 #pragma unroll 1
         for (int u = 0; u < units; ++u) {
-          multiply_units<kType, kTokens, 1>(weights, u, rows, chunk * kColumns, chunk_sums, lane, acc);
+          multiply_units<kType, kTokens, 1>(weights, u, batch, chunk_sums, lane, acc);
         }
       }
       __syncwarp();
