@@ -335,6 +335,11 @@ __device__ void add_tiles(const Args& args, const Share& share, const float4* pa
     if (lane == 0) hopper::barrier_arrive_expect(slot.full, kPartSums * 16);
     __syncwarp();
   };
+#ifdef PARE_FAULT_LINEAR_LAST_SLICE
+  const int summed = slices - 1;
+#else
+  const int summed = slices;
+#endif
   const auto finish = [&](const Slot& slot, int tile) {
     hopper::barrier_wait_cluster(slot.full, slot.parity);
     for (int item = lane; item < own_items; item += 32) {
@@ -344,7 +349,7 @@ __device__ void add_tiles(const Args& args, const Share& share, const float4* pa
         if (d == depth) break;
         const float4* from = slot.sums + item * depth + d;
         total[d] = from[0];
-        for (int s = 1; s < slices; ++s) add(from[s * (kTileParts * own_sums)], &total[d]);
+        for (int s = 1; s < summed; ++s) add(from[s * (kTileParts * own_sums)], &total[d]);
       }
       write_item(tile, rank * own_items + item, total[0], total[1]);
     }
