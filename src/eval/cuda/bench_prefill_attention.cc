@@ -180,7 +180,7 @@ Status measure_prefill(KernelRun& run, const std::string& group, const std::stri
 }
 
 Status bench_prefill_attention(KernelRun& run) {
-  const auto cudnn = CudnnGraphs::open(CudnnKernels::kOne);
+  const auto cudnn = CudnnGraphs::open();
   if (!cudnn.ok() && cudnn.status().code() != StatusCode::kUnsupported) return cudnn.status();
   for (const int d : {128, 64}) {
     for (const int rows : {8192, 32768, 65536, 131072}) {

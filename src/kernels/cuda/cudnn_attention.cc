@@ -10,7 +10,7 @@
 namespace pare::cuda {
 namespace {
 
-// Two shapes that stand for all others: a whole prompt, and a chunk behind rows that are stored already.
+// Two shapes that stand for all others, one of each mask: a whole prompt, and a chunk behind rows that are stored.
 constexpr int64_t kProbeKeys = 256, kProbeChunk = 100;
 
 }  // namespace
@@ -25,7 +25,7 @@ Expected<CudnnAttention> CudnnAttention::create(const Limits& limits) {
     return unsupported("cuDNN attention: queries are BF16 or F16");
   }
   CudnnAttention attention(limits);
-  PARE_ASSIGN_OR_RETURN(attention.graphs_, CudnnGraphs::open(limits.kernels));
+  PARE_ASSIGN_OR_RETURN(attention.graphs_, CudnnGraphs::open());
   CudnnShape shape{limits.dtype, limits.heads, limits.kv_heads, limits.head_dim, kProbeKeys, kProbeKeys};
   shape.scale = 1.0f / std::sqrt(static_cast<float>(limits.head_dim));
   for (const int64_t queries : {kProbeKeys, kProbeChunk}) {

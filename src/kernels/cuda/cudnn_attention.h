@@ -4,7 +4,8 @@
 // Keys and values are gathered out of their pages into plain rows first, [K][S][D] each, layer by layer. cuDNN takes
 // paged keys too, but does not say that it leaves out values behind a sequence's last row instead of multiplying them
 // by weights of zero, and here they may be NaNs (plan/kv_layout.h). The copy reads and writes 8 S K D bytes: by an
-// H100's rates 10 K / H percent of the attention of a chunk of 4,096 rows, 40 K / H of 1,024.
+// H100's rates 10 K / H percent of the attention of a chunk of 4,096 rows, 40 K / H of 1,024. Each (rows, keys) that a
+// sequence brings anew waits a second or two for its kernel (cudnn_graph.h).
 //
 // Not here: log-sum-exp, softcap, windows, fewer active heads, other head maps than (H / K, 1). kUnsupported names it.
 #pragma once
@@ -39,10 +40,9 @@ class CudnnAttention {
     int32_t heads = 0, kv_heads = 0, head_dim = 0;
     int64_t max_keys = 0;  // of a sequence
     DType dtype = DType::BF16;
-    CudnnKernels kernels = CudnnKernels::kAny;
   };
-  // Makes two graphs, so that what cuDNN does not have is known before the first prompt. kUnsupported as there;
-  // kResourceExhausted: 4 max_keys K D bytes and cuDNN's workspace.
+  // Compiles two kernels that are of no other use, so that what cuDNN does not have, NVRTC included, is known before
+  // the first prompt: seconds. kUnsupported as there; kResourceExhausted: 4 max_keys K D bytes and cuDNN's workspace.
   static Expected<CudnnAttention> create(const Limits& limits);
 
   // Attention of the prefill rows of `seqs` (host memory; page0 into layer.kv.page_ids), whose plan is causal

@@ -51,9 +51,6 @@ Status guarded(const CudnnShape& shape, std::string_view what, Body&& body) {
 
 class Graphs final : public CudnnGraphs {
  public:
-  explicit Graphs(CudnnKernels kernels) {
-    if (kernels == CudnnKernels::kAny) cache_ = std::make_shared<fe::KernelCache>();
-  }
   ~Graphs() override {
     graphs_.clear();
     if (handle_ != nullptr) cudnnDestroy(handle_);
@@ -118,7 +115,6 @@ class Graphs final : public CudnnGraphs {
     graph.set_io_data_type(s.dtype == DType::BF16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF)
         .set_intermediate_data_type(fe::DataType_t::FLOAT)
         .set_compute_data_type(fe::DataType_t::FLOAT);
-    if (cache_ != nullptr) graph.set_dynamic_shape_enabled(true).set_kernel_cache(cache_);
     const int64_t d = s.head_dim, row = s.heads * d;
     // Dimensions are [batch][heads][rows][channels] for cuDNN, whatever the order in memory; strides in elements.
     const std::vector<int64_t> q_dims = {1, s.heads, s.queries, d}, q_strides = {s.queries * row, d, row, 1};
@@ -154,15 +150,14 @@ class Graphs final : public CudnnGraphs {
   }
 
   cudnnHandle_t handle_ = nullptr;
-  std::shared_ptr<fe::KernelCache> cache_;  // null: a kernel is compiled for each shape
-  std::list<Entry> graphs_;                 // most recently used first
+  std::list<Entry> graphs_;  // most recently used first
 };
 
 }  // namespace
 
-Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open(CudnnKernels kernels) {
+Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open() {
   PARE_RETURN_IF_ERROR(load_cudnn());
-  auto graphs = std::make_unique<Graphs>(kernels);
+  auto graphs = std::make_unique<Graphs>();
   PARE_RETURN_IF_ERROR(graphs->create());
   return std::unique_ptr<CudnnGraphs>(std::move(graphs));
 }
@@ -172,7 +167,7 @@ Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open(CudnnKernels kernels) {
 #else
 
 namespace pare::cuda {
-Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open(CudnnKernels) { return load_cudnn(); }
+Expected<std::unique_ptr<CudnnGraphs>> CudnnGraphs::open() { return load_cudnn(); }
 }  // namespace pare::cuda
 
 #endif

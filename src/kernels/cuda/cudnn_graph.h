@@ -5,8 +5,10 @@
 // The last query sees the last key. q, out [queries][H][D]; k, v [K][keys][D]; all of one type, device memory, 16-byte
 // aligned. Nothing but these rows is read or written. Sums and softmax are cuDNN's, in fp32.
 //
-// A graph costs milliseconds, and a kernel that must be compiled for it a second or two. kMaxGraphs are kept, the least
-// recently used goes. prepare() may not be called while a stream is being captured.
+// Each shape has a kernel of its own, which is compiled with its graph: a second or two the first time. kMaxGraphs are
+// kept, the least recently used goes. cuDNN can also compile one kernel for all that differ in queries and keys alone
+// (dynamic shapes, a kernel cache of graphs), but on an H100 with 9.19 those were right for the first shape only: heads
+// stayed zero and rows of neighbours were overwritten. prepare() may not be called while a stream is being captured.
 //
 // Errors: kUnsupported, with cuDNN's reason and the shape, where it has no kernel; kInternal where a launch fails.
 // Threads: one at a time. One object a device: that which was current at open().
@@ -36,10 +38,6 @@ struct CudnnOperands {
   void* out = nullptr;
 };
 
-// Which shapes a compiled kernel is for: kAny, all that differ in queries and keys alone (cuDNN's dynamic shapes), of
-// which chunks of prompts have many; kOne, its own, as frameworks ask for it.
-enum class CudnnKernels : uint8_t { kAny, kOne };
-
 class CudnnGraphs {
  public:
   static constexpr size_t kMaxGraphs = 128;
@@ -47,11 +45,11 @@ class CudnnGraphs {
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
   // kUnsupported: see load_cudnn(); or cuDNN does not take this device.
-  static Expected<std::unique_ptr<CudnnGraphs>> open(CudnnKernels kernels);
+  static Expected<std::unique_ptr<CudnnGraphs>> open();
   virtual ~CudnnGraphs() = default;
 
   virtual std::string version() const = 0;  // "9.19.0"
-  // Makes the shape's graph unless it is there.
+  // Makes the shape's graph and its kernel unless they are there.
   virtual Status prepare(const CudnnShape& shape) = 0;
   // Prepares and queues it. `workspace`: kWorkspaceBytes, 256-byte aligned, this stream's alone.
   virtual Status run(const CudnnShape& shape, const CudnnOperands& operands, std::byte* workspace, Stream stream) = 0;
