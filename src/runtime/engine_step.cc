@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 
 #include "ops/step.h"
 #include "runtime/engine_impl.h"
@@ -70,10 +71,12 @@ Status Engine::Impl::run_step() {
   launched[parity] = {true, {.step = totals.steps, .decode = plans.n_prefill_rows == 0}};
   PARE_RETURN_IF_ERROR(observe(logits));
   StepStamp& stamp = launched[parity].stamp;
-  memory->store().commit_step([&](std::span<const RowMove> group) {
+  const auto move = [&](std::span<const RowMove> group) {
     ops::move_rows(ctx, plans, group);
     stamp.followed = true;
-  });
+  };
+  // By reference: what it captures is more than a std::function holds without taking memory.
+  memory->store().commit_step(std::cref(move));
   after_step();
   return ok_status();
 }
