@@ -1,5 +1,6 @@
 // Sampling on a card: draws reach it in the step's tables, ids stay there for the next step and come back beside it.
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -46,13 +47,22 @@ cuda::SampleRow to_device_row(const SampleRow& r) {
 static_assert(sizeof(cuda::TokenCount) == sizeof(TokenCount) && sizeof(cuda::LogitBias) == sizeof(LogitBias) &&
               sizeof(cuda::TopLogprob) == sizeof(TopLogprob));
 
+// `room`: items that the tables keep for it, n at least.
 template <typename To, typename From>
-To* copy_to(Arena& tables, const From* from, int32_t n) {
+To* copy_to(Arena& tables, const From* from, int32_t n, int32_t room) {
   if (n == 0) return nullptr;
-  const auto to = tables.take<To>(static_cast<size_t>(n));
+  const auto to = tables.take<To>(static_cast<size_t>(room));
   PARE_CHECK(!to.empty());
-  std::memcpy(to.data(), from, to.size_bytes());
+  std::memcpy(to.data(), from, static_cast<size_t>(n) * sizeof(To));
   return to.data();
+}
+
+// Counted ids grow by one a step. Room for many more keeps what lies behind them in its place, which captured steps
+// were made from.
+int32_t counted_room(int32_t n, const StepMemory& m) {
+  constexpr uint32_t kLeast = 64;
+  const auto room = static_cast<int64_t>(std::bit_ceil(std::max(kLeast, static_cast<uint32_t>(n))));
+  return static_cast<int32_t>(std::max<int64_t>(n, std::min<int64_t>(room, m.max_context)));
 }
 
 // A vocabulary that no kernel takes is refused by the launch.
@@ -77,8 +87,9 @@ SampleBatch CudaOps::stage(Arena& tables, const SampleRow* rows, int64_t n) {
   PARE_CHECK(!device_rows.empty());
   for (int64_t i = 0; i < n; ++i) {
     cuda::SampleRow row = to_device_row(rows[i]);
-    row.counts = on_device(copy_to<cuda::TokenCount>(tables, rows[i].counts, rows[i].n_counts));
-    row.bias = on_device(copy_to<cuda::LogitBias>(tables, rows[i].bias, rows[i].n_bias));
+    const int32_t room = counted_room(rows[i].n_counts, memory_);
+    row.counts = on_device(copy_to<cuda::TokenCount>(tables, rows[i].counts, rows[i].n_counts, room));
+    row.bias = on_device(copy_to<cuda::LogitBias>(tables, rows[i].bias, rows[i].n_bias, rows[i].n_bias));
     device_rows[i] = row;
     if (row.wants_logprob) batch.kinds |= kWantsLogprobs;
     if (row.n_top > 0) batch.kinds |= kWantsTop;
