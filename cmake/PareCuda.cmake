@@ -17,8 +17,12 @@ endif()
 find_package(CUDAToolkit 13.0 REQUIRED)
 
 # Contraction is what the device kernels are written for: their tolerances are derived, not bit-exact against the CPU.
+set(pare_host_options -Xcompiler=-Wall,-Wextra)
+if(pare_warnings_are_errors)
+  string(APPEND pare_host_options ,-Werror)
+endif()
 target_compile_options(pare_options INTERFACE
-  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra,-Werror>")
+  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-lineinfo;${pare_host_options}>")
 
 # cuDNN's headers are wanted where attn=dense(impl=cudnn) is to be offered; its library is loaded at run time.
 option(PARE_CUDNN "offer prompt attention by cuDNN (needs headers alone: cuDNN, its front end, NVRTC)" OFF)
