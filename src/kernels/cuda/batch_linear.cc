@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "kernels/cuda/batch_linear_args.h"
+#include "kernels/cuda/linear_launch.h"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda {
@@ -72,27 +73,6 @@ Plan plan_of(const DeviceFormat& f, int64_t tiles, int64_t k) {
   return best;
 }
 
-Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
-  switch (dtype) {
-    case DType::F32: return batch::launch_batch<DType::F32>(args, stream, pdl);
-    case DType::F16: return batch::launch_batch<DType::F16>(args, stream, pdl);
-    case DType::BF16: return batch::launch_batch<DType::BF16>(args, stream, pdl);
-    case DType::Q4_0: return batch::launch_batch<DType::Q4_0>(args, stream, pdl);
-    case DType::Q4_1: return batch::launch_batch<DType::Q4_1>(args, stream, pdl);
-    case DType::Q5_0: return batch::launch_batch<DType::Q5_0>(args, stream, pdl);
-    case DType::Q5_1: return batch::launch_batch<DType::Q5_1>(args, stream, pdl);
-    case DType::Q8_0: return batch::launch_batch<DType::Q8_0>(args, stream, pdl);
-    case DType::Q2_K: return batch::launch_batch<DType::Q2_K>(args, stream, pdl);
-    case DType::Q3_K: return batch::launch_batch<DType::Q3_K>(args, stream, pdl);
-    case DType::Q4_K: return batch::launch_batch<DType::Q4_K>(args, stream, pdl);
-    case DType::Q5_K: return batch::launch_batch<DType::Q5_K>(args, stream, pdl);
-    case DType::Q6_K: return batch::launch_batch<DType::Q6_K>(args, stream, pdl);
-    case DType::IQ4_NL: return batch::launch_batch<DType::IQ4_NL>(args, stream, pdl);
-    case DType::IQ4_XS: return batch::launch_batch<DType::IQ4_XS>(args, stream, pdl);
-    default: return unsupported(fmt::format("CUDA: no matrix product with {} weights", dtype_name(dtype)));
-  }
-}
-
 // Everything of the arguments that follows from the weights' type, K and the number of tiles; then the launch.
 Status finish_and_launch(DType dtype, const SmallLinearInput& x, int64_t tiles, Args* args, Stream stream, bool pdl) {
   const DeviceFormat* f = device_format(dtype);
@@ -108,7 +88,7 @@ Status finish_and_launch(DType dtype, const SmallLinearInput& x, int64_t tiles, 
   args->clusters = static_cast<int32_t>(std::min<int64_t>(tiles, batch::clusters_at_once(plan.slices)));
   args->stages = plan.stages;
   args->tile_bytes = tile_bytes(*f, x.k);
-  return dispatch(dtype, *args, stream, pdl);
+  return with_type(dtype, [&]<DType kType>() { return batch::launch_batch<kType>(*args, stream, pdl); });
 }
 
 void check_input(const SmallLinearInput& x) {
@@ -126,44 +106,16 @@ bool batch_linear_takes(DType dtype, int64_t k) {
 
 Status batch_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, Stream stream, bool pdl) {
   check_input(x);
-  PARE_CHECK(outputs.size() <= kMaxSmallOutputs);
-  bool launched[kMaxSmallOutputs] = {};
-  for (size_t first = 0; first < outputs.size(); ++first) {
-    if (launched[first]) continue;
-    const DType dtype = outputs[first].weight.dtype;
-    Args args{};
-    int64_t tiles = 0;
-    for (size_t i = first; i < outputs.size(); ++i) {
-      const SmallLinearOutput& out = outputs[i];
-      if (launched[i] || out.weight.dtype != dtype) continue;
-      PARE_CHECK(out.weight.k == x.k && out.ld_y >= out.weight.n && !(out.bf16 && out.accumulate));
-      args.outputs[args.n_outputs++] = {out.weight.data,
-                                        out.y,
-                                        out.bias,
-                                        out.ld_y,
-                                        static_cast<int32_t>(out.weight.n),
-                                        static_cast<int32_t>(tiles),
-                                        out.bf16,
-                                        out.accumulate};
-      tiles += tiles_for(out.weight.n);
-      launched[i] = true;
-    }
-    PARE_RETURN_IF_ERROR(finish_and_launch(dtype, x, tiles, &args, stream, pdl));
-  }
-  return ok_status();
+  return launch_by_type<Args>(x.k, outputs, tiles_for, [&](DType dtype, int64_t tiles, Args* args) {
+    return finish_and_launch(dtype, x, tiles, args, stream, pdl);
+  });
 }
 
 Status batch_glu(const SmallLinearInput& x, const DeviceWeight& gate, const DeviceWeight& up, Activation act,
                  uint16_t* y, int64_t ld_y, Stream stream, bool pdl) {
   check_input(x);
-  PARE_CHECK(gate.n == up.n && gate.k == x.k && up.k == x.k && ld_y >= gate.n);
-  if (gate.dtype != up.dtype) return unsupported("CUDA: gate and up of different types in one launch");
   Args args{};
-  args.glu = true;
-  args.activation = act;
-  args.n_outputs = 2;
-  args.outputs[0] = {gate.data, y, nullptr, ld_y, static_cast<int32_t>(gate.n), 0, true, false};
-  args.outputs[1] = {up.data, nullptr, nullptr, 0, static_cast<int32_t>(up.n), 0, true, false};
+  PARE_RETURN_IF_ERROR(set_glu(x.k, gate, up, act, y, ld_y, &args));
   return finish_and_launch(gate.dtype, x, ceil_div<int64_t>(tiles_of(gate.n), 2), &args, stream, pdl);
 }
 

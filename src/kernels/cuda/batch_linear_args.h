@@ -52,7 +52,6 @@ template <int kTokens>
 constexpr int64_t tile_sum_bytes() {
   return int64_t{64} * kTokens * 4;
 }
-constexpr int sum_columns(const DeviceFormat& f) { return has_halves(f.scales) ? 16 : 32; }
 
 // Bytes of shared memory, in this order; the ring takes the rest.
 struct Layout {

@@ -44,11 +44,6 @@ struct Share {
   int first, step, chunks;
 };
 
-__device__ __forceinline__ int output_of(const Args& args, int tile) {
-  int o = 0;
-  while (o + 1 < args.n_outputs && tile >= args.outputs[o + 1].first) ++o;
-  return o;
-}
 // Row tile `part` of the tile. Beyond a weight's last row tile the last is read again and its product dropped.
 __device__ __forceinline__ const std::byte* find_part(const Args& args, int tile, int part) {
   if (args.glu) {

@@ -99,6 +99,9 @@ constexpr int unit_scale_bytes(DeviceScales s) {
 }
 constexpr int base_bytes(DeviceScales s) { return !has_base(s) ? 0 : has_minimum(s) ? 8 : 4; }
 
+// Columns that one minimum stands for, whose inputs are summed for it.
+constexpr int sum_columns(const DeviceFormat& f) { return has_halves(f.scales) ? 16 : 32; }
+
 // A record is the quants of its units, then its header: the scales of its units, then the base.
 constexpr int header_offset(const DeviceFormat& f) { return f.units * unit_quant_bytes(f); }
 constexpr int base_offset(const DeviceFormat& f) { return f.units * 8 * unit_scale_bytes(f.scales); }  // in the header

@@ -31,19 +31,22 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
 __device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
+#define PARE_WAIT_FOR_PHASE(SCOPE)      \
+  asm volatile(                         \
+      "{\n"                             \
+      ".reg .pred done;\n"              \
+      "WAIT:\n"                         \
+      "mbarrier.try_wait.parity." SCOPE \
+      " done, [%0], %1;\n"              \
+      "@done bra DONE;\n"               \
+      "bra WAIT;\n"                     \
+      "DONE:\n"                         \
+      "}\n" ::"r"(barrier),             \
+      "r"(parity)                       \
+      : "memory")
 // Returns when the phase of this parity is complete.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "WAIT:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra DONE;\n"
-      "bra WAIT;\n"
-      "DONE:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
+  PARE_WAIT_FOR_PHASE("shared::cta.b64");
 }
 
 // --- clusters -------------------------------------------------------------------------------------------------------
@@ -75,17 +78,7 @@ __device__ __forceinline__ void barrier_arrive_remote(uint32_t remote_barrier) {
 }
 // barrier_wait for what other blocks of the cluster did before they arrived.
 __device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "WAIT:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra DONE;\n"
-      "bra WAIT;\n"
-      "DONE:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
+  PARE_WAIT_FOR_PHASE("acquire.cluster.shared::cta.b64");
 }
 
 // Barrier `id` (1..15) among `threads` threads of the block.
@@ -265,6 +258,7 @@ __device__ __forceinline__ void wgmma_rows(float (&acc)[n], const uint32_t (&a)[
   if constexpr (n == 32) PARE_WGMMA_RK(64, PARE_R32, PARE_F32, 32, 33, 34, 35, 36, 37);
 }
 
+#undef PARE_WAIT_FOR_PHASE
 #undef PARE_R8
 #undef PARE_R16
 #undef PARE_R32

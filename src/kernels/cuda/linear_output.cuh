@@ -8,6 +8,14 @@
 
 namespace pare::cuda {
 
+// The output that unit `unit` of the launch belongs to.
+template <typename Args>
+__device__ __forceinline__ int output_of(const Args& args, int unit) {
+  int o = 0;
+  while (o + 1 < args.n_outputs && unit >= args.outputs[o + 1].first) ++o;
+  return o;
+}
+
 // Writes what a lane holds of a 16 x 8 accumulator of tensor cores, whose first row is `first_row` of the output and
 // whose first token is 8 * n: rows lane / 4 and 8 on, two tokens each. Loads come before stores, so that they are
 // under way together.

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/cuda/linear_launch.h"
 #include "kernels/cuda/small_linear_args.h"
 #include "tensor/cuda/status.h"
 
@@ -94,24 +95,7 @@ int64_t partial_bytes(const Plan& plan, int64_t pairs, int64_t t) {
 }
 
 Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
-  switch (dtype) {
-    case DType::F32: return small::launch_small<DType::F32>(args, stream, pdl);
-    case DType::F16: return small::launch_small<DType::F16>(args, stream, pdl);
-    case DType::BF16: return small::launch_small<DType::BF16>(args, stream, pdl);
-    case DType::Q4_0: return small::launch_small<DType::Q4_0>(args, stream, pdl);
-    case DType::Q4_1: return small::launch_small<DType::Q4_1>(args, stream, pdl);
-    case DType::Q5_0: return small::launch_small<DType::Q5_0>(args, stream, pdl);
-    case DType::Q5_1: return small::launch_small<DType::Q5_1>(args, stream, pdl);
-    case DType::Q8_0: return small::launch_small<DType::Q8_0>(args, stream, pdl);
-    case DType::Q2_K: return small::launch_small<DType::Q2_K>(args, stream, pdl);
-    case DType::Q3_K: return small::launch_small<DType::Q3_K>(args, stream, pdl);
-    case DType::Q4_K: return small::launch_small<DType::Q4_K>(args, stream, pdl);
-    case DType::Q5_K: return small::launch_small<DType::Q5_K>(args, stream, pdl);
-    case DType::Q6_K: return small::launch_small<DType::Q6_K>(args, stream, pdl);
-    case DType::IQ4_NL: return small::launch_small<DType::IQ4_NL>(args, stream, pdl);
-    case DType::IQ4_XS: return small::launch_small<DType::IQ4_XS>(args, stream, pdl);
-    default: return unsupported(fmt::format("CUDA: no matrix product with {} weights", dtype_name(dtype)));
-  }
+  return with_type(dtype, [&]<DType kType>() { return small::launch_small<kType>(args, stream, pdl); });
 }
 
 // Everything of the arguments that follows from the weights' type, K and the number of pairs.
@@ -179,45 +163,17 @@ size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64
 Status small_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, std::byte* workspace,
                     Stream stream, bool pdl) {
   check_input(x);
-  PARE_CHECK(outputs.size() <= kMaxSmallOutputs);
-  bool launched[kMaxSmallOutputs] = {};
-  for (size_t first = 0; first < outputs.size(); ++first) {
-    if (launched[first]) continue;
-    const DType dtype = outputs[first].weight.dtype;
-    Args args{};
-    int64_t pairs = 0;
-    for (size_t i = first; i < outputs.size(); ++i) {
-      const SmallLinearOutput& out = outputs[i];
-      if (launched[i] || out.weight.dtype != dtype) continue;
-      PARE_CHECK(out.weight.k == x.k && out.ld_y >= out.weight.n && !(out.bf16 && out.accumulate));
-      args.outputs[args.n_outputs++] = {out.weight.data,
-                                        out.y,
-                                        out.bias,
-                                        out.ld_y,
-                                        static_cast<int32_t>(out.weight.n),
-                                        static_cast<int32_t>(pairs),
-                                        out.bf16,
-                                        out.accumulate};
-      pairs += pairs_of(out.weight.n);
-      launched[i] = true;
-    }
-    PARE_RETURN_IF_ERROR(finish_args(dtype, x, pairs, workspace, &args));
-    PARE_RETURN_IF_ERROR(dispatch(dtype, args, stream, pdl));
-  }
-  return ok_status();
+  return launch_by_type<Args>(x.k, outputs, pairs_of, [&](DType dtype, int64_t pairs, Args* args) {
+    PARE_RETURN_IF_ERROR(finish_args(dtype, x, pairs, workspace, args));
+    return dispatch(dtype, *args, stream, pdl);
+  });
 }
 
 Status small_glu(const SmallLinearInput& x, const DeviceWeight& gate, const DeviceWeight& up, Activation act,
                  uint16_t* y, int64_t ld_y, std::byte* workspace, Stream stream, bool pdl) {
   check_input(x);
-  PARE_CHECK(gate.n == up.n && gate.k == x.k && up.k == x.k && ld_y >= gate.n);
-  if (gate.dtype != up.dtype) return unsupported("CUDA: gate and up of different types in one launch");
   Args args{};
-  args.glu = true;
-  args.activation = act;
-  args.n_outputs = 2;
-  args.outputs[0] = {gate.data, y, nullptr, ld_y, static_cast<int32_t>(gate.n), 0, true, false};
-  args.outputs[1] = {up.data, nullptr, nullptr, 0, static_cast<int32_t>(up.n), 0, true, false};
+  PARE_RETURN_IF_ERROR(set_glu(x.k, gate, up, act, y, ld_y, &args));
   PARE_RETURN_IF_ERROR(finish_args(gate.dtype, x, tiles_of(gate.n), workspace, &args));
   return dispatch(gate.dtype, args, stream, pdl);
 }

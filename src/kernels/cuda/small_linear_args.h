@@ -54,7 +54,6 @@ constexpr int header_places(const DeviceFormat& f, int cut) { return cut < f.uni
 constexpr int ring_bytes(const DeviceFormat& f, int cut) {
   return 2 * (stage_count(f) * stage_tile_bytes(f) + header_places(f, cut) * ring_header_bytes(f));
 }
-constexpr int sum_columns(const DeviceFormat& f) { return has_halves(f.scales) ? 16 : 32; }
 
 // Columns of the widest slice of K.
 constexpr int64_t slice_columns(const DeviceFormat& f, int64_t units, const Plan& plan) {

@@ -46,11 +46,6 @@ __device__ __forceinline__ void multiply(const uint32_t (&a)[4], uint32_t b0, ui
 struct TilePair {
   const std::byte* tile[2];
 };
-__device__ __forceinline__ int output_of(const Args& args, int pair) {
-  int o = 0;
-  while (o + 1 < args.n_outputs && pair >= args.outputs[o + 1].first) ++o;
-  return o;
-}
 __device__ __forceinline__ TilePair find_tiles(const Args& args, int pair) {
   if (args.glu) {
     const int64_t offset = pair * args.tile_bytes;
