@@ -170,7 +170,7 @@ TEST_F(DecodeAttentionTest, NarrowEstimatedPickedAndScoredRows) {
     Mixture m(seed);
     const DecodeResult first = run_device(m.w, m.plan);
     expect_close(m.w, m.plan, first);
-    EXPECT_EQ(run_device(m.w, m.plan, {.query_rows = 2, .blocks = 3}, 2), first);
+    EXPECT_EQ(run_device(m.w, m.plan, {.query_rows = 2, .rows_settled = true, .blocks = 3}, 2), first);
   }
 }
 
@@ -195,7 +195,7 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnItemsBatchMatesOrBlocks) {
     for (const int item_spans : {2, 4, 8, 16, 64, 256})
       EXPECT_EQ(run_device(w, batch(item_spans)), expected) << item_spans;
     for (const int blocks : {1, 7, 500}) EXPECT_EQ(run_device(w, batch(1), {.blocks = blocks}), expected) << blocks;
-    EXPECT_EQ(run_device(w, batch(8), {.overlap_launch = true}, 20), expected);
+    EXPECT_EQ(run_device(w, batch(8), {.overlap_launch = true, .rows_settled = true}, 20), expected);
     for (int s = 0; s < 4; ++s) {
       SegmentPlanData alone;
       const int q_row = s == 0 ? 0 : s + 1, n_q = s == 0 ? 2 : 1;
@@ -257,7 +257,7 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnWhichOctetsAreWhole) {
         for (size_t cut = 1; cut < std::size(cuts); ++cut) {
           SCOPED_TRACE("cut " + std::to_string(cut));
           for (const int blocks : {0, 1, 5}) EXPECT_EQ(run_device(w, build(cuts[cut]), {.blocks = blocks}), expected);
-          EXPECT_EQ(run_device(w, build(cuts[cut]), {.query_rows = 1, .overlap_launch = true}, 20), expected);
+          EXPECT_EQ(run_device(w, build(cuts[cut]), {.query_rows = 1, .overlap_launch = true, .rows_settled = true}, 20), expected);
         }
       }
     }

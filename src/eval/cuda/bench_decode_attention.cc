@@ -108,7 +108,7 @@ Status measure(KernelRun& run, int sequences, int context, int32_t multiprocesso
   return run.measure_in_graph(kGroup, name, {.read_bytes = kv_bytes}, std::max(layers, 4), [&] {
     layer.kv_layer = (layer.kv_layer + 1) % layers;
     layer.host_formats = formats.data() + static_cast<size_t>(layer.kv_layer) * kKvHeads;
-    return decode_attention(layer, plan, {.query_rows = 1, .overlap_launch = true}, run.stream());
+    return decode_attention(layer, plan, {.query_rows = 1, .overlap_launch = true, .rows_settled = true}, run.stream());
   });
 }
 

@@ -182,7 +182,7 @@ Status measure_layer(KernelRun& run, const PrunedDecode& shape, const std::strin
     if (widths[g] > 0) bytes += static_cast<double>(attn::row_bytes(layout.formats[kv_heads + g], middle));
   }
   return run.measure_in_graph(kGroupName, name, {.read_bytes = bytes * shape.sequences}, 4, [&] {
-    return decode_attention(layer, plan, {.query_rows = 1, .overlap_launch = true}, run.stream());
+    return decode_attention(layer, plan, {.query_rows = 1, .overlap_launch = true, .rows_settled = true}, run.stream());
   });
 }
 

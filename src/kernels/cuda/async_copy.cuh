@@ -55,6 +55,11 @@ __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Counts the calling warp at such a barrier without waiting there: what it did before is seen by those who wait.
+__device__ inline void named_barrier_arrive(uint32_t id, uint32_t threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // Orders this thread's earlier accesses, and those that it has seen through block barriers, before its later ones for
 // the whole device.
 __device__ inline void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }

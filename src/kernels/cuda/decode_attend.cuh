@@ -16,12 +16,14 @@ class Attend {
       : params_(params), shared_(shared), warp_(static_cast<int32_t>(threadIdx.x) / 32), lane_(lane_id()) {}
 
   __device__ void run() {
-    walk_jobs(shared_, [&](const Job& job, int32_t at) {
+    walk_jobs(shared_, [&](const Job& job, int32_t at, uint32_t parity) {
       const Column* columns = shared_.columns(at);
+      // Also where no query is read: the barrier's rounds are those of the jobs.
+      mbarrier_wait(shared_.queries_full(at), parity);
       if (job.absent()) {
         write_identities(job, columns);
       } else {
-        attend(job, columns, shared_.address(shared_.queries(at)));
+        attend(job, columns, {shared_.address(shared_.queries(at)), shared_.terms(at)});
       }
       if (job.is(kJobLastPass)) arrive(job);
     });
@@ -45,6 +47,12 @@ class Attend {
         for (int i = 0; i < C; ++i) o[i][n][0] = o[i][n][1] = o[i][n][2] = o[i][n][3] = 0.0f;
       }
     }
+  };
+
+  // Where a job's queries lie, and how many terms they have.
+  struct Queries {
+    uint32_t address;
+    int32_t terms;
   };
 
   // Keeps the compiler from reading the tables of all columns at once, for which there are no registers.
@@ -78,7 +86,7 @@ class Attend {
     }
   }
 
-  __device__ void attend(const Job& job, const Column* columns, uint32_t queries) {
+  __device__ void attend(const Job& job, const Column* columns, const Queries& queries) {
     State state;
     Output o;  // of the unit; its m and l are in shared memory
     state.clear();
@@ -110,8 +118,8 @@ class Attend {
   };
 
   // Returns the tile's flags.
-  __device__ int32_t attend_tile(const Job& job, const Products& products, const Column* columns, uint32_t queries,
-                                 State& state) {
+  __device__ int32_t attend_tile(const Job& job, const Products& products, const Column* columns,
+                                 const Queries& queries, State& state) {
     float s[N][4];
     const bool has_keys = S::kKeyWarps == kAttendWarps || warp_ < S::kKeyWarps;
     auto* maxima = shared_.template as<float>(S::kMaxima);
@@ -121,7 +129,7 @@ class Attend {
     const Tile tile = shared_.tile(ring_.at);
     if (has_keys) {
       if (products.all_channels) {
-        multiply_full_keys(queries, s);
+        multiply_full_keys(queries.address, s);
       } else if (products.some_channels) {
         multiply_keys(job, queries, s);
       }
@@ -232,13 +240,13 @@ class Attend {
   }
 
   // The same for rows that keep fewer channels, and for queries of two terms.
-  __device__ void multiply_keys(const Job& job, uint32_t queries, float (&s)[N][4]) const {
-    const int32_t steps = job.k_width / 16, terms = job.is(kJobTwoTerms) ? 2 : 1;
-    queries += static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8);
+  __device__ void multiply_keys(const Job& job, const Queries& queries, float (&s)[N][4]) const {
+    const int32_t steps = job.k_width / 16, terms = queries.terms;
+    const uint32_t first = queries.address + static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8);
 #pragma unroll 1
     for (int32_t step = 0; step < steps; step += 4) {
       const uint32_t keys = key_address() ^ static_cast<uint32_t>(step * 32);
-      const uint32_t columns = queries ^ static_cast<uint32_t>(step * 32);
+      const uint32_t columns = first ^ static_cast<uint32_t>(step * 32);
       switch (min(steps - step, 4)) {
         case 1: multiply_steps<1>(keys, columns, terms, s); break;
         case 2: multiply_steps<2>(keys, columns, terms, s); break;

@@ -72,6 +72,7 @@ Status decode_attention(const AttentionLayer& layer, const SegmentPlan& plan, co
     PARE_CHECK(params.heads.rows <= kMaxHeadsRows && params.heads.type == DType::F32 &&
                params.heads.q_type == layer.dtype && params.heads.q_out == layer.q);
   }
+  params.rows_settled = options.rows_settled;
   params.query_terms = layer.kv.channels != nullptr ? 2 : 1;
   params.factor =
       layer.softcap == 0.0f ? layer.scale * decode::kLog2e : layer.scale * (2.0f * decode::kLog2e) / layer.softcap;

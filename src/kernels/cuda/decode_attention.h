@@ -37,7 +37,11 @@ struct DecodeOptions {
   // Launch with programmatic stream serialization: blocks start before the previous kernel of the stream ends. That
   // kernel may write q, K, V, picks and scores, but no other plan array.
   bool overlap_launch = false;
-  int32_t blocks = 0;  // 0: as many as the device runs at once
+  // No launch that may still run, this one's predecessors within a step, writes stored rows other than those of the
+  // launch's query rows: rows before them are then asked for without waiting. Not so where pages are copied or rows are
+  // moved in the same step.
+  bool rows_settled = false;
+  int32_t blocks = 0;  // 0: as many as the plan can keep busy, at most what the device runs at once
   // heads() (row_ops.h) in front of attention, in the same launch: q, k and v F32, at most kMaxHeadsRows rows, all of
   // them decode rows, and layer.q the transformed queries. Every block transforms all rows for itself, which costs less
   // than a launch; the bits are the same. Null: they have been transformed.

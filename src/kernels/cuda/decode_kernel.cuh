@@ -14,17 +14,18 @@
 
 namespace pare::cuda::decode {
 
-// The heads of the launch's rows on their way to attention, by the attending warps; the planning warp waits for them.
-// Several blocks write the same to one place.
+// The heads of the launch's rows on their way to attention, by the attending warps; the others wait for what they need of
+// them. Several blocks write the same to one place.
 template <typename T>
-__device__ inline void transform_all_heads(const HeadsArgs& args) {
+__device__ inline void transform_all_heads(const HeadsArgs& args, int32_t load_warps) {
   const int lanes = lanes_of_head(args.head_dim), in_warp = 32 / lanes, groups = kAttendThreads / lanes;
   const int wanted = static_cast<int>(args.rows) * heads_of_row(args), lane = lane_id();
   // Whole warps.
   for (int first = static_cast<int>(threadIdx.x) / 32 * in_warp; first < wanted; first += groups) {
     transform_heads<1, 1, float, T>(args, static_cast<unsigned>(first + lane / lanes), lane % lanes, lanes);
   }
-  named_barrier(kHeadsBarrier, kAttendThreads + 32);
+  named_barrier_arrive(kQueriesBarrier, kAttendThreads + 32);
+  for (int32_t w = 0; w < load_warps; ++w) named_barrier_arrive(kNewRowsBarrier + w, kAttendThreads + 32);
 }
 
 template <typename T, typename S>
@@ -41,19 +42,19 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __gri
       mbarrier_init(shared.values_empty(stage), kAttendWarps);
     }
     for (int32_t job = 0; job < S::kJobs; ++job) {
-      mbarrier_init(shared.job_full(job), kFullArrivals);
+      mbarrier_init(shared.job_full(job), 1);
+      mbarrier_init(shared.queries_full(job), kFullArrivals);
       mbarrier_init(shared.job_empty(job), kAttendWarps + S::kLoadWarps);
     }
   }
   __syncthreads();
   if (warp < kAttendWarps) {
     wait_for_inputs();
-    if (params.heads.rows > 0) transform_all_heads<T>(params.heads);
+    if (params.heads.rows > 0) transform_all_heads<T>(params.heads, S::kLoadWarps);
     Attend<T, S>(params, shared).run();
   } else if (warp < kAttendWarps + S::kLoadWarps) {
-    wait_for_inputs();
-    Load<T, S>(params, shared, warp - kAttendWarps).run();
     start_dependents();
+    Load<T, S>(params, shared, warp - kAttendWarps).run();
   } else {
     Schedule<T, S>(params, shared).run();
   }
@@ -84,6 +85,10 @@ bool choose_stages(int32_t shared_bytes, Params* params) {
 template <typename T, Rows kRows, int kMaxDim, int kColumnTiles>
 Status launch(Params params, const DecodeOptions& options, const DeviceLimits& limits, Stream stream) {
   using S = Shape<kMaxDim, kColumnTiles, kRows>;
+  // An item leaves a partial at least, so that slots bound the pairs of items and KV heads. Few blocks with few stages
+  // leave room for the launches behind them, which begin early.
+  const int64_t pairs = int64_t{params.plan.parts_cap} * params.layer.kv.n_kv_heads;
+  const int64_t blocks = options.blocks > 0 ? options.blocks : std::min<int64_t>(limits.multiprocessors, pairs);
   if (!choose_stages<S>(limits.shared_bytes, &params)) {
     if constexpr (kColumnTiles > 1) return launch<T, kRows, kMaxDim, kColumnTiles / 2>(params, options, limits, stream);
     return unsupported("decode attention: head dimension " + std::to_string(params.layer.head_dim) + " needs " +
@@ -98,7 +103,7 @@ Status launch(Params params, const DecodeOptions& options, const DeviceLimits& l
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<uint32_t>(options.blocks > 0 ? options.blocks : limits.multiprocessors));
+  config.gridDim = dim3(static_cast<uint32_t>(std::max<int64_t>(1, blocks)));
   config.blockDim = dim3(S::kBlockThreads);
   config.dynamicSmemBytes = S::bytes(params.stages, params.query_terms);
   config.stream = stream;

@@ -24,6 +24,7 @@ struct Params {
   HeadsArgs heads;      // rows 0: none; else layer.q is heads.q_out
   int32_t group;        // R
   int32_t stages;       // of the K ring and of the V ring; chosen by the launch
+  bool rows_settled;    // DecodeOptions
   int32_t query_terms;  // 1, or 2: queries may be scaled by channel, which takes 16 bits twice
   float factor;         // what a dot product is multiplied by: attn::query_factor
   float cap;            // softcap in log2 units; 0: none

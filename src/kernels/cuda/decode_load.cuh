@@ -3,11 +3,15 @@
 
 #include "kernels/cuda/decode_codes.cuh"
 #include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace pare::cuda::decode {
 
 // Loads a part of every tile, K and V: one of two is a page of most zones. The first part's warp also tells what a tile
 // is. The numbers of picked rows and log weights come with K. Quantized rows are widened to T on their way.
+//
+// Rows of earlier steps are asked for before the launch before has ended, where DecodeOptions::rows_settled says that
+// this step moves none: at short contexts nothing but the new rows is then left to wait for.
 template <typename T, typename S>
 class Load {
  public:
@@ -18,14 +22,26 @@ class Load {
         sources_(shared.template as<Source>(S::kSources) + part * kSlots) {}
 
   __device__ void run() {
-    walk_jobs(shared_, [&](const Job& job, int32_t at) {
+    if (!params_.rows_settled) wait_for_new_rows();
+    walk_jobs(shared_, [&](const Job& job, int32_t at, uint32_t) {
       if constexpr (S::kCoded) codes_ = shared_.codes(at);
-      if (!job.absent()) load_job(job);
+      if (job.absent()) return;
+      if (job.is(kJobPicked)) wait_for_new_rows();  // picks may be as young as queries
+      load_job(job);
     });
+    wait_for_new_rows();  // no block leaves before its inputs are complete
   }
 
  private:
   static constexpr int kSlots = S::kTileRows / S::kLoadWarps;
+
+  __device__ void wait_for_new_rows() {
+    if (waited_) return;
+    wait_for_inputs();
+    if (params_.heads.rows > 0) named_barrier(kNewRowsBarrier + first_slot_ / kSlots, kAttendThreads + 32);
+    waited_ = true;
+  }
+
   static_assert(kSlots % 32 == 0);
   // Where the walk over a job's tiles stands: at tile `first` of the numbers [lo, hi) of a span.
   struct Place {
@@ -103,6 +119,13 @@ class Load {
     if constexpr (S::kCoded) together &= !is_quantized(codes_.k) && !is_quantized(codes_.v);
     const std::byte* from = page(job, id);
     const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
+    // Slots from here on are stored by this step.
+#ifdef PARE_FAULT_DECODE_NEW_ROWS_EARLY
+    const int32_t old = n;
+#else
+    const int32_t old = max(0, min(job.new_row - row, n));
+#endif
+    if (!waited_ && old < n && !together) wait_for_new_rows();
 
     mbarrier_wait(shared_.keys_empty(ring_.at), ring_.parity ^ 1);
     if (!together) {
@@ -112,27 +135,45 @@ class Load {
         shared_.template as<int32_t>(shared_.rows(ring_.at))[first_slot_ + slot] = slot < n ? row + slot : -1;
       }
     }
+    if (first_slot_ == 0 && lane_id() == 0) shared_.tile(ring_.at) = tile;
+    const uint32_t keys = shared_.address(shared_.keys(ring_.at)) + offset;
+    const uint32_t values = shared_.address(shared_.values(ring_.at)) + offset;
+    const std::byte* from_keys = from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2;
+    const std::byte* from_values = from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2;
+    if (!waited_ && old < n) {
+      // The tile that the step's rows are in: all but them before the wait.
+      mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
+      const int32_t k_width = job.reads_keys() ? job.k_width : 0;
+      copy_range(keys, from_keys, k_width, 0, old, old);
+      copy_range(keys, from_keys, k_width, n, kSlots, n);
+      copy_range(values, from_values, job.v_width, 0, old, old);
+      copy_range(values, from_values, job.v_width, n, kSlots, n);
+      wait_for_new_rows();
+      copy_range(keys, from_keys, k_width, old, n, n);
+      arrive_full(shared_.keys_full(ring_.at));
+      copy_range(values, from_values, job.v_width, old, n, n);
+      arrive_full(shared_.values_full(ring_.at));
+      ring_.advance(params_.stages);
+      return;
+    }
     if (job.reads_keys()) {
-      const uint32_t to = shared_.address(shared_.keys(ring_.at)) + offset;
       if (S::kCoded && is_quantized(codes_.k)) {
-        widen_keys<T, S, kSlots>(sources_, to, job.k, codes_, job.k_width);
+        widen_keys<T, S, kSlots>(sources_, keys, job.k, codes_, job.k_width);
       } else if (together) {
-        copy_together(to, from + job.k + static_cast<int64_t>(in_page) * job.k_width * 2, job.k_width, n);
+        copy_together(keys, from_keys, job.k_width, n);
       } else {
-        copy_rows(to, job.k, job.k_width, job.pool);
+        copy_rows(keys, job.k, job.k_width, job.pool);
       }
     }
-    if (first_slot_ == 0 && lane_id() == 0) shared_.tile(ring_.at) = tile;
     arrive_full(shared_.keys_full(ring_.at));
 
     mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
-    const uint32_t to = shared_.address(shared_.values(ring_.at)) + offset;
     if (S::kCoded && is_quantized(codes_.v)) {
-      widen_values<T, S, kSlots>(sources_, to, job.v, codes_, job.v_width);
+      widen_values<T, S, kSlots>(sources_, values, job.v, codes_, job.v_width);
     } else if (together) {
-      copy_together(to, from + job.v + static_cast<int64_t>(in_page) * job.v_width * 2, job.v_width, n);
+      copy_together(values, from_values, job.v_width, n);
     } else {
-      copy_rows(to, job.v, job.v_width, job.pool);
+      copy_rows(values, job.v, job.v_width, job.pool);
     }
     arrive_full(shared_.values_full(ring_.at));
     ring_.advance(params_.stages);
@@ -152,6 +193,17 @@ class Load {
       copy_slots<true>(to, from, width, n);
     } else {
       copy_slots<false>(to, from, width, n);
+    }
+  }
+  // Slots [begin, end) of the rows from `from` on, of which the first `n` are there, zeros behind them.
+  __device__ static void copy_range(uint32_t to, const std::byte* from, int32_t width, int32_t begin, int32_t end,
+                                    int32_t n) {
+    const int32_t chunks = width / 8;
+#pragma unroll 4
+    for (int32_t i = begin * chunks + lane_id(); i < end * chunks; i += 32) {
+      const int32_t slot = i / chunks, chunk = i - slot * chunks;
+      copy_async_16(to + static_cast<uint32_t>(slot) * S::kRowBytes + chunk_offset(slot, chunk),
+                    from + static_cast<int64_t>(i) * 16, slot < n);
     }
   }
   template <bool kAll>
@@ -262,6 +314,7 @@ class Load {
   const int32_t first_slot_;
   Source* sources_;
   RingCursor ring_;
+  bool waited_ = false;
   Codes codes_;  // of the current job, where S::kCoded
 };
 

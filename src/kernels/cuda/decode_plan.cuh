@@ -15,7 +15,9 @@ namespace pare::cuda::decode {
 
 inline constexpr int32_t kAttendWarps = 8;
 inline constexpr int32_t kAttendThreads = 32 * kAttendWarps;
-inline constexpr uint32_t kAttendBarrier = 1, kHeadsBarrier = 2;
+// The attending warps among themselves; and towards each other warp when queries and new rows are in memory: the planning
+// warp, and the loading warps from kNewRowsBarrier on. None of those may wait for another: one may be tiles ahead.
+inline constexpr uint32_t kAttendBarrier = 1, kQueriesBarrier = 2, kNewRowsBarrier = 3;
 __device__ inline int32_t lane_id() { return static_cast<int32_t>(threadIdx.x) % 32; }
 
 enum : uint32_t {
@@ -24,8 +26,7 @@ enum : uint32_t {
   kJobCausal = 4,
   kJobWeighted = 8,  // rows have log weights, which are wanted
   kJobLastPass = 16,
-  kJobTwoTerms = 32,  // queries are the sum of two 16-bit values
-  kJobNone = 64,      // no job: the block's work is done
+  kJobNone = 32,  // no job: the block's work is done
 };
 
 // One pass over an item for one KV head: the query rows that go through its K and V together. They are columns [first,
@@ -43,6 +44,7 @@ struct Job {
   int32_t seq, n_parts, part0, n_q;  // the only member's sequence, its partials in all, its first slot, its query rows
   int32_t first, count;
   int32_t min_limit, max_limit, min_pos, max_pos;  // over the columns, in zone rows
+  int32_t new_row;                                 // from here on, rows are stored by this step
   const Range* picks;
   int32_t n_picks;
 
@@ -128,8 +130,9 @@ struct Shape {
   static constexpr uint32_t kTileTable = kJobTable + kJobs * (sizeof(Job) + 15) / 16 * 16;
   static constexpr uint32_t kSources = kTileTable + kMaxStages * sizeof(Tile);
   static constexpr uint32_t kBarriers = kSources + kTileRows * 16;
-  static constexpr uint32_t kFlags = kBarriers + (4 * kMaxStages + 2 * kJobs) * 8;
-  static constexpr uint32_t kCodesTable = kFlags + 16;
+  static constexpr uint32_t kFlags = kBarriers + (4 * kMaxStages + 3 * kJobs) * 8;
+  static constexpr uint32_t kTerms = kFlags + 16;
+  static constexpr uint32_t kCodesTable = kTerms + (kJobs * 4 + 15) / 16 * 16;
   static constexpr uint32_t kCodesEnd = kCodesTable + (kCoded ? kJobs * sizeof(Codes) : 0);
   static constexpr uint32_t kQueries = (kCodesEnd + 1023) / 1024 * 1024;
   static constexpr uint32_t kStageBytes = 2 * kPlaneBytes + 1024;  // K, V, row numbers, log weights
@@ -182,7 +185,11 @@ class Shared {
   __device__ uint32_t job_full(int32_t job) const { return barrier(4 * S::kMaxStages + job); }
   __device__ uint32_t job_empty(int32_t job) const { return barrier(4 * S::kMaxStages + S::kJobs + job); }
 
+  __device__ uint32_t queries_full(int32_t job) const { return barrier(4 * S::kMaxStages + 2 * S::kJobs + job); }
+
   __device__ Job& job(int32_t at) const { return as<Job>(S::kJobTable)[at]; }
+  // 16-bit values that a query of the job is the sum of: 1 or 2. Known with its queries.
+  __device__ int32_t& terms(int32_t job) const { return as<int32_t>(S::kTerms)[job]; }
   __device__ Codes& codes(int32_t job) const { return as<Codes>(S::kCodesTable)[job]; }
   __device__ Column* columns(int32_t job) const { return as<Column>(S::kColumnTable) + job * S::kColumns; }
   __device__ Tile& tile(int32_t stage) const { return as<Tile>(S::kTileTable)[stage]; }
@@ -215,7 +222,7 @@ __device__ inline void arrive_empty(uint32_t barrier) {
   if (lane_id() == 0) mbarrier_arrive(barrier);
 }
 
-// Calls on_job for the block's jobs in order.
+// Calls on_job(job, its place, the parity of the ring's round) for the block's jobs in order.
 template <typename S, typename OnJob>
 __device__ inline void walk_jobs(const Shared<S>& shared, OnJob on_job) {
   RingCursor ring;
@@ -223,7 +230,7 @@ __device__ inline void walk_jobs(const Shared<S>& shared, OnJob on_job) {
     mbarrier_wait(shared.job_full(ring.at), ring.parity);
     const Job& job = shared.job(ring.at);
     if (job.is(kJobNone)) return;
-    on_job(job, ring.at);
+    on_job(job, ring.at, ring.parity);
     arrive_empty(shared.job_empty(ring.at));
     ring.advance(S::kJobs);
   }

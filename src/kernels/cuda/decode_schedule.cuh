@@ -40,7 +40,7 @@ class Schedule {
       for (int32_t pass = 0; pass < passes; ++pass) {
         if (job.is(kJobPicked)) {
           const int32_t head = pass % chunks * S::kColumns;
-          wait_for_rows();
+          wait_for_queries();  // picks may be as young
           job.first = pass / chunks * params_.group + head;
           job.count = min(S::kColumns, params_.group - head);
           find_picks(job, pass / chunks);
@@ -53,7 +53,7 @@ class Schedule {
         publish(job);
       }
     }
-    wait_for_rows();
+    wait_for_queries();
     Job end{};
     end.flags = kJobNone;
     publish(end);
@@ -108,6 +108,12 @@ class Schedule {
       for (int32_t m = 1; m < job.n_members; ++m) n_query_rows_ += layer.seqs[plan.members[job.member0 + m].seq].n_q;
     }
     shift_ = run_.pos0 < 0 ? 0 : run_.row0 - run_.pos0;
+    // Unordered rows are older than any query.
+    job.new_row = INT32_MAX;
+    for (int32_t m = 0; run_.pos0 >= 0 && m < job.n_members; ++m) {
+      const int32_t pos = m == 0 ? seq_.pos : layer.seqs[plan.members[job.member0 + m].seq].pos;
+      job.new_row = min(job.new_row, pos + shift_);
+    }
   }
 
   __device__ Job resolve(int32_t item, int32_t g) const {
@@ -181,15 +187,16 @@ class Schedule {
     return job.is(kJobCausal) ? min(job.row_end, pos + 1) : job.row_end;
   }
 
-  // Plans are older than the kernel before this one; rows, queries and picks need not be.
-  __device__ void wait_for_rows() {
+  // Plans are older than the kernel before this one; queries and picks need not be.
+  __device__ void wait_for_queries() {
     if (waited_) return;
     wait_for_inputs();
-    if (params_.heads.rows > 0) named_barrier(kHeadsBarrier, kAttendThreads + 32);
+    if (params_.heads.rows > 0) named_barrier(kQueriesBarrier, kAttendThreads + 32);
     waited_ = true;
   }
 
-  // Hands a job to the other warps, with its columns and queries.
+  // Hands a job to the other warps: first what it is and its columns, so that its rows can be asked for, then its
+  // queries.
   __device__ void publish(const Job& job) {
     mbarrier_wait(shared_.job_empty(ring_.at), ring_.parity ^ 1);
     if (lane_id() == 0) shared_.job(ring_.at) = job;
@@ -199,17 +206,22 @@ class Schedule {
       }
       Column* columns = shared_.columns(ring_.at);
       for (int32_t c = lane_id(); c < S::kColumns; c += 32) columns[c] = column(job, c);
-      __syncwarp();
-      wait_for_rows();
-      if (!job.absent() && job.reads_keys()) {
-        if (job.chan < 0) {
-          copy_queries(job, columns);
-        } else if (scale_queries(job, columns) && lane_id() == 0) {
-          shared_.job(ring_.at).flags |= kJobTwoTerms;
-        }
-      }
     }
-    arrive_full(shared_.job_full(ring_.at));
+    __syncwarp();
+    if (lane_id() == 0) mbarrier_arrive(shared_.job_full(ring_.at));
+    if (!job.is(kJobNone)) {
+      wait_for_queries();
+      if (!job.absent() && job.reads_keys()) {
+        bool two_terms = false;
+        if (job.chan < 0) {
+          copy_queries(job, shared_.columns(ring_.at));
+        } else {
+          two_terms = scale_queries(job, shared_.columns(ring_.at));
+        }
+        if (lane_id() == 0) shared_.terms(ring_.at) = two_terms ? 2 : 1;
+      }
+      arrive_full(shared_.queries_full(ring_.at));
+    }
     ring_.advance(S::kJobs);
   }
 

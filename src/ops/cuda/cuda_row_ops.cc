@@ -111,6 +111,8 @@ void CudaOps::mean_pool(const Tensor& x, const Tensor& begin, bool normalize, Te
                         stream_, true));
 }
 
+// A step's first launch, and not a dependent one: rows that earlier steps stored may be read before the launches between
+// have ended (DecodeOptions::rows_settled).
 void CudaOps::select_tokens(const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out) {
   check(cuda::select_tokens({.known = known.as<int32_t>(),
                              .slots = slots.as<int32_t>(),
@@ -118,7 +120,7 @@ void CudaOps::select_tokens(const Tensor& known, const Tensor& slots, const Tens
                              .out = out.as<int32_t>(),
                              .rows = out.items(),
                              .began = began_.data() ? began_.as<uint64_t>() + parity_ : nullptr},
-                            stream_, true));
+                            stream_, false));
 }
 
 }  // namespace pare::ops
