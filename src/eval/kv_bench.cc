@@ -133,6 +133,7 @@ Status DecodeAttention::make_store(int32_t length) {
                                                    config_.head_dim) +
                        (size_t{1} << 20);
   memory.tables_bytes = plans.tables + selectors_->max_bytes(config_.batch, config_.batch, kPageRows) + 65'536;
+  memory.decode_slots = plans.slots;
   memory.max_sequences = config_.batch;
   memory.max_context = length + 1;
   memory.graphs = false;

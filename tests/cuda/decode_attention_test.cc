@@ -257,7 +257,9 @@ TEST_F(DecodeAttentionTest, BitsDoNotDependOnWhichOctetsAreWhole) {
         for (size_t cut = 1; cut < std::size(cuts); ++cut) {
           SCOPED_TRACE("cut " + std::to_string(cut));
           for (const int blocks : {0, 1, 5}) EXPECT_EQ(run_device(w, build(cuts[cut]), {.blocks = blocks}), expected);
-          EXPECT_EQ(run_device(w, build(cuts[cut]), {.query_rows = 1, .overlap_launch = true, .rows_settled = true}, 20), expected);
+          EXPECT_EQ(
+              run_device(w, build(cuts[cut]), {.query_rows = 1, .overlap_launch = true, .rows_settled = true}, 20),
+              expected);
         }
       }
     }

@@ -5,6 +5,8 @@
 
 #include "kernels/cuda/decode_fold.cuh"
 #include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/heads.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace pare::cuda::decode {
@@ -15,22 +17,82 @@ class Attend {
   __device__ Attend(const Params& params, const Shared<S>& shared)
       : params_(params), shared_(shared), warp_(static_cast<int32_t>(threadIdx.x) / 32), lane_(lane_id()) {}
 
+  // All twice where the launch asks for it: first, while the launch before still runs, a rehearsal of one tile, whose
+  // inputs are whatever shared memory holds and whose results are dropped. It brings instructions and parameters into
+  // the multiprocessor's caches, where a step's other kernels have taken their place: the same code, so that it must
+  // not be made twice.
   __device__ void run() {
-    walk_jobs(shared_, [&](const Job& job, int32_t at, uint32_t parity) {
+    int32_t acts = params_.rehearsed ? 2 : 1;
+    if (params_.rehearsed) set_scene();
+#pragma unroll 1
+    for (; acts > 0; --acts) {
+      rehearsing_ = acts == 2;
+      asm volatile("" : "+r"(acts));  // nothing is known of it: no copy of the loop for a rehearsal
+      if (!rehearsing_) wait_for_inputs();
+      if (params_.heads.rows > 0) transform_all_heads();
+      walk_jobs();
+    }
+  }
+
+ private:
+  static constexpr int N = S::kTiles, C = S::kChannelTiles;
+  static constexpr int32_t kScene = S::kJobs - 1;  // the rehearsal's place: the planning warp fills it after the wait
+  static_assert(S::kJobs > 1);
+
+  // A job of one tile that no column attends.
+  __device__ void set_scene() {
+    if (threadIdx.x == 0) {
+      Job job{};
+      job.k_width = 16 * S::kSteps;
+      job.v_width = params_.layer.head_dim;
+      job.chan = -1;
+      job.unit_end = 1;
+      shared_.job(kScene) = job;
+      shared_.terms(kScene) = 1;
+    }
+    for (int32_t c = threadIdx.x; c < S::kColumns; c += kAttendThreads) shared_.columns(kScene)[c] = Column{};
+    sync();
+  }
+
+  // The heads of the launch's rows on their way to attention; the other warps wait for what they need of them. Several
+  // blocks write the same to one place.
+  __device__ void transform_all_heads() const {
+    const HeadsArgs& args = params_.heads;
+    const int lanes = lanes_of_head(args.head_dim), in_warp = 32 / lanes, groups = kAttendThreads / lanes;
+    const int wanted = rehearsing_ ? groups : static_cast<int>(args.rows) * heads_of_row(args);
+    // Whole warps.
+#pragma unroll 1
+    for (int first = warp_ * in_warp; first < wanted; first += groups) {
+      transform_heads<1, 1, float, T>(args, static_cast<unsigned>(first + lane_ / lanes), lane_ % lanes, lanes,
+                                      !rehearsing_);
+    }
+    if (rehearsing_) return;
+    named_barrier_arrive(kQueriesBarrier, kAttendThreads + 32);
+    for (int32_t w = 0; w < S::kLoadWarps; ++w) named_barrier_arrive(kNewRowsBarrier + w, kAttendThreads + 32);
+  }
+
+  __device__ void walk_jobs() {
+    RingCursor ring;
+    do {
+      const int32_t at = rehearsing_ ? kScene : ring.at;
+      if (!rehearsing_) mbarrier_wait(shared_.job_full(at), ring.parity);
+      const Job& job = shared_.job(at);
+      if (job.is(kJobNone)) return;
       const Column* columns = shared_.columns(at);
       // Also where no query is read: the barrier's rounds are those of the jobs.
-      mbarrier_wait(shared_.queries_full(at), parity);
+      if (!rehearsing_) mbarrier_wait(shared_.queries_full(at), ring.parity);
       if (job.absent()) {
         write_identities(job, columns);
       } else {
         attend(job, columns, {shared_.address(shared_.queries(at)), shared_.terms(at)});
       }
+      if (rehearsing_) return;
       if (job.is(kJobLastPass)) arrive(job);
-    });
+      arrive_empty(shared_.job_empty(at));
+      ring.advance(S::kJobs);
+    } while (true);
   }
 
- private:
-  static constexpr int N = S::kTiles, C = S::kChannelTiles;
   using Output = float[C][N][4];
 
   // Of the columns of a span: m, and what this lane added to l; O for channels g and g + 8 of the warp's channel
@@ -125,8 +187,11 @@ class Attend {
     auto* maxima = shared_.template as<float>(S::kMaxima);
 #pragma unroll
     for (int n = 0; n < N; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
-    mbarrier_wait(shared_.keys_full(ring_.at), ring_.parity);
-    const Tile tile = shared_.tile(ring_.at);
+    Tile tile{0, 0, 0, kTileEndsSpan | kTileEndsUnit | kTileEndsJob};
+    if (!rehearsing_) {
+      mbarrier_wait(shared_.keys_full(ring_.at), ring_.parity);
+      tile = shared_.tile(ring_.at);
+    }
     if (has_keys) {
       if (products.all_channels) {
         multiply_full_keys(queries.address, s);
@@ -155,7 +220,7 @@ class Attend {
         }
       }
     }
-    arrive_empty(shared_.keys_empty(ring_.at));
+    if (!rehearsing_) arrive_empty(shared_.keys_empty(ring_.at));
     sync();
 
 #pragma unroll
@@ -184,8 +249,9 @@ class Attend {
       }
     }
     sync();
-    mbarrier_wait(shared_.values_full(ring_.at), ring_.parity);
+    if (!rehearsing_) mbarrier_wait(shared_.values_full(ring_.at), ring_.parity);
     add_values(state.o);
+    if (rehearsing_) return tile.flags;
     arrive_empty(shared_.values_empty(ring_.at));
     ring_.advance(params_.stages);
     return tile.flags;
@@ -242,7 +308,8 @@ class Attend {
   // The same for rows that keep fewer channels, and for queries of two terms.
   __device__ void multiply_keys(const Job& job, const Queries& queries, float (&s)[N][4]) const {
     const int32_t steps = job.k_width / 16, terms = queries.terms;
-    const uint32_t first = queries.address + static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8);
+    const uint32_t first =
+        queries.address + static_cast<uint32_t>(lane_ % 8) * S::kRowBytes + chunk_offset(lane_, lane_ / 8);
 #pragma unroll 1
     for (int32_t step = 0; step < steps; step += 4) {
       const uint32_t keys = key_address() ^ static_cast<uint32_t>(step * 32);
@@ -493,6 +560,7 @@ class Attend {
   const Params& params_;
   const Shared<S>& shared_;
   const int32_t warp_, lane_;
+  bool rehearsing_ = false;
   uint32_t turn_ = 0;
   RingCursor ring_;
 };

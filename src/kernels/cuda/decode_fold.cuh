@@ -1,5 +1,5 @@
 // States (m, l, O), their merge, and what the attending warps of a block do that finishes the last partial of an octet
-// (a warp takes a query row of a head at a time) or of a sequence (a thread takes two channels of a row). Partials of
+// (a warp takes a query row of a head at a time) or of a sequence (a thread takes four channels of a row). Partials of
 // other blocks are read past L1.
 #pragma once
 
@@ -141,17 +141,18 @@ struct FoldPieces {
   __device__ bool is_octet(int32_t i) const { return i >= head && i < head + octets; }
 };
 
-// Folds all partials of a sequence for KV head g into out and lse. A thread takes a pair of channels of a row: kAhead
-// of its partials are on their way together, and no lane waits for another.
+// Folds all partials of a sequence for KV head g into out and lse. A thread takes four channels of a row: kAhead of its
+// partials are on their way together, and no lane waits for another. Four, since one round of threads then does for the
+// heads of a group.
 template <typename T, int32_t kAhead>
 __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g) {
-  using State = LaneState<1>;
+  using State = LaneState<2>;
   const AttentionLayer& layer = params.layer;
   const SeqStep seq = layer.seqs[seq_index];
   const bool octets_merged = partials_of(params.plan, seq) > kFoldAtOnce;
-  const int32_t pairs = layer.head_dim / 2, rows = seq.n_q * params.group, heads = active_heads(layer, seq);
-  for (int32_t at = static_cast<int32_t>(threadIdx.x); at < rows * pairs; at += kAttendThreads) {
-    const int32_t row = at / pairs, pair = at % pairs, head = g * layer.qa + row % params.group * layer.qb;
+  const int32_t fours = layer.head_dim / 4, rows = seq.n_q * params.group, heads = active_heads(layer, seq);
+  for (int32_t at = static_cast<int32_t>(threadIdx.x); at < rows * fours; at += kAttendThreads) {
+    const int32_t row = at / fours, four = at % fours, head = g * layer.qa + row % params.group * layer.qb;
     if (head >= heads) continue;
     const RowParts parts(params, seq, g, row);
     State octet, section, total;
@@ -168,13 +169,14 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
       const FoldPieces pieces(fold, octets_merged);
       const float* of_fold = parts.slot0 + fold.part0 * parts.slot;
       for (int32_t first = 0; first < pieces.count; first += kAhead) {
-        float2 sums[kAhead], channels[kAhead];
+        float2 sums[kAhead], channels[kAhead][2];
 #pragma unroll
         for (int32_t k = 0; k < kAhead; ++k) {
           // Beyond the end the last one again: a branch between loads would have each wait for the one before.
           const int32_t i = min(first + k, pieces.count - 1);
           const float* part = of_fold + pieces.partial(i) * parts.partial;
-          channels[k] = __ldcg(reinterpret_cast<const float2*>(part + 2) + pair);
+          channels[k][0] = __ldcg(reinterpret_cast<const float2*>(part + 2) + 2 * four);
+          channels[k][1] = __ldcg(reinterpret_cast<const float2*>(part + 2) + 2 * four + 1);
           // Those of a merged octet lie in its second partial (merge_octet).
           sums[k] = __ldcg(reinterpret_cast<const float2*>(part + (pieces.is_octet(i) ? parts.partial + 2 : 0)));
         }
@@ -188,7 +190,7 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
             octet = State();
             octet_at = place;
           }
-          octet.merge({sums[k].x, sums[k].y, {channels[k]}});
+          octet.merge({sums[k].x, sums[k].y, {channels[k][0], channels[k][1]}});
         }
       }
     }
@@ -196,9 +198,10 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
     total.merge(section);
     const float inverse = inverse_sum(total.l);
     const int64_t out_row = static_cast<int64_t>(seq.q_row + row / params.group) * layer.n_heads + head;
-    reinterpret_cast<uint32_t*>(layer.out)[out_row * pairs + pair] =
-        narrow_pair<T>(total.o[0].x * inverse, total.o[0].y * inverse);
-    if (layer.lse != nullptr && pair == 0) layer.lse[out_row] = natural_lse(total.m, total.l);
+    reinterpret_cast<uint2*>(layer.out)[out_row * fours + four] =
+        make_uint2(narrow_pair<T>(total.o[0].x * inverse, total.o[0].y * inverse),
+                   narrow_pair<T>(total.o[1].x * inverse, total.o[1].y * inverse));
+    if (layer.lse != nullptr && four == 0) layer.lse[out_row] = natural_lse(total.m, total.l);
   }
 }
 

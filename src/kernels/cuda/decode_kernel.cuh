@@ -8,25 +8,10 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/decode_load.cuh"
 #include "kernels/cuda/decode_schedule.cuh"
-#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "tensor/cuda/status.h"
 
 namespace pare::cuda::decode {
-
-// The heads of the launch's rows on their way to attention, by the attending warps; the others wait for what they need of
-// them. Several blocks write the same to one place.
-template <typename T>
-__device__ inline void transform_all_heads(const HeadsArgs& args, int32_t load_warps) {
-  const int lanes = lanes_of_head(args.head_dim), in_warp = 32 / lanes, groups = kAttendThreads / lanes;
-  const int wanted = static_cast<int>(args.rows) * heads_of_row(args), lane = lane_id();
-  // Whole warps.
-  for (int first = static_cast<int>(threadIdx.x) / 32 * in_warp; first < wanted; first += groups) {
-    transform_heads<1, 1, float, T>(args, static_cast<unsigned>(first + lane / lanes), lane % lanes, lanes);
-  }
-  named_barrier_arrive(kQueriesBarrier, kAttendThreads + 32);
-  for (int32_t w = 0; w < load_warps; ++w) named_barrier_arrive(kNewRowsBarrier + w, kAttendThreads + 32);
-}
 
 template <typename T, typename S>
 __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __grid_constant__ Params params) {
@@ -49,8 +34,6 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __gri
   }
   __syncthreads();
   if (warp < kAttendWarps) {
-    wait_for_inputs();
-    if (params.heads.rows > 0) transform_all_heads<T>(params.heads, S::kLoadWarps);
     Attend<T, S>(params, shared).run();
   } else if (warp < kAttendWarps + S::kLoadWarps) {
     start_dependents();

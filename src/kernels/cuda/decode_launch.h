@@ -25,6 +25,7 @@ struct Params {
   int32_t group;        // R
   int32_t stages;       // of the K ring and of the V ring; chosen by the launch
   bool rows_settled;    // DecodeOptions
+  bool rehearsed;       // Attend::run
   int32_t query_terms;  // 1, or 2: queries may be scaled by channel, which takes 16 bits twice
   float factor;         // what a dot product is multiplied by: attn::query_factor
   float cap;            // softcap in log2 units; 0: none

@@ -23,7 +23,7 @@ class Load {
 
   __device__ void run() {
     if (!params_.rows_settled) wait_for_new_rows();
-    walk_jobs(shared_, [&](const Job& job, int32_t at, uint32_t) {
+    walk_jobs(shared_, [&](const Job& job, int32_t at) {
       if constexpr (S::kCoded) codes_ = shared_.codes(at);
       if (job.absent()) return;
       if (job.is(kJobPicked)) wait_for_new_rows();  // picks may be as young as queries

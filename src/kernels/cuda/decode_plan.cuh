@@ -15,8 +15,9 @@ namespace pare::cuda::decode {
 
 inline constexpr int32_t kAttendWarps = 8;
 inline constexpr int32_t kAttendThreads = 32 * kAttendWarps;
-// The attending warps among themselves; and towards each other warp when queries and new rows are in memory: the planning
-// warp, and the loading warps from kNewRowsBarrier on. None of those may wait for another: one may be tiles ahead.
+// The attending warps among themselves; and towards each other warp when queries and new rows are in memory: the
+// planning warp, and the loading warps from kNewRowsBarrier on. None of those may wait for another: one may be tiles
+// ahead.
 inline constexpr uint32_t kAttendBarrier = 1, kQueriesBarrier = 2, kNewRowsBarrier = 3;
 __device__ inline int32_t lane_id() { return static_cast<int32_t>(threadIdx.x) % 32; }
 
@@ -111,7 +112,7 @@ struct Shape {
   static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
   // As registers allow, so that what the rare merges need does not push out what every tile needs: partials of a row
   // read together by the fold of a sequence, pairs of channels of a lane in the merge of an octet.
-  static constexpr int kFoldAhead = 8, kMergePairs = kCoded ? 1 : 2;
+  static constexpr int kFoldAhead = kCoded || kMaxDim > 128 ? 4 : 8, kMergePairs = kCoded ? 1 : 2;
   static constexpr int kSteps = kMaxDim / 16;
   static constexpr int kChannelTiles = (kMaxDim / 16 + kAttendWarps - 1) / kAttendWarps;  // of a warp
   static constexpr int kKeyWarps = kTileRows / 16;                                        // warps that have keys
@@ -222,7 +223,7 @@ __device__ inline void arrive_empty(uint32_t barrier) {
   if (lane_id() == 0) mbarrier_arrive(barrier);
 }
 
-// Calls on_job(job, its place, the parity of the ring's round) for the block's jobs in order.
+// Calls on_job(job, its place) for the block's jobs in order.
 template <typename S, typename OnJob>
 __device__ inline void walk_jobs(const Shared<S>& shared, OnJob on_job) {
   RingCursor ring;
@@ -230,7 +231,7 @@ __device__ inline void walk_jobs(const Shared<S>& shared, OnJob on_job) {
     mbarrier_wait(shared.job_full(ring.at), ring.parity);
     const Job& job = shared.job(ring.at);
     if (job.is(kJobNone)) return;
-    on_job(job, ring.at, ring.parity);
+    on_job(job, ring.at);
     arrive_empty(shared.job_empty(ring.at));
     ring.advance(S::kJobs);
   }

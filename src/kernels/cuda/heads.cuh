@@ -187,29 +187,34 @@ __host__ __device__ inline int lanes_of_head(int head_dim) {
 }
 
 // Group `group` of `lanes` lanes takes kHeads heads of one row, whose angles it reads once. Whole warps call it.
+// Without `real` nothing is read or written, for its instructions' sake alone.
 template <int kHeads, int kPairs, typename T, typename Q>
-__device__ __forceinline__ void transform_heads(const HeadsArgs& args, unsigned group, int lane, int lanes) {
+__device__ __forceinline__ void transform_heads(const HeadsArgs& args, unsigned group, int lane, int lanes,
+                                                bool real = true) {
   const int all_heads = heads_of_row(args);
   const unsigned groups_per_row = (all_heads + kHeads - 1) / kHeads;
   // Lanes beyond the last row go on, for the shuffles, with the last row's heads, and store nothing.
-  const bool present = group / groups_per_row < args.rows;
-  const int64_t t = present ? group / groups_per_row : args.rows - 1;
+  const bool present = real && group / groups_per_row < args.rows;
+  const int64_t t = group / groups_per_row < args.rows ? group / groups_per_row : args.rows - 1;
   const int first = static_cast<int>(group % groups_per_row) * kHeads;
 
   RawHead<kPairs, T> raw[kHeads];
 #pragma unroll
-  for (int h = 0; h < kHeads; ++h) load_head(args, t, min(first + h, all_heads - 1), lane, lanes, &raw[h]);
+  for (int h = 0; h < kHeads; ++h) {
+    raw[h] = {};
+    if (real) load_head(args, t, min(first + h, all_heads - 1), lane, lanes, &raw[h]);
+  }
   Angles<kPairs> angles;
 #pragma unroll
   for (int p = 0; p < kPairs; ++p) {
     const PairPlace place = place_of(p * lanes + lane, args.head_dim, args.rot);
     angles.cos[p] = Eight{{1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f}};
     angles.sin[p] = Eight{};
-    if (!place.rotated) continue;
+    if (!place.rotated || !real) continue;
     angles.cos[p] = load_eight(args.cos + t * (args.rot / 2) + place.low);
     angles.sin[p] = load_eight(args.sin + t * (args.rot / 2) + place.low);
   }
-  const int32_t dst = args.dst ? args.dst[t] : -1;
+  const int32_t dst = args.dst && real ? args.dst[t] : -1;
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
     const int at = first + h;

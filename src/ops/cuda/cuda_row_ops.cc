@@ -111,8 +111,8 @@ void CudaOps::mean_pool(const Tensor& x, const Tensor& begin, bool normalize, Te
                         stream_, true));
 }
 
-// A step's first launch, and not a dependent one: rows that earlier steps stored may be read before the launches between
-// have ended (DecodeOptions::rows_settled).
+// A step's first launch, and not a dependent one: rows that earlier steps stored may be read before the launches
+// between have ended (DecodeOptions::rows_settled).
 void CudaOps::select_tokens(const Tensor& known, const Tensor& slots, const Tensor& last_tokens, Tensor& out) {
   check(cuda::select_tokens({.known = known.as<int32_t>(),
                              .slots = slots.as<int32_t>(),
