@@ -16,11 +16,13 @@ namespace pare::cuda {
 namespace {
 
 using small::Args;
+using small::MixedArgs;
 using small::Plan;
+using Group = TypeGroup<Args>;
 
 // Pairs whose slices are counted; the counts lie in front of the workspace, in the same place for every launch, so that
-// one launch's sums never lie where another expects zeros.
-constexpr int64_t kMaxCountedPairs = 16384, kCountBytes = kMaxCountedPairs * sizeof(uint32_t);
+// one launch's sums never lie where another expects zeros. The second type of a launch counts behind the first.
+constexpr int64_t kMaxCountedPairs = 16384, kCountBytes = 2 * kMaxCountedPairs * sizeof(uint32_t);
 // K is divided for this many multiprocessors whatever the card has, so that cards agree bit for bit.
 constexpr int kPlannedProcessors = 132;
 
@@ -98,6 +100,25 @@ Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
   return with_type(dtype, [&]<DType kType>() { return small::launch_small<kType>(args, stream, pdl); });
 }
 
+int64_t shared_bytes_of(DType dtype, const Args& args) {
+  return small::shared_bytes(*device_format(dtype), args.units, args.plan, small::token_tiles_of(args.x.t));
+}
+
+// Blocks of so many bytes of shared memory that the card runs at once.
+int64_t blocks_at_once(int64_t bytes, int token_tiles) {
+  const int64_t room = card().shared_bytes / (bytes + 1024);
+  return card().processors * std::clamp<int64_t>(room, 1, small::blocks_at_once(token_tiles));
+}
+
+int64_t blocks_of(const Args& args) { return int64_t{args.plan.slices} * args.slice_blocks; }
+
+// As many blocks as have work, of the number given.
+void set_blocks(int64_t blocks, Args* args) {
+  const int64_t row_warps = small::most_warps(small::token_tiles_of(args->x.t)) / args->plan.k_warps;
+  const int64_t wanted = ceil_div<int64_t>(args->pairs, row_warps);
+  args->slice_blocks = static_cast<int32_t>(std::clamp<int64_t>(blocks / args->plan.slices, 1, wanted));
+}
+
 // Everything of the arguments that follows from the weights' type, K and the number of pairs.
 Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::byte* workspace, Args* args) {
   const DeviceFormat* f = device_format(dtype);
@@ -116,14 +137,51 @@ Status finish_args(DType dtype, const SmallLinearInput& x, int64_t pairs, std::b
   args->header_places = small::header_places(*f, args->cut);
   args->ring_bytes = small::ring_bytes(*f, args->cut);
   args->columns = static_cast<int32_t>(small::slice_columns(*f, units, args->plan));
-  const int token_tiles = small::token_tiles_of(x.t);
-  const int64_t room = card().shared_bytes / (small::shared_bytes(*f, units, args->plan, token_tiles) + 1024);
-  const int64_t blocks = card().processors * std::clamp<int64_t>(room, 1, small::blocks_at_once(token_tiles));
-  const int64_t wanted = ceil_div<int64_t>(pairs, small::most_warps(token_tiles) / args->plan.k_warps);
-  args->slice_blocks = static_cast<int32_t>(std::clamp<int64_t>(blocks / args->plan.slices, 1, wanted));
+  set_blocks(blocks_at_once(shared_bytes_of(dtype, *args), small::token_tiles_of(x.t)), args);
   args->arrived = reinterpret_cast<uint32_t*>(workspace);
   args->partials = reinterpret_cast<float4*>(workspace + kCountBytes);
   return ok_status();
+}
+
+// Types that share a launch: what the usual mixes have in one layer.
+struct MixedTypes {
+  DType first, second;
+  Status (*launch)(const MixedArgs& args, Stream stream, bool pdl);
+};
+constexpr MixedTypes kMixedTypes[] = {
+    {DType::Q4_K, DType::Q6_K, small::launch_mixed<DType::Q4_K, DType::Q6_K>},
+    {DType::Q5_K, DType::Q6_K, small::launch_mixed<DType::Q5_K, DType::Q6_K>},
+    {DType::Q4_K, DType::Q5_K, small::launch_mixed<DType::Q4_K, DType::Q5_K>},
+    {DType::Q5_0, DType::Q8_0, small::launch_mixed<DType::Q5_0, DType::Q8_0>},
+    {DType::Q5_1, DType::Q8_0, small::launch_mixed<DType::Q5_1, DType::Q8_0>},
+};
+// Null where each has a launch of its own.
+const MixedTypes* mixed_types(DType a, DType b) {
+  for (const MixedTypes& types : kMixedTypes) {
+    if ((types.first == a && types.second == b) || (types.first == b && types.second == a)) return &types;
+  }
+  return nullptr;
+}
+
+// Both groups have their arguments for launches of their own. Only blocks and places in the workspace change.
+Status launch_mixed(const MixedTypes& types, const Group& a, const Group& b, Stream stream, bool pdl) {
+  const Group &first = a.dtype == types.first ? a : b, &second = a.dtype == types.first ? b : a;
+  MixedArgs mixed{{first.args, second.args}, 0};
+  Args &one = mixed.parts[0], &other = mixed.parts[1];
+  const int token_tiles = small::token_tiles_of(one.x.t);
+  other.arrived += kMaxCountedPairs;
+  other.partials += partial_bytes(one.plan, one.pairs, one.x.t) / int64_t{sizeof(float4)};
+  const int64_t bytes = std::max(shared_bytes_of(first.dtype, one), shared_bytes_of(second.dtype, other));
+  const int64_t blocks = blocks_at_once(bytes, token_tiles);
+  if (blocks_of(one) + blocks_of(other) > blocks) {
+    // By what each has to read, and one round of each at least.
+    const int64_t reads = one.pairs * one.tile_bytes, all_reads = reads + other.pairs * other.tile_bytes;
+    const int64_t share = std::clamp<int64_t>(blocks * reads / all_reads, 1, blocks - 1);
+    set_blocks(share, &one);
+    set_blocks(blocks - share, &other);
+  }
+  mixed.first_blocks = static_cast<int32_t>(blocks_of(one));
+  return types.launch(mixed, stream, pdl);
 }
 
 void check_input(const SmallLinearInput& x) {
@@ -140,7 +198,8 @@ void check_input(const SmallLinearInput& x) {
 
 size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t) {
   // Which of the weights share a launch is not known here: every run of neighbours is allowed for, and each weight as
-  // the gate of a small_glu.
+  // the gate of a small_glu. Launches that two types share have one token tile, and two groups' sums of one are less
+  // than a group's of two or four.
   int64_t most = 0;
   for (size_t first = 0; first < weights.size(); ++first) {
     const DeviceFormat* f = device_format(weights[first].dtype);
@@ -157,16 +216,32 @@ size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64
       allow(pairs);
     }
   }
-  return static_cast<size_t>(kCountBytes + most);
+  return static_cast<size_t>(kCountBytes + (small::token_tiles_of(t) == 1 ? 2 * most : most));
 }
 
 Status small_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, std::byte* workspace,
                     Stream stream, bool pdl) {
   check_input(x);
-  return launch_by_type<Args>(x.k, outputs, pairs_of, [&](DType dtype, int64_t pairs, Args* args) {
-    PARE_RETURN_IF_ERROR(finish_args(dtype, x, pairs, workspace, args));
-    return dispatch(dtype, *args, stream, pdl);
-  });
+  auto groups = group_by_type<Args>(x.k, outputs, pairs_of);
+  for (Group& group : groups.all()) {
+    PARE_RETURN_IF_ERROR(finish_args(group.dtype, x, group.units, workspace, &group.args));
+  }
+  const bool mixes = small::token_tiles_of(x.t) == 1;
+  bool launched[kMaxSmallOutputs] = {};
+  for (int i = 0; i < groups.count; ++i) {
+    if (launched[i]) continue;
+    const Group& group = groups.items[i];
+    const MixedTypes* types = nullptr;
+    for (int j = i + 1; j < groups.count && mixes && types == nullptr; ++j) {
+      if (launched[j]) continue;
+      types = mixed_types(group.dtype, groups.items[j].dtype);
+      if (types == nullptr) continue;
+      PARE_RETURN_IF_ERROR(launch_mixed(*types, group, groups.items[j], stream, pdl));
+      launched[j] = true;
+    }
+    if (types == nullptr) PARE_RETURN_IF_ERROR(dispatch(group.dtype, group.args, stream, pdl));
+  }
+  return ok_status();
 }
 
 Status small_glu(const SmallLinearInput& x, const DeviceWeight& gate, const DeviceWeight& up, Activation act,
