@@ -112,11 +112,29 @@ int64_t blocks_at_once(int64_t bytes, int token_tiles) {
 
 int64_t blocks_of(const Args& args) { return int64_t{args.plan.slices} * args.slice_blocks; }
 
-// As many blocks as have work, of the number given.
+// Blocks of a slice that have each warp walk one pair at most.
+int64_t one_round(const Args& args) {
+  const int64_t row_warps = small::most_warps(small::token_tiles_of(args.x.t)) / args.plan.k_warps;
+  return ceil_div<int64_t>(args.pairs, row_warps);
+}
+
+// Pairs of the multiprocessor that has most of them, roughly: blocks fill multiprocessors in turn.
+int64_t busiest_pairs(const Args& args, int64_t slice_blocks) {
+  const int64_t processors = card().processors, blocks = ceil_div(args.plan.slices * slice_blocks, processors);
+  const int64_t longer = args.plan.slices * (args.pairs % slice_blocks);  // blocks with a pair more
+  return blocks * (args.pairs / slice_blocks) + std::min(blocks, ceil_div(longer, processors));
+}
+
+// Divides pairs among at most `blocks` blocks: one round of them if there is room, or more blocks with fewer pairs
+// where that leaves the busiest multiprocessor less to do.
 void set_blocks(int64_t blocks, Args* args) {
-  const int64_t row_warps = small::most_warps(small::token_tiles_of(args->x.t)) / args->plan.k_warps;
-  const int64_t wanted = ceil_div<int64_t>(args->pairs, row_warps);
-  args->slice_blocks = static_cast<int32_t>(std::clamp<int64_t>(blocks / args->plan.slices, 1, wanted));
+  const int64_t slices = args->plan.slices, most = std::clamp<int64_t>(blocks / slices, 1, args->pairs);
+  int64_t best = std::min(most, one_round(*args));
+  for (int64_t each = 1; each <= small::blocks_at_once(1); ++each) {
+    const int64_t filling = std::min(most, each * card().processors / slices);
+    if (filling > best && busiest_pairs(*args, filling) < busiest_pairs(*args, best)) best = filling;
+  }
+  args->slice_blocks = static_cast<int32_t>(best);
 }
 
 // Everything of the arguments that follows from the weights' type, K and the number of pairs.
@@ -174,9 +192,11 @@ Status launch_mixed(const MixedTypes& types, const Group& a, const Group& b, Str
   const int64_t bytes = std::max(shared_bytes_of(first.dtype, one), shared_bytes_of(second.dtype, other));
   const int64_t blocks = blocks_at_once(bytes, token_tiles);
   if (blocks_of(one) + blocks_of(other) > blocks) {
-    // By what each has to read, and one round of each at least.
+    // By what each has to read, but a round of each if there is room.
     const int64_t reads = one.pairs * one.tile_bytes, all_reads = reads + other.pairs * other.tile_bytes;
-    const int64_t share = std::clamp<int64_t>(blocks * reads / all_reads, 1, blocks - 1);
+    const int64_t least = one.plan.slices * one_round(one), rest = other.plan.slices * one_round(other);
+    int64_t share = std::clamp<int64_t>(blocks * reads / all_reads, 1, blocks - 1);
+    if (least + rest <= blocks) share = std::clamp(share, least, blocks - rest);
     set_blocks(share, &one);
     set_blocks(blocks - share, &other);
   }

@@ -383,7 +383,8 @@ __device__ __forceinline__ void multiply_block(const Args& args, int block_index
     return static_cast<int>(static_cast<unsigned>(p) * cuts / static_cast<unsigned>(parts)) * args.cut;
   };
   const int slice_begin = part_begin(slice * k_warps);
-  const Walk walk = {block * row_warps + row_warp, args.slice_blocks * row_warps, part_begin(part),
+  // Neighbouring pairs go to different blocks, so that what is left after the last whole round is spread over all.
+  const Walk walk = {row_warp * args.slice_blocks + block, args.slice_blocks * row_warps, part_begin(part),
                      part_begin(part + 1)};
 
   // Weights are nobody's output: they come while the launch before is still running.
