@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <mutex>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -92,8 +95,28 @@ Plan plan_of(const DeviceFormat& f, int64_t pairs, int64_t units) {
 
 int64_t pairs_of(int64_t n) { return ceil_div<int64_t>(tiles_of(n), 2); }
 
+// What a slice of a pair leaves for the last to come.
+int64_t part_bytes(int64_t t) { return 2 * small::token_tiles_of(t) * 32 * int64_t{sizeof(float4)}; }
 int64_t partial_bytes(const Plan& plan, int64_t pairs, int64_t t) {
-  return plan.slices > 1 ? pairs * plan.slices * 2 * small::token_tiles_of(t) * 32 * int64_t{sizeof(float4)} : 0;
+  return plan.slices > 1 ? pairs * plan.slices * part_bytes(t) : 0;
+}
+
+// Slices of pairs, at most, of a launch whose largest weight is this one of `together`, or whose gate it is: so that
+// any pairs from one weight's to all weights' are allowed for. Plans are not monotonous, and a model has few shapes.
+int64_t most_parts(const DeviceWeight& weight, int64_t together) {
+  const DeviceFormat* f = device_format(weight.dtype);
+  if (f == nullptr) return 0;
+  static std::mutex mutex;
+  static std::map<std::array<int64_t, 4>, int64_t> known;
+  const int64_t units = records_of(*f, weight.k) * f->units, least = pairs_of(weight.n);
+  const std::lock_guard lock(mutex);
+  const auto [at, is_new] = known.try_emplace({static_cast<int64_t>(weight.dtype), units, weight.n, together}, 0);
+  if (!is_new) return at->second;
+  for (int64_t pairs = least; pairs <= std::max<int64_t>(2, together) * least && pairs <= kMaxCountedPairs; ++pairs) {
+    const Plan plan = plan_of(*f, pairs, units);
+    if (plan.slices > 1) at->second = std::max(at->second, pairs * plan.slices);
+  }
+  return at->second;
 }
 
 Status dispatch(DType dtype, const Args& args, Stream stream, bool pdl) {
@@ -217,26 +240,13 @@ void check_input(const SmallLinearInput& x) {
 }  // namespace
 
 size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t) {
-  // Which of the weights share a launch is not known here: every run of neighbours is allowed for, and each weight as
-  // the gate of a small_glu. Launches that two types share have one token tile, and two groups' sums of one are less
-  // than a group's of two or four.
+  // Which of the weights share a launch is not known here. Launches that two types share have one token tile, and two
+  // groups' sums of one are less than a group's of two or four.
+  const auto together = static_cast<int64_t>(std::min<size_t>(weights.size(), kMaxSmallOutputs));
   int64_t most = 0;
-  for (size_t first = 0; first < weights.size(); ++first) {
-    const DeviceFormat* f = device_format(weights[first].dtype);
-    if (f == nullptr) continue;
-    const int64_t k = weights[first].k;
-    const auto allow = [&](int64_t pairs) {
-      most = std::max(most, partial_bytes(plan_of(*f, pairs, records_of(*f, k) * f->units), pairs, t));
-    };
-    allow(tiles_of(weights[first].n));
-    int64_t pairs = 0;
-    for (size_t i = first; i < std::min(weights.size(), first + kMaxSmallOutputs); ++i) {
-      if (weights[i].dtype != weights[first].dtype || weights[i].k != k) continue;
-      pairs += pairs_of(weights[i].n);
-      allow(pairs);
-    }
-  }
-  return static_cast<size_t>(kCountBytes + (small::token_tiles_of(t) == 1 ? 2 * most : most));
+  for (const DeviceWeight& weight : weights) most = std::max(most, most_parts(weight, together));
+  const int token_tiles = small::token_tiles_of(t);
+  return static_cast<size_t>(kCountBytes + most * part_bytes(t) * (token_tiles == 1 ? 2 : 1));
 }
 
 Status small_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, std::byte* workspace,

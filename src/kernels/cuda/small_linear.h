@@ -48,7 +48,8 @@ struct SmallLinearOutput {
 
 // Bytes of workspace that a call with any neighbours among these weights needs, for up to `t` rows; the most of several
 // lists serves a call with neighbours of one beside those of another of another type. Device memory, 256-byte aligned,
-// zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one each.
+// zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one each. The first
+// call for a shape plans every number of rows that a launch may have: milliseconds, a fifth of a second for 128K rows.
 size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t);
 
 // All outputs read the same input, whose K is theirs. Outputs of one type share a launch, in the order given; up to 8
