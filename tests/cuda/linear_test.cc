@@ -357,6 +357,132 @@ TEST_F(LinearTest, DependentLaunchesInAGraphSeeEachOther) {
   }
 }
 
+// Kernels that a call of small_linear launches.
+size_t launches_of(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs,
+                   const DeviceBuffer& workspace) {
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  size_t count = 0;
+  EXPECT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+  EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  EXPECT_TRUE(is_ok(small_linear(x, outputs, workspace.data(), stream, false)));
+  EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  EXPECT_EQ(cudaGraphGetNodes(graph, nullptr, &count), cudaSuccess);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  return count;
+}
+
+using TypePair = std::pair<DType, DType>;
+constexpr TypePair kSharingTypes[] = {
+    {DType::Q4_K, DType::Q6_K}, {DType::Q5_K, DType::Q6_K}, {DType::Q4_K, DType::Q5_K}, {DType::Q5_0, DType::Q8_0},
+    {DType::Q5_1, DType::Q8_0}, {DType::Q6_K, DType::Q4_K}, {DType::Q8_0, DType::Q5_0}};
+
+TEST_F(LinearTest, TypesThatShareALaunchKeepTheBitsOfEachAlone) {
+  struct Sizes {
+    int64_t q, key, v, k;
+  };
+  for (const auto& [type, v_type] : kSharingTypes) {
+    // A K that is divided among blocks for neither type, for one of the two (most pairs of types), for both, and for
+    // both with more blocks than run at once.
+    const int64_t one_divided = dtype_info(type).block_items == 256 ? 1792 : 2048;
+    for (const auto& [n_q, n_key, n_v, k] :
+         {Sizes{200, 17, 33, 768}, {640, 17, 200, one_divided}, {200, 17, 200, 8960}, {1536, 1000, 1530, 8960}}) {
+      SCOPED_TRACE(std::string(dtype_name(type)) + " and " + std::string(dtype_name(v_type)) + ", " +
+                   std::to_string(n_q) + " and " + std::to_string(n_v) + " of " + std::to_string(k));
+      const RandomWeight q = random_weight(type, n_q, k, 81), key = random_weight(type, n_key, k, 82),
+                         v = random_weight(v_type, n_v, k, 83);
+      const DeviceBuffer workspace = workspace_for({q.device(), key.device(), v.device()});
+      const Rows x = random_rows(16, k, 84);
+      const DeviceBuffer residual = to_device(random_floats(8 * k, 85, 3.0f)), norm = to_device(random_floats(k, 86)),
+                         bias_q = to_device(random_floats(n_q, 87)), bias_v = to_device(random_floats(n_v, 88));
+      for (const int64_t t : {1, 2, 8}) {
+        for (const bool fused : {false, true}) {
+          SmallLinearInput in = input_of(x, t, k);
+          if (fused) {
+            in.x = nullptr;
+            in.residual = residual.as<float>();
+            in.norm_weight = norm.as<float>();
+            in.eps = 1e-5f;
+            in.ld = k;
+          }
+          const auto run = [&](bool together) {
+            const DeviceBuffer y_q = poisoned<float>(t * n_q), y_key = poisoned<uint16_t>(t * n_key),
+                               y_v = poisoned<float>(t * n_v);
+            const SmallLinearOutput outputs[] = {{q.device(), y_q.data(), n_q, bias_q.as<float>(), false, false},
+                                                 {key.device(), y_key.data(), n_key, nullptr, true, false},
+                                                 {v.device(), y_v.data(), n_v, bias_v.as<float>(), false, false}};
+            const auto all = std::span(outputs);
+            // Twice: the first launch must leave the workspace as it found it.
+            for (int i = 0; i < 2; ++i) {
+              if (together) {
+                EXPECT_TRUE(is_ok(small_linear(in, all, workspace.data(), nullptr, i == 1)));
+              } else {
+                EXPECT_TRUE(is_ok(small_linear(in, all.first(2), workspace.data(), nullptr, false)));
+                EXPECT_TRUE(is_ok(small_linear(in, all.last(1), workspace.data(), nullptr, false)));
+              }
+            }
+            EXPECT_EQ(launches_of(in, all, workspace), size_t{1});
+            sync();
+            return std::tuple(to_host<uint32_t>(y_q, t * n_q), to_host<uint16_t>(y_key, t * n_key),
+                              to_host<uint32_t>(y_v, t * n_v));
+          };
+          ASSERT_EQ(run(true), run(false)) << "T " << t << (fused ? " normed" : "");
+        }
+      }
+      const DeviceBuffer y_q = poisoned<float>(9 * n_q), y_v = poisoned<float>(9 * n_v);
+      const SmallLinearOutput two[] = {{q.device(), y_q.data(), n_q, nullptr, false, false},
+                                       {v.device(), y_v.data(), n_v, nullptr, false, false}};
+      EXPECT_EQ(launches_of(input_of(x, 9, k), two, workspace), size_t{2}) << "nine tokens have a launch a type";
+    }
+  }
+}
+
+// A chain of launches of two types in a graph: each writes the first columns of the next one's rows with one, the
+// others with the other.
+TEST_F(LinearTest, LaunchesOfTwoTypesInAGraphSeeEachOther) {
+  const int64_t t = 8, k = 2304, n_v = 260, n_q = k - n_v;
+  const RandomWeight q = random_weight(DType::Q4_K, n_q, k, 91), v = random_weight(DType::Q6_K, n_v, k, 92);
+  const DeviceBuffer workspace = workspace_for({q.device(), v.device()});
+  const auto start = to_bf16(random_floats(t * k, 93));
+  const auto run = [&](bool together, bool pdl) {
+    const DeviceBuffer a = to_device(start), b = poisoned<uint16_t>(t * k);
+    cudaStream_t stream;
+    EXPECT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    for (int i = 0; i < 12; ++i) {
+      SmallLinearInput in;
+      in.t = t;
+      in.k = in.ld = k;
+      in.x = (i % 2 == 0 ? a : b).as<uint16_t>();
+      auto* y = (i % 2 == 0 ? b : a).as<uint16_t>();
+      const SmallLinearOutput outputs[] = {{q.device(), y, k, nullptr, true, false},
+                                           {v.device(), y + n_q, k, nullptr, true, false}};
+      const auto all = std::span(outputs);
+      if (together) {
+        EXPECT_TRUE(is_ok(small_linear(in, all, workspace.data(), stream, pdl)));
+      } else {
+        EXPECT_TRUE(is_ok(small_linear(in, all.first(1), workspace.data(), stream, pdl)));
+        EXPECT_TRUE(is_ok(small_linear(in, all.last(1), workspace.data(), stream, pdl)));
+      }
+    }
+    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+    EXPECT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+    sync();
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+    return to_host<uint16_t>(a, t * k);
+  };
+  const auto apart = run(false, false);
+  for (const uint16_t value : apart) ASSERT_TRUE(std::isfinite(bfloat_to_float(value)));
+  EXPECT_EQ(run(true, false), apart);
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(run(true, true), apart);
+}
+
 struct GemmCase {
   int64_t t, n, k;
 };

@@ -106,9 +106,11 @@ bool batch_linear_takes(DType dtype, int64_t k) {
 
 Status batch_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, Stream stream, bool pdl) {
   check_input(x);
-  return launch_by_type<Args>(x.k, outputs, tiles_for, [&](DType dtype, int64_t tiles, Args* args) {
-    return finish_and_launch(dtype, x, tiles, args, stream, pdl);
-  });
+  auto groups = group_by_type<Args>(x.k, outputs, tiles_for);
+  for (TypeGroup<Args>& group : groups.all()) {
+    PARE_RETURN_IF_ERROR(finish_and_launch(group.dtype, x, group.units, &group.args, stream, pdl));
+  }
+  return ok_status();
 }
 
 Status batch_glu(const SmallLinearInput& x, const DeviceWeight& gate, const DeviceWeight& up, Activation act,

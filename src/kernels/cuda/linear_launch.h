@@ -1,5 +1,5 @@
-// What small_linear.cc and batch_linear.cc do alike on the host: outputs of one type share a launch, and a type names
-// its kernels.
+// What small_linear.cc and batch_linear.cc do alike on the host: outputs are grouped by type, and a type names its
+// kernels.
 #pragma once
 
 #include <fmt/format.h>
@@ -12,36 +12,45 @@
 
 namespace pare::cuda {
 
-// Fills one Args (outputs, n_outputs) for the outputs of each type, in the order given, and hands it on:
-// launch(dtype, units, &args) with the units of work that units_of(n) counts for weights of n rows. The first error
-// ends it.
-template <typename Args, typename UnitsOf, typename Launch>
-Status launch_by_type(int64_t k, std::span<const SmallLinearOutput> outputs, UnitsOf&& units_of, Launch&& launch) {
+// The outputs of one type: its `args` (outputs, n_outputs) filled, and the units of work that they are.
+template <typename Args>
+struct TypeGroup {
+  DType dtype{};
+  int64_t units = 0;
+  Args args{};
+};
+template <typename Args>
+struct TypeGroups {
+  TypeGroup<Args> items[kMaxSmallOutputs];
+  int count = 0;
+  std::span<TypeGroup<Args>> all() { return std::span(items).first(static_cast<size_t>(count)); }
+};
+
+// Types and the outputs of a type in the order given; units_of(n) counts the units of work of n rows of weights.
+template <typename Args, typename UnitsOf>
+TypeGroups<Args> group_by_type(int64_t k, std::span<const SmallLinearOutput> outputs, UnitsOf&& units_of) {
   PARE_CHECK(outputs.size() <= kMaxSmallOutputs);
-  bool launched[kMaxSmallOutputs] = {};
-  for (size_t first = 0; first < outputs.size(); ++first) {
-    if (launched[first]) continue;
-    const DType dtype = outputs[first].weight.dtype;
-    Args args{};
-    int64_t units = 0;
-    for (size_t i = first; i < outputs.size(); ++i) {
-      const SmallLinearOutput& out = outputs[i];
-      if (launched[i] || out.weight.dtype != dtype) continue;
-      PARE_CHECK(out.weight.k == k && out.ld_y >= out.weight.n && !(out.bf16 && out.accumulate));
-      args.outputs[args.n_outputs++] = {out.weight.data,
-                                        out.y,
-                                        out.bias,
-                                        out.ld_y,
-                                        static_cast<int32_t>(out.weight.n),
-                                        static_cast<int32_t>(units),
-                                        out.bf16,
-                                        out.accumulate};
-      units += units_of(out.weight.n);
-      launched[i] = true;
+  TypeGroups<Args> groups;
+  for (const SmallLinearOutput& out : outputs) {
+    PARE_CHECK(out.weight.k == k && out.ld_y >= out.weight.n && !(out.bf16 && out.accumulate));
+    int g = 0;
+    while (g < groups.count && groups.items[g].dtype != out.weight.dtype) ++g;
+    TypeGroup<Args>& group = groups.items[g];
+    if (g == groups.count) {
+      group.dtype = out.weight.dtype;
+      ++groups.count;
     }
-    PARE_RETURN_IF_ERROR(launch(dtype, units, &args));
+    group.args.outputs[group.args.n_outputs++] = {out.weight.data,
+                                                  out.y,
+                                                  out.bias,
+                                                  out.ld_y,
+                                                  static_cast<int32_t>(out.weight.n),
+                                                  static_cast<int32_t>(group.units),
+                                                  out.bf16,
+                                                  out.accumulate};
+    group.units += units_of(out.weight.n);
   }
-  return ok_status();
+  return groups;
 }
 
 // Makes `args` those of a gate and an up of one shape and type, which multiply a row of k columns into y.

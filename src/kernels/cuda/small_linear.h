@@ -46,12 +46,15 @@ struct SmallLinearOutput {
   bool accumulate = false;  // y += result: the residual. fp32 only
 };
 
-// Bytes of workspace that a call with any neighbours among these weights needs, for up to `t` rows: device memory,
-// 256-byte aligned, zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one
-// each.
+// Bytes of workspace that a call with any neighbours among these weights needs, for up to `t` rows; the most of several
+// lists serves a call with neighbours of one beside those of another of another type. Device memory, 256-byte aligned,
+// zeroed once; every launch leaves zeros where it needs them. Launches that may overlap need one each. The first
+// call for a shape plans every number of rows that a launch may have: milliseconds, a fifth of a second for 128K rows.
 size_t small_linear_workspace_bytes(std::span<const DeviceWeight> weights, int64_t t);
 
-// All outputs read the same input, whose K is theirs. Outputs of one type share a launch, in the order given.
+// All outputs read the same input, whose K is theirs. Outputs of one type share a launch, in the order given; up to 8
+// tokens so do those of two types that files mix (Q4_K, Q5_K and Q6_K with each other, Q5_0 or Q5_1 with Q8_0). An
+// output's bits do not depend on which outputs of other types there are.
 Status small_linear(const SmallLinearInput& x, std::span<const SmallLinearOutput> outputs, std::byte* workspace,
                     Stream stream, bool pdl);
 

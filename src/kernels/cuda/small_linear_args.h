@@ -89,4 +89,15 @@ struct Args {
 template <DType kType>
 Status launch_small(const Args& args, Stream stream, bool pdl);
 
+// Two types in one launch of up to 8 tokens: the first `first_blocks` blocks are those of parts[0] alone, the others
+// those of parts[1]. Each part is what its type would be launched with, with counters and partials of its own.
+struct MixedArgs {
+  Args parts[2];
+  int32_t first_blocks;
+};
+
+// For the pairs of types that files are made of (small_linear_mixed_*.cu).
+template <DType kFirst, DType kSecond>
+Status launch_mixed(const MixedArgs& args, Stream stream, bool pdl);
+
 }  // namespace pare::cuda::small

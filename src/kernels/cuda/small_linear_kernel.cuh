@@ -354,14 +354,14 @@ __device__ __forceinline__ void finish_pair(const Args& args, int pair, int slic
   }
 }
 
+// All of a block's work, the `block_index`-th of those that `args` are divided among. `last_flags` is a word for each
+// warp, in shared memory.
 template <DType kType, int kTokenTiles>
-__global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(kTokenTiles))
-    small_linear_kernel(const __grid_constant__ Args args) {
+__device__ __forceinline__ void multiply_block(const Args& args, int block_index, uint32_t* last_flags) {
   constexpr DeviceFormat f = *device_format(kType);
   constexpr int kTokens = 8 * kTokenTiles, kStages = stage_count(f);
   constexpr int kStageBytes = 2 * stage_tile_bytes(f), kHeaderBytes = 2 * ring_header_bytes(f);
   extern __shared__ uint4 shared[];
-  __shared__ uint32_t last_flags[most_warps(kTokenTiles)];
   start_dependents();
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k_warps = args.plan.k_warps;
@@ -375,7 +375,7 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
   const std::byte* ring = rings + warp * args.ring_bytes;
 
   const int row_warps = warps / k_warps, row_warp = warp / k_warps, k_warp = warp % k_warps;
-  const int slice = blockIdx.x / args.slice_blocks, block = blockIdx.x % args.slice_blocks;
+  const int slice = block_index / args.slice_blocks, block = block_index % args.slice_blocks;
   const int parts = args.plan.slices * k_warps, part = slice * k_warps + k_warp;
   // Parts and units are few enough for 32 bits, whose division is a fraction of that of 64.
   const auto part_begin = [&](int p) {
@@ -383,7 +383,8 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
     return static_cast<int>(static_cast<unsigned>(p) * cuts / static_cast<unsigned>(parts)) * args.cut;
   };
   const int slice_begin = part_begin(slice * k_warps);
-  const Walk walk = {block * row_warps + row_warp, args.slice_blocks * row_warps, part_begin(part),
+  // Neighbouring pairs go to different blocks, so that what is left after the last whole round is spread over all.
+  const Walk walk = {row_warp * args.slice_blocks + block, args.slice_blocks * row_warps, part_begin(part),
                      part_begin(part + 1)};
 
   // Weights are nobody's output: they come while the launch before is still running.
@@ -441,6 +442,13 @@ __global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(k
     }
     finish_pair<kTokenTiles>(args, pair, slice, acc, reduce, last_flags);
   }
+}
+
+template <DType kType, int kTokenTiles>
+__global__ void __launch_bounds__(32 * most_warps(kTokenTiles), blocks_at_once(kTokenTiles))
+    small_linear_kernel(const __grid_constant__ Args args) {
+  __shared__ uint32_t last_flags[most_warps(kTokenTiles)];
+  multiply_block<kType, kTokenTiles>(args, static_cast<int>(blockIdx.x), last_flags);
 }
 
 template <DType kType, int kTokenTiles>
