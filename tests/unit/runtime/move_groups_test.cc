@@ -4,7 +4,9 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 
+#include "../../scratch_folder.h"
 #include "io/mask_file.h"
 #include "moving_rows.h"
 
@@ -17,17 +19,15 @@ constexpr int32_t kContext = 4096;
 // their owner.
 class LongModel {
  public:
-  LongModel() : directory_(std::filesystem::path(::testing::TempDir()) / "pare_move_groups") {
-    std::filesystem::create_directories(directory_);
-    std::ifstream in(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny/llama/model.gguf", std::ios::binary);
+  LongModel() {
+    std::ifstream in(tiny_model_path("llama"), std::ios::binary);
     std::string bytes(std::istreambuf_iterator<char>(in), {});
     const std::string key = "llama.context_length";
     const size_t at = bytes.find(key);
-    EXPECT_NE(at, std::string::npos);
+    if (at == std::string::npos) throw std::runtime_error("the tiny llama has no " + key);
     std::memcpy(bytes.data() + at + key.size() + sizeof(uint32_t), &kContext, sizeof(kContext));  // after its type
-    std::ofstream(directory_ / "model.gguf", std::ios::binary) << bytes;
-    ThreadPool pool(1);
-    model = load(directory_ / "model.gguf", &pool).value();
+    std::ofstream(folder_ / "model.gguf", std::ios::binary) << bytes;
+    model = load_model_file(folder_ / "model.gguf");
     const ModelConfig& c = model->model->config();
     ChannelMask mask{.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
     for (int32_t i = 0; i < c.n_layers * c.n_kv_heads; ++i) {
@@ -36,17 +36,16 @@ class LongModel {
         mask.heads.back().push_back({static_cast<uint16_t>(k), 1.0f});
       }
     }
-    EXPECT_TRUE(write_channel_mask(directory_ / "mask.json", mask).ok());
+    EXPECT_TRUE(write_channel_mask(folder_ / "mask.json", mask).ok());
   }
-  ~LongModel() { std::filesystem::remove_all(directory_); }
   std::string spec(const char* rest = "") const {
-    return "leank(mask=\"" + (directory_ / "mask.json").string() + "\",sink=4,recent=64,flush=64" + rest + ")";
+    return "leank(mask=\"" + (folder_ / "mask.json").string() + "\",sink=4,recent=64,flush=64" + rest + ")";
   }
 
   std::shared_ptr<const LoadedModel> model;
 
  private:
-  std::filesystem::path directory_;
+  ScratchFolder folder_;
 };
 
 EngineOptions options_of(const std::string& kv, int32_t max_sequences, int64_t rows) {
