@@ -20,6 +20,7 @@ namespace pare {
 
 struct EngineTestPeer {
   static KvStore& store(Engine& engine) { return engine.impl_->memory->store(); }
+  static CpuLevel cpu_level(Engine& engine) { return engine.impl_->memory->context().level; }
   // Oldest first.
   static const std::vector<std::unique_ptr<Branch>>& branches(Engine& engine) {
     return engine.impl_->scheduler->branches();
