@@ -4,17 +4,15 @@
 # Prints the options that CMake needs for it; `pare` finds the library with CUDNN_PATH=FOLDER/nvidia/cudnn. Does nothing
 # when the folder has what cudnn-requirements.txt asks for.
 set -euo pipefail
-requirements=$(cd "$(dirname "$0")" && pwd)/cudnn-requirements.txt
+tools=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=tools/wheels_folder.sh
+. "$tools/wheels_folder.sh"
 folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/pare/cudnn}
 
-if ! cmp -s "$requirements" "$folder/requirements.txt"; then
-  mkdir -p "$(dirname "$folder")"
-  new=$(mktemp -d "$folder.XXXXXX")
-  trap 'rm -rf "$new"' EXIT
-  python3 -m pip install -q --no-deps --require-hashes --only-binary :all: --target "$new/wheels" -r "$requirements" >&2
-  test -f "$new/wheels/include/cudnn_frontend.h"
-  cp "$requirements" "$new/wheels/requirements.txt"
-  rm -rf "$folder"
-  mv "$new/wheels" "$folder"
-fi
+finish_cudnn() {
+  set -e
+  test -f "$1/wheels/include/cudnn_frontend.h"
+  echo "$1/wheels"
+}
+wheels_folder "$tools/cudnn-requirements.txt" "$folder" finish_cudnn
 echo "-DPARE_CUDNN=ON -DPARE_CUDNN_INCLUDE=$folder/include;$folder/nvidia/cudnn/include;$folder/nvidia/cu13/include"

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,14 @@
 
 namespace pare {
 
-struct LoadedModel;  // runtime/loaded_model.h
+struct LoadedModel;             // runtime/loaded_model.h
+enum class CpuLevel : uint8_t;  // kernels/cpu_level.h
 
 struct EngineOptions {
-  int32_t threads = 0;        // 0: what the machine allows
+  int32_t threads = 0;  // 0: what the machine allows
+  // Instruction set of the CPU kernels, for this engine alone; whatever PARE_CPU_LEVEL says. Empty: what
+  // selected_cpu_level() gives. One that the machine does not have is refused.
+  std::optional<CpuLevel> cpu_level;
   int32_t max_sequences = 8;  // branches running at once
   int32_t max_context = 0;    // tokens of one sequence; 0: the model's
   int64_t kv_rows = 0;        // tokens held over all sequences, shared ones once; 0: one full context

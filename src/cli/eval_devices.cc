@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -27,32 +26,6 @@ struct Side {
   std::string name;           // "cpu (avx2, 2 threads)", "cuda:0 (NVIDIA H100)"
 };
 
-// Engines take their CPU level from the environment when they are made.
-class LevelInForce {
- public:
-  explicit LevelInForce(const std::string& level) {
-    if (level.empty()) return;
-    if (const char* before = std::getenv(kName)) before_ = before;
-    set_ = true;
-    ::setenv(kName, level.c_str(), 1);
-  }
-  ~LevelInForce() {
-    if (!set_) return;
-    if (before_) {
-      ::setenv(kName, before_->c_str(), 1);
-    } else {
-      ::unsetenv(kName);
-    }
-  }
-  LevelInForce(const LevelInForce&) = delete;
-  LevelInForce& operator=(const LevelInForce&) = delete;
-
- private:
-  static constexpr const char* kName = "PARE_CPU_LEVEL";
-  std::optional<std::string> before_;
-  bool set_ = false;
-};
-
 Status check_options(const EvalTaskOptions& o) {
   if (!o.candidates.empty() || !o.out.empty() || !o.plot.empty() || !o.figure.empty()) {
     return invalid_argument("devices compares two devices: it takes no --candidate, --out, --plot or --figure");
@@ -71,20 +44,16 @@ Status check_options(const EvalTaskOptions& o) {
 }
 
 // "cpu:avx2" is the CPU at that level; everything else is what --device takes.
-Expected<std::string> level_of(const std::string& device) {
+Expected<std::optional<CpuLevel>> level_of(const std::string& device) {
   constexpr std::string_view kCpu = "cpu:";
-  if (!device.starts_with(kCpu)) return std::string();
-  const std::string name = device.substr(kCpu.size());
-  auto level = parse_cpu_level(name);
-  if (!level.ok()) return level.status().with_context("--against " + device);
-  if (*level > detected_cpu_level()) {
-    return unsupported(
-        fmt::format("--against {}: this machine has '{}'", device, cpu_level_name(detected_cpu_level())));
-  }
-  return name;
+  if (!device.starts_with(kCpu)) return std::optional<CpuLevel>();
+  const auto level = parse_cpu_level(device.substr(kCpu.size()));
+  const Status status = level.ok() ? check_cpu_level(*level) : level.status();
+  if (!status.ok()) return status.with_context("--against " + device);
+  return std::optional(*level);
 }
 
-Status make_engine(const ModelOptions& where, int threads, const std::string& level, int32_t context, Side* side) {
+Status make_engine(const ModelOptions& where, int threads, std::optional<CpuLevel> level, int32_t context, Side* side) {
   EngineOptions options;
   options.threads = threads;
   options.strict = where.strict;
@@ -93,16 +62,18 @@ Status make_engine(const ModelOptions& where, int threads, const std::string& le
   options.share_prefixes = false;
   options.attn = where.attn;
   options.kv = where.kv;
-  const LevelInForce in_force(level);
+  if (!level && !side->model->accelerator) {
+    PARE_ASSIGN_OR_RETURN(level, selected_cpu_level());
+  }
+  options.cpu_level = level;
   PARE_ASSIGN_OR_RETURN(side->engine, Engine::create(side->model, options));
   if (const auto& card = side->model->accelerator) {
     side->device = fmt::format("cuda:{}", card->info().device.index);
     side->name = fmt::format("{} ({})", side->device, card->info().name);
     return ok_status();
   }
-  PARE_ASSIGN_OR_RETURN(const CpuLevel selected, selected_cpu_level());
   side->device = "cpu";
-  side->level = cpu_level_name(selected);
+  side->level = cpu_level_name(*level);
   side->name = fmt::format("cpu ({}, {} threads)", side->level, side->engine->threads());
   return ok_status();
 }
@@ -198,8 +169,8 @@ void print_result(const Agreement& a, const Side& reference, const Side& other, 
 Status run_eval_devices(const ModelOptions& where, const std::string& against, int threads,
                         const EvalTaskOptions& tasks, const std::string& file, bool json) {
   PARE_RETURN_IF_ERROR(check_options(tasks));
-  PARE_ASSIGN_OR_RETURN(const std::string level, level_of(against));
-  const std::string device = level.empty() ? against : "cpu";
+  PARE_ASSIGN_OR_RETURN(const std::optional<CpuLevel> level, level_of(against));
+  const std::string device = level ? "cpu" : against;
   Haystack haystack;
   if (!file.empty()) {
     PARE_ASSIGN_OR_RETURN(const std::string text, read_text_file(file, kMaxPromptBytes));
@@ -217,7 +188,7 @@ Status run_eval_devices(const ModelOptions& where, const std::string& against, i
   const int longest = *std::max_element(tasks.lengths.begin(), tasks.lengths.end());
   const int64_t context = int64_t{longest} + tasks.scored + 1;
   PARE_RETURN_IF_ERROR(check_context(*reference.model, "--lengths, --scored and one token", context));
-  PARE_RETURN_IF_ERROR(make_engine(where, where.threads, "", static_cast<int32_t>(context), &reference));
+  PARE_RETURN_IF_ERROR(make_engine(where, where.threads, std::nullopt, static_cast<int32_t>(context), &reference));
   PARE_RETURN_IF_ERROR(
       make_engine(where, threads > 0 ? threads : where.threads, level, static_cast<int32_t>(context), &other));
 

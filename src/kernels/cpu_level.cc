@@ -97,15 +97,22 @@ CpuLevel detected_cpu_level() {
   return level;
 }
 
+Status check_cpu_level(CpuLevel level) {
+  if (static_cast<size_t>(level) >= kNames.size()) {
+    return invalid_argument("CPU level " + std::to_string(static_cast<int>(level)) + " is not one of 0 to " +
+                            std::to_string(kNames.size() - 1));
+  }
+  if (level <= detected_cpu_level()) return ok_status();
+  return unsupported("this machine has '" + std::string(cpu_level_name(detected_cpu_level())) + "', not '" +
+                     std::string(cpu_level_name(level)) + "'");
+}
+
 Expected<CpuLevel> selected_cpu_level() {
   const char* name = std::getenv("PARE_CPU_LEVEL");
   if (name == nullptr || *name == '\0') return detected_cpu_level();
   Expected<CpuLevel> level = parse_cpu_level(name);
   if (!level.ok()) return level.status().with_context("PARE_CPU_LEVEL");
-  if (*level > detected_cpu_level()) {
-    return unsupported("PARE_CPU_LEVEL: this machine has '" + std::string(cpu_level_name(detected_cpu_level())) +
-                       "', not '" + name + "'");
-  }
+  PARE_RETURN_IF_ERROR(check_cpu_level(*level).with_context("PARE_CPU_LEVEL"));
   return level;
 }
 

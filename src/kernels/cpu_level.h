@@ -18,6 +18,9 @@ Expected<CpuLevel> parse_cpu_level(std::string_view name);
 // operating system's permission for the tile state, which is requested here.
 CpuLevel detected_cpu_level();
 
+// Invalid when it is none of the enumeration, unsupported when this machine has less.
+Status check_cpu_level(CpuLevel level);
+
 // The detected level, lowered to PARE_CPU_LEVEL when that is set (an unknown name is an error, a level above the
 // detected one too).
 Expected<CpuLevel> selected_cpu_level();

@@ -50,6 +50,7 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
   if (o.threads == 0) o.threads = usable_cpus();
   if (o.max_context == 0) o.max_context = config.context_max;
   PARE_RETURN_IF_ERROR(bounded("threads", o.threads, 1, kMaxThreads));
+  if (o.cpu_level) PARE_RETURN_IF_ERROR(check_cpu_level(*o.cpu_level).with_context("cpu_level"));
   PARE_RETURN_IF_ERROR(bounded("max_sequences", o.max_sequences, 1, kMaxSequences));
   PARE_RETURN_IF_ERROR(bounded("max_context", o.max_context, 1, config.context_max));
   PARE_RETURN_IF_ERROR(bounded("kv_rows", o.kv_rows, 0, kMaxContext * kMaxSequences));
@@ -77,7 +78,10 @@ Expected<std::unique_ptr<EngineMemory>> EngineMemory::create(const LoadedModel& 
 
 Status EngineMemory::make_context(const LoadedModel& model) {
   const ModelConfig& c = model.model->config();
-  PARE_ASSIGN_OR_RETURN(const CpuLevel level, selected_cpu_level());
+  if (!options_.cpu_level) {
+    PARE_ASSIGN_OR_RETURN(options_.cpu_level, selected_cpu_level());
+  }
+  const CpuLevel level = *options_.cpu_level;
   pool_ = std::make_unique<ThreadPool>(options_.threads);
   shape_ = segment_shape(c.n_heads, c.n_kv_heads, c.head_dim, pool_->threads(), model.accelerator.get());
   std::unique_ptr<ops::DeviceOps> device_ops;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 
+#include "../scratch_folder.h"
 #include "base/rng.h"
 #include "cuda_test.h"
 #include "io/mask_file.h"
@@ -155,10 +156,10 @@ TEST_F(CudaEngine, MovedRowsMatchThePromptPass) {
   }
 }
 
-// A mask file in which every other head is empty; removed with its owner.
+// A mask file in which every other head is empty; goes with its owner.
 class MaskFile {
  public:
-  explicit MaskFile(const ModelConfig& c) : path_(std::filesystem::path(::testing::TempDir()) / "pare_cuda_mask.json") {
+  explicit MaskFile(const ModelConfig& c) : path_(folder_ / "mask.json") {
     ChannelMask mask{.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
     for (int32_t i = 0; i < c.n_layers * c.n_kv_heads; ++i) {
       mask.heads.emplace_back();
@@ -168,10 +169,10 @@ class MaskFile {
     }
     EXPECT_TRUE(write_channel_mask(path_, mask).ok());
   }
-  ~MaskFile() { std::filesystem::remove(path_); }
   std::string spec(const char* rest) const { return "leank(mask=\"" + path_.string() + "\"," + rest + ")"; }
 
  private:
+  test::ScratchFolder folder_;
   std::filesystem::path path_;
 };
 

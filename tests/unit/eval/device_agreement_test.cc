@@ -4,24 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
-#include <map>
 #include <numeric>
+
+#include "../../tiny_models.h"
 
 namespace pare {
 namespace {
 
 constexpr int32_t kPrompt = 100, kAnswer = 24;
 
-std::shared_ptr<const LoadedModel> tiny(const std::string& name) {
-  static std::map<std::string, std::shared_ptr<const LoadedModel>> models;
-  std::shared_ptr<const LoadedModel>& model = models[name];
-  if (!model) {
-    ThreadPool pool(1);
-    model = load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf", &pool).value();
-  }
-  return model;
-}
+using test::tiny_model;
 
 std::unique_ptr<Engine> engine_of(const std::string& name, int32_t threads, const std::string& kv = "dense") {
   EngineOptions o;
@@ -30,7 +22,7 @@ std::unique_ptr<Engine> engine_of(const std::string& name, int32_t threads, cons
   o.max_sequences = 1;
   o.share_prefixes = false;
   o.kv = kv;
-  return Engine::create(tiny(name), o).value();
+  return Engine::create(tiny_model(name), o).value();
 }
 
 Agreement compare(Engine& reference, Engine& other, int prompts) {
@@ -99,7 +91,7 @@ TEST(DeviceAgreement, WhatDiffersIsFoundWhereItIs) {
 TEST(DeviceAgreement, AStopLeavesWhatWasFound) {
   const auto one = engine_of("llama", 1), two = engine_of("llama", 1);
   Agreement found = compare(*one, *two, 1);
-  const auto prompt = text_prompt(*tiny("llama")->tokenizer, Haystack(), 1, kPrompt);
+  const auto prompt = text_prompt(*tiny_model("llama")->tokenizer, Haystack(), 1, kPrompt);
   int asked = 0;
   const Status status = compare_devices(
       *one, *two, *prompt, 1, kAnswer, [&] { return ++asked > 2; }, &found);
@@ -109,7 +101,7 @@ TEST(DeviceAgreement, AStopLeavesWhatWasFound) {
 }
 
 TEST(DeviceAgreement, PromptsFollowFromTheirSeed) {
-  const Tokenizer& tokenizer = *tiny("llama")->tokenizer;
+  const Tokenizer& tokenizer = *tiny_model("llama")->tokenizer;
   const auto a = text_prompt(tokenizer, Haystack(), 1, 200), b = text_prompt(tokenizer, Haystack(), 1, 200);
   const auto c = text_prompt(tokenizer, Haystack(), 2, 200), longer = text_prompt(tokenizer, Haystack(), 1, 900);
   ASSERT_TRUE(a.ok() && b.ok() && c.ok() && longer.ok());

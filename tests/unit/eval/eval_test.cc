@@ -2,23 +2,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 #include <map>
 #include <numeric>
 #include <vector>
 
+#include "../../tiny_models.h"
 #include "eval/model_bench.h"
 #include "eval/perplexity.h"
 
 namespace pare {
 namespace {
 
-std::shared_ptr<const LoadedModel> tiny(const std::string& name) {
-  ThreadPool pool(1);
-  auto model = load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf", &pool);
-  EXPECT_TRUE(model.ok()) << model.status().to_string();
-  return *model;
-}
+using test::tiny_model;
 
 std::unique_ptr<Engine> engine_of(const std::shared_ptr<const LoadedModel>& model, const std::string& attn) {
   EngineOptions o;
@@ -57,7 +52,7 @@ std::map<int32_t, std::vector<double>> log_probs(Engine& engine, const std::vect
 }
 
 TEST(Perplexity, IsTheDefinition) {
-  const auto model = tiny("llama");
+  const auto model = tiny_model("llama");
   const auto engine = engine_of(model, "dense");
   constexpr int32_t kContext = 16;
   constexpr TokenId kBos = 260;
@@ -87,7 +82,7 @@ TEST(Perplexity, IsTheDefinition) {
 }
 
 TEST(Perplexity, SaysWhatIsWrongAndStopsWhenTold) {
-  const auto engine = engine_of(tiny("llama"), "dense");
+  const auto engine = engine_of(tiny_model("llama"), "dense");
   const std::vector<TokenId> ids = some_ids(40);
   EXPECT_EQ(perplexity(*engine, ids, 3, 0, kNoToken, {}).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(perplexity(*engine, ids, 41, 0, kNoToken, {}).status().code(), StatusCode::kInvalidArgument);
@@ -102,7 +97,7 @@ TEST(Perplexity, SaysWhatIsWrongAndStopsWhenTold) {
 }
 
 TEST(Divergence, OfAConfigurationFromItselfIsZero) {
-  const auto model = tiny("llama");
+  const auto model = tiny_model("llama");
   const auto a = engine_of(model, "dense"), b = engine_of(model, "dense");
   const auto result = divergence(*a, *b, some_ids(64), 264, 16, 0, kNoToken, {});
   ASSERT_TRUE(result.ok()) << result.status().to_string();
@@ -114,7 +109,7 @@ TEST(Divergence, OfAConfigurationFromItselfIsZero) {
 }
 
 TEST(Divergence, IsTheDefinition) {
-  const auto model = tiny("llama");
+  const auto model = tiny_model("llama");
   const auto reference = engine_of(model, "dense"), candidate = engine_of(model, "streaming(sink=1,window=3)");
   constexpr int32_t kContext = 16;
   const std::vector<TokenId> ids = some_ids(kContext);
@@ -163,7 +158,7 @@ TEST(Bench, FloorCountsWhatAStepMustRead) {
 // The floor is what the engine itself counts, so that a ratio of 1 means what it says.
 TEST(Bench, FloorIsWhatTheEngineCounts) {
   for (const char* name : {"llama", "gemma3"}) {
-    const auto model = tiny(name);
+    const auto model = tiny_model(name);
     BenchConfig config{.prompt = 0, .generate = 12, .depth = 20, .parallel = 1, .threads = 1};
     auto bench = ModelBench::create(model, config);
     ASSERT_TRUE(bench.ok()) << bench.status().to_string();
@@ -196,7 +191,7 @@ TEST(Bench, AttentionOperationsAreCounted) {
 
 // Results that come a step late change when tokens are seen, not how many.
 TEST(Bench, SequencesDecodeTogetherWhilePromptsAreRead) {
-  const auto model = tiny("llama");
+  const auto model = tiny_model("llama");
   for (const int32_t depth : {1, 100}) {
     // Prompts of 800 tokens take two steps, in the second of which the first sequences decode.
     BenchConfig config{.prompt = 0, .generate = 10, .depth = depth, .parallel = 8, .threads = 1};
@@ -215,7 +210,7 @@ TEST(Bench, PolicyThatDropsRowsLowersTheFloor) {
   const auto floor_with = [&](const std::string& kv) {
     BenchConfig config{
         .prompt = 0, .generate = 8, .depth = 200, .parallel = 1, .threads = 1, .attn = "dense", .kv = kv};
-    auto bench = ModelBench::create(tiny("llama"), config);
+    auto bench = ModelBench::create(tiny_model("llama"), config);
     EXPECT_TRUE(bench.ok() && (*bench)->run().ok());
     return (*bench)->floor().decode_bytes_per_step;
   };

@@ -2,12 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 
+#include "../../scratch_folder.h"
 #include "base/limits.h"
 #include "io/mask_file.h"
 #include "io/ranking_file.h"
@@ -35,11 +35,8 @@ TEST(Crossover, IsTheLengthFromWhichOnNothingIsSlower) {
 
 class GateFiles : public ::testing::Test {
  protected:
-  void SetUp() override {
-    path_ = std::filesystem::path(::testing::TempDir()) / ("pare_gate_" + std::to_string(getpid()) + ".json");
-  }
-  void TearDown() override { std::filesystem::remove(path_); }
-  std::filesystem::path path_;
+  test::ScratchFolder folder_;
+  const std::filesystem::path path_ = folder_ / "gate.json";
 };
 
 TEST_F(GateFiles, WithoutACrossoverThePolicyIsOff) {

@@ -9,6 +9,7 @@
 #include <map>
 #include <numeric>
 
+#include "../../scratch_folder.h"
 #include "eval/figures.h"
 #include "eval/random_model.h"
 #include "eval/summary.h"
@@ -336,10 +337,8 @@ TEST(Records, ComeBackFromAFileAsTheyWere) {
   ASSERT_TRUE(records.add(record_of(UINT64_MAX, 1)).ok());
   ASSERT_TRUE(records.add(record_of(1, 0.75, {0.5})).ok()) << "replaces the first";
   ASSERT_EQ(records.all().size(), 2u);
-  const auto folder = std::filesystem::temp_directory_path() / "pare_eval_records_test";
-  std::filesystem::create_directories(folder);
+  const test::ScratchFolder folder;
   const auto path = folder / "records.json";
-  std::filesystem::remove(path);
   EXPECT_EQ(EvalRecords::read(path)->all().size(), 0u) << "a file that is not there yet";
   ASSERT_TRUE(records.write(path).ok());
   const auto read = EvalRecords::read(path);
@@ -350,7 +349,6 @@ TEST(Records, ComeBackFromAFileAsTheyWere) {
   std::ofstream(path) << "{\"pare_eval\": 1}";
   const auto broken = EvalRecords::read(path);
   EXPECT_NE(broken.status().message().find("records.json"), std::string::npos);
-  std::filesystem::remove_all(folder);
 }
 
 TEST(Records, BadFilesAreNamed) {

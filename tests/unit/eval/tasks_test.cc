@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <string>
 
+#include "../../tiny_models.h"
 #include "eval/prompt.h"
 #include "eval/score.h"
 #include "eval/tasks/copy.h"
@@ -14,13 +14,7 @@
 namespace pare {
 namespace {
 
-std::shared_ptr<const LoadedModel> tiny() {
-  static const auto model = [] {
-    ThreadPool pool(1);
-    return load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny/llama/model.gguf", &pool).value();
-  }();
-  return model;
-}
+using test::tiny_model;
 
 size_t count(const std::string& text, const std::string& part) {
   size_t n = 0;
@@ -196,13 +190,13 @@ TEST(Fit, FillsALengthWithoutOverflowing) {
   for (const TaskFamily& family : task_families()) {
     if (family.name == "frequent-words") continue;  // its shares round to whole words
     for (const int32_t length : {6000, 20000}) {
-      const auto c = fit_case(*tiny(), family, params_of(2), length, true);
+      const auto c = fit_case(*tiny_model(), family, params_of(2), length, true);
       ASSERT_TRUE(c.ok()) << family.name << ": " << c.status().to_string();
       EXPECT_LE(c->ids.size(), length) << family.name;
-      const auto more = render_case(*tiny(), family.make(params_of(2), c->units + 3), true);
+      const auto more = render_case(*tiny_model(), family.make(params_of(2), c->units + 3), true);
       EXPECT_GT(more->size(), length) << family.name << " has room for more";
     }
-    const auto none = fit_case(*tiny(), family, params_of(2), 64, true);
+    const auto none = fit_case(*tiny_model(), family, params_of(2), 64, true);
     EXPECT_EQ(none.status().code(), StatusCode::kInvalidArgument) << family.name;
   }
 }
@@ -222,10 +216,11 @@ TEST(Fit, SearchesAnyMonotoneSize) {
 }
 
 TEST(Fit, TurnsAreToldAfterTheFirst) {
-  const auto ids = render_case(*tiny(), make_multi_turn(params_of(4), 10), true);
+  const auto ids = render_case(*tiny_model(), make_multi_turn(params_of(4), 10), true);
   ASSERT_TRUE(ids.ok());
   EXPECT_FALSE(ids->told.empty());
-  const std::string first = tiny()->tokenizer->decode(ids->prompt), rest = tiny()->tokenizer->decode(ids->told);
+  const std::string first = tiny_model()->tokenizer->decode(ids->prompt),
+                    rest = tiny_model()->tokenizer->decode(ids->told);
   EXPECT_TRUE(first.ends_with("Answer:")) << first;
   EXPECT_NE(rest.find("And what is the access code"), std::string::npos);
   EXPECT_EQ(first.find("Thank you"), std::string::npos);
@@ -233,18 +228,18 @@ TEST(Fit, TurnsAreToldAfterTheFirst) {
 
 TEST(Copy, TheSecondCopyIsTheFirst) {
   for (const int32_t distance : {128, 200, 435}) {
-    const auto c = make_copy(*tiny()->tokenizer, 3, 500, distance);
+    const auto c = make_copy(*tiny_model()->tokenizer, 3, 500, distance);
     ASSERT_TRUE(c.ok()) << c.status().to_string();
     ASSERT_EQ(c->prompt.size(), 500u);
     std::vector<TokenId> whole = c->prompt;
     whole.insert(whole.end(), c->rest.begin(), c->rest.end());
     for (size_t i = 500 - kCopyHalf; i < whole.size(); ++i) EXPECT_EQ(whole[i], whole[i - distance]) << i;
     EXPECT_EQ(c->scored_from, 500 - kCopyHalf + kCopyLead);
-    EXPECT_EQ(make_copy(*tiny()->tokenizer, 3, 500, distance)->prompt, c->prompt);
-    EXPECT_NE(make_copy(*tiny()->tokenizer, 4, 500, distance)->prompt, c->prompt);
+    EXPECT_EQ(make_copy(*tiny_model()->tokenizer, 3, 500, distance)->prompt, c->prompt);
+    EXPECT_NE(make_copy(*tiny_model()->tokenizer, 4, 500, distance)->prompt, c->prompt);
   }
-  EXPECT_FALSE(make_copy(*tiny()->tokenizer, 3, 500, 127).ok());
-  EXPECT_FALSE(make_copy(*tiny()->tokenizer, 3, 500, 436).ok());
+  EXPECT_FALSE(make_copy(*tiny_model()->tokenizer, 3, 500, 127).ok());
+  EXPECT_FALSE(make_copy(*tiny_model()->tokenizer, 3, 500, 436).ok());
 }
 
 }  // namespace

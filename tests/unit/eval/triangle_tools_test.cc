@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <numeric>
 
+#include "../../tiny_models.h"
 #include "attention/selector.h"
 #include "base/rng.h"
 #include "eval/attention_bench.h"
@@ -19,12 +19,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::shared_ptr<const LoadedModel> tiny(const std::string& name) {
-  ThreadPool pool(1);
-  auto model = load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf", &pool);
-  EXPECT_TRUE(model.ok()) << model.status().to_string();
-  return *model;
-}
+using test::tiny_model;
 
 std::vector<TokenId> some_ids(int32_t n, uint64_t seed) {
   Philox rng(seed);
@@ -72,7 +67,7 @@ std::vector<std::vector<double>> log_probs(const std::shared_ptr<const LoadedMod
 }
 
 TEST(TuneTriangle, RanksByTheDivergenceOfTheAnswer) {
-  const auto model = tiny("llama");
+  const auto model = tiny_model("llama");
   const TuneOptions o = small_options();
   std::vector<TuneSample> samples;
   for (uint64_t s = 0; s < 3; ++s) samples.push_back({some_ids(82, s + 1), 3, "text"});
@@ -129,7 +124,7 @@ TEST(TuneTriangle, RanksByTheDivergenceOfTheAnswer) {
 }
 
 TEST(TuneTriangle, WindowedLayersComeLast) {
-  const auto model = tiny("gemma3");
+  const auto model = tiny_model("gemma3");
   const ModelConfig& c = model->model->config();
   const std::vector<TuneSample> samples = {{some_ids(82, 1), 1, "text"}};
   const auto tuning = tune_triangle(model, samples, small_options(), {});
@@ -146,7 +141,7 @@ TEST(TuneTriangle, WindowedLayersComeLast) {
 }
 
 TEST(TuneTriangle, SamplesAreDrawnByTheSeed) {
-  const auto model = tiny("llama");
+  const auto model = tiny_model("llama");
   TuneOptions o = small_options();
   o.tokens = 245;
   o.samples = 4;
@@ -171,7 +166,7 @@ TEST(TuneTriangle, SamplesAreDrawnByTheSeed) {
 }
 
 TEST(AttentionMap, CountsWhatTheSelectorKeeps) {
-  const auto model = tiny("llama");
+  const auto model = tiny_model("llama");
   AttentionMapOptions o;
   o.threads = 1;
   o.layer = model->model->config().n_layers - 1;

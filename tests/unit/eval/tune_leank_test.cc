@@ -3,16 +3,16 @@
 #include "eval/tune_leank.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <limits>
 #include <numeric>
 
+#include "../../scratch_folder.h"
+#include "../../tiny_models.h"
 #include "base/rng.h"
 #include "io/gguf.h"
 #include "io/mask_file.h"
@@ -22,21 +22,12 @@
 namespace pare {
 namespace {
 
-std::filesystem::path tiny_path(const std::string& name) {
-  return std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf";
-}
-
-std::shared_ptr<const LoadedModel> load_model(const std::filesystem::path& path) {
-  ThreadPool pool(1);
-  auto model = load(path, &pool);
-  EXPECT_TRUE(model.ok()) << model.status().to_string();
-  return *model;
-}
+using test::tiny_model;
 
 // A tiny model of which some rows of a tensor are `factor` times as large.
 std::shared_ptr<const LoadedModel> planted(const std::string& name, const std::string& tensor,
                                            const std::vector<int64_t>& rows, float factor) {
-  std::ifstream in(tiny_path(name), std::ios::binary);
+  std::ifstream in(test::tiny_model_path(name), std::ios::binary);
   std::string bytes(std::istreambuf_iterator<char>(in), {});
   const auto file = read_gguf(std::as_bytes(std::span(bytes)));
   EXPECT_TRUE(file.ok()) << file.status().to_string();
@@ -58,11 +49,9 @@ std::shared_ptr<const LoadedModel> planted(const std::string& name, const std::s
     }
   }
   EXPECT_TRUE(found) << tensor;
-  const auto path = std::filesystem::temp_directory_path() / ("pare-planted-" + std::to_string(::getpid()) + ".gguf");
-  std::ofstream(path, std::ios::binary) << bytes;
-  auto model = load_model(path);
-  std::filesystem::remove(path);
-  return model;
+  const test::ScratchFolder folder;
+  std::ofstream(folder / "planted.gguf", std::ios::binary) << bytes;
+  return test::load_model_file(folder / "planted.gguf");
 }
 
 std::vector<TokenId> some_ids(int32_t n, int32_t salt = 0) {
@@ -83,7 +72,7 @@ const double* head_scores(const ChannelScores& s, int32_t layer, int32_t head) {
 }
 
 TEST(CalibrateChannels, IsTheMeanOverAllPairs) {
-  const auto model = load_model(tiny_path("llama"));
+  const auto model = tiny_model("llama");
   const std::vector<std::vector<TokenId>> prompts = {some_ids(40)};
   const ChannelScores scores = calibrated(model, 1, prompts);
   EXPECT_EQ(scores.rows, 40 - kCalibrationSinkRows);
@@ -136,7 +125,7 @@ TEST(CalibrateChannels, IsTheMeanOverAllPairs) {
 
 TEST(CalibrateChannels, DoesNotDependOnThreads) {
   for (const char* name : {"llama", "qwen2", "gemma3"}) {
-    const auto model = load_model(tiny_path(name));
+    const auto model = tiny_model(name);
     const std::vector<std::vector<TokenId>> prompts = {some_ids(100), some_ids(50, 1)};
     const ChannelScores one = calibrated(model, 1, prompts);
     for (const int32_t threads : {2, 3}) EXPECT_EQ(calibrated(model, threads, prompts).values, one.values) << name;
@@ -182,7 +171,7 @@ TEST(CalibrateChannels, MagnitudeKeepsPlantedChannels) {
 }
 
 TEST(CalibrateChannels, SaysWhatIsWrongAndStopsWhenTold) {
-  const auto model = load_model(tiny_path("llama"));
+  const auto model = tiny_model("llama");
   const std::vector<std::vector<TokenId>> none, brief = {some_ids(kCalibrationSinkRows)}, good = {some_ids(60)};
   EXPECT_EQ(calibrate_channels(model, none, 1).status().message(),
             "the longest prompt has 0 tokens; the first 16 of each do not count");

@@ -41,7 +41,7 @@ class DownloadTest : public ::testing::Test {
   }
 
   test::ScopedEnv no_proxy_{"no_proxy", "127.0.0.1"};
-  test::TempFolder folder_;
+  test::ScratchFolder folder_;
   std::filesystem::path path_ = folder_.path() / "model.gguf";
   std::filesystem::path etag_path_ = folder_.path() / "model.gguf.etag";
   HttpOptions options_;

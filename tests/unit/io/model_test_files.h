@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../../scratch_folder.h"
 #include "io/tensor_entry.h"
 #include "io/tensor_stream.h"
 
@@ -22,27 +23,7 @@ inline std::filesystem::path source_path(std::string_view relative) {
   return std::filesystem::path(PARE_SOURCE_DIR) / relative;
 }
 
-// A folder of its own for each object, removed with it.
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "pare-io-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-
-  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-  size_t entries() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path_), {})); }
-
- private:
-  std::filesystem::path path_;
-};
+using test::ScratchFolder;
 
 inline std::string read_whole(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "../../scratch_folder.h"
 #include "base/limits.h"
 #include "base/rng.h"
 #include "io/json.h"
@@ -51,11 +52,12 @@ TEST(RankingFile, ComesBack) {
 }
 
 TEST(RankingFile, IsWrittenAndReadAtAPath) {
-  const auto path = std::filesystem::path(::testing::TempDir()) / "pare_ranking_test.json";
+  const test::ScratchFolder folder;
+  const auto path = folder / "ranking.json";
   ASSERT_TRUE(write_ranking_file(path, some_ranking()).ok());
   expect_same(read_ranking_file(path).value(), some_ranking());
   std::ofstream(path) << "{}";
-  EXPECT_THAT(std::string(read_ranking_file(path).status().message()), HasSubstr("pare_ranking_test.json"));
+  EXPECT_THAT(std::string(read_ranking_file(path).status().message()), HasSubstr(path.string()));
   std::filesystem::remove(path);
   EXPECT_EQ(read_ranking_file(path).status().code(), StatusCode::kNotFound);
   LayerRanking bad = some_ranking();

@@ -156,7 +156,7 @@ class HubPullTest : public ::testing::Test {
 
   const test::ScopedEnv no_proxy_{"no_proxy", "127.0.0.1"}, no_token_{"HF_TOKEN", nullptr},
       no_endpoint_{"HF_ENDPOINT", nullptr};
-  test::TempFolder folder_;
+  test::ScratchFolder folder_;
   const fs::path store_ = folder_.path() / "store";
   std::map<std::string, std::string> files_;
   std::optional<std::string> listing_override_;

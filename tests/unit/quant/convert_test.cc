@@ -11,6 +11,7 @@
 #include <iterator>
 #include <map>
 
+#include "../../scratch_folder.h"
 #include "quant/blocks.h"
 #include "quant/recipe.h"
 
@@ -21,23 +22,6 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
 fs::path tiny(const std::string& name) { return fs::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name; }
-
-class Scratch {
- public:
-  Scratch() {
-    std::string pattern = (fs::temp_directory_path() / "pare-convert-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 std::vector<float> values_of(const TensorEntry& entry) {
   std::vector<float> values(entry.data.size() / dtype_info(entry.dtype).block_bytes *
@@ -62,7 +46,7 @@ void expect_same_tensors(const ModelFile& got, const ModelFile& wanted) {
 class HfToGguf : public testing::TestWithParam<const char*> {};
 
 TEST_P(HfToGguf, GivesTheTensorsAndKeysThatAnIndependentWriterGave) {
-  const Scratch scratch;
+  const test::ScratchFolder scratch;
   const auto in = ModelFile::open(tiny(GetParam()));
   const auto wanted = ModelFile::open(tiny(std::string(GetParam()) + "/model.gguf"));
   ASSERT_TRUE(in.ok() && wanted.ok());
@@ -94,7 +78,7 @@ INSTANTIATE_TEST_SUITE_P(Models, HfToGguf,
 class GgufToSafetensors : public testing::TestWithParam<const char*> {};
 
 TEST_P(GgufToSafetensors, GivesTheOriginalTensors) {
-  const Scratch scratch;
+  const test::ScratchFolder scratch;
   const auto in = ModelFile::open(tiny(std::string(GetParam()) + "/model.gguf"));
   const auto wanted = ModelFile::open(tiny(GetParam()));
   ASSERT_TRUE(in.ok() && wanted.ok());
@@ -119,7 +103,7 @@ INSTANTIATE_TEST_SUITE_P(Models, GgufToSafetensors, testing::Values("llama", "qw
                          [](const auto& param) { return std::string(param.param); });
 
 TEST(Convert, EveryRecipeWritesAFileThatOpensAndStaysClose) {
-  const Scratch scratch;
+  const test::ScratchFolder scratch;
   const auto in = ModelFile::open(tiny("llama/model.gguf"));
   ASSERT_TRUE(in.ok());
   ThreadPool pool(2);
@@ -167,7 +151,7 @@ TEST(Convert, RecipesChooseByRoleAndRow) {
 }
 
 TEST(Convert, ErrorsNameWhatIsWrong) {
-  const Scratch scratch;
+  const test::ScratchFolder scratch;
   const auto bert = ModelFile::open(tiny("bert"));
   const auto llama = ModelFile::open(tiny("llama"));
   ASSERT_TRUE(bert.ok() && llama.ok());

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -11,16 +10,17 @@
 #include <utility>
 #include <vector>
 
+#include "../../tiny_models.h"
 #include "base/rng.h"
 #include "io/sha256.h"
 #include "pare/engine.h"
 #include "runtime/engine_impl.h"
-#include "runtime/loaded_model.h"
 
 namespace pare {
 
 struct EngineTestPeer {
   static KvStore& store(Engine& engine) { return engine.impl_->memory->store(); }
+  static CpuLevel cpu_level(Engine& engine) { return engine.impl_->memory->context().level; }
   // Oldest first.
   static const std::vector<std::unique_ptr<Branch>>& branches(Engine& engine) {
     return engine.impl_->scheduler->branches();
@@ -30,17 +30,6 @@ struct EngineTestPeer {
 }  // namespace pare
 
 namespace pare::test {
-
-// A random-weight model of tests/data/tiny; loaded once.
-inline std::shared_ptr<const LoadedModel> tiny_model(const std::string& name = "llama") {
-  static std::map<std::string, std::shared_ptr<const LoadedModel>> models;
-  std::shared_ptr<const LoadedModel>& model = models[name];
-  if (!model) {
-    ThreadPool pool(1);
-    model = load(std::filesystem::path(PARE_SOURCE_DIR) / "tests/data/tiny" / name / "model.gguf", &pool).value();
-  }
-  return model;
-}
 
 inline std::vector<int32_t> random_tokens(Philox& rng, int32_t n, int32_t vocab = 256) {
   std::vector<int32_t> ids(static_cast<size_t>(n));
@@ -172,11 +161,12 @@ inline void expect_idle(Engine& engine) {
   EXPECT_TRUE(store.check().ok());
 }
 
+// Never null: an engine that cannot be made throws, which ends the test.
 inline std::unique_ptr<Engine> make_engine(const EngineOptions& options,
                                            std::shared_ptr<const LoadedModel> model = tiny_model()) {
   auto engine = Engine::create(std::move(model), options);
   EXPECT_TRUE(engine.ok()) << engine.status().to_string();
-  return engine.ok() ? std::move(*engine) : nullptr;
+  return std::move(engine).value();
 }
 
 // The answers of `request` alone in an engine of its own.
@@ -184,9 +174,9 @@ inline Answers run_alone(const Request& request, const EngineOptions& options,
                          const std::shared_ptr<const LoadedModel>& model = tiny_model()) {
   const auto engine = make_engine(options, model);
   const auto answers = submit(*engine, request);
-  EXPECT_NE(answers, nullptr);
+  EXPECT_NE(answers, nullptr) << "refused";
   EXPECT_TRUE(engine->run().ok());
-  return *answers;
+  return answers ? *answers : Answers(static_cast<size_t>(std::max(1, request.samples)));
 }
 
 }  // namespace pare::test

@@ -1,17 +1,17 @@
 // Heads that keep no key channel and leave means (kv=leank(empty=mean)) while an engine runs: what may change a bit.
 #include <gtest/gtest.h>
 
+#include "../../scratch_folder.h"
 #include "io/mask_file.h"
 #include "moving_rows.h"
 
 namespace pare::test {
 namespace {
 
-// A mask file in which every other head is empty and the others keep all channels; removed with its owner.
+// A mask file in which every other head is empty and the others keep all channels; goes with its owner.
 class MaskFile {
  public:
-  explicit MaskFile(const std::string& model = "llama")
-      : path_(std::filesystem::path(::testing::TempDir()) / ("pare_mean_rows_" + model + ".json")) {
+  explicit MaskFile(const std::string& model = "llama") : path_(folder_ / "mask.json") {
     const ModelConfig& c = tiny_model(model)->model->config();
     ChannelMask mask{.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
     for (int32_t i = 0; i < c.n_layers * c.n_kv_heads; ++i) {
@@ -21,13 +21,13 @@ class MaskFile {
     }
     EXPECT_TRUE(write_channel_mask(path_, mask).ok());
   }
-  ~MaskFile() { std::filesystem::remove(path_); }
   std::string spec(int32_t sink, const char* empty = "mean") const {
     return "leank(mask=\"" + path_.string() + "\",sink=" + std::to_string(sink) + ",recent=64,flush=64,empty=" + empty +
            ")";
   }
 
  private:
+  ScratchFolder folder_;
   std::filesystem::path path_;
 };
 

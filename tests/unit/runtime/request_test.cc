@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
+#include "../../scoped_env.h"
 #include "base/limits.h"
 #include "engine_rig.h"
 
@@ -198,6 +200,33 @@ TEST(EngineOptions, OutOfRangeIsNamed) {
   refuses("nonsense", [](EngineOptions& o) { o.attn = "nonsense"; });
   refuses("nonsense", [](EngineOptions& o) { o.kv = "nonsense"; });
   EXPECT_EQ(Engine::create(tiny_model("bert"), {}).status().code(), StatusCode::kUnsupported);
+}
+
+TEST(EngineOptions, TheirCpuLevelStandsAboveTheEnvironment) {
+  const ScopedEnv lowest("PARE_CPU_LEVEL", "scalar");
+  EngineOptions o;
+  o.threads = 1;
+  EXPECT_EQ(EngineTestPeer::cpu_level(*make_engine(o)), CpuLevel::kScalar);
+  const Request request = {.tokens = {5, 6, 7}, .max_tokens = 8};
+  for (const CpuLevel level : testable_cpu_levels()) {
+    o.cpu_level = level;
+    const auto engine = make_engine(o);
+    EXPECT_EQ(EngineTestPeer::cpu_level(*engine), level);
+    const auto answers = submit(*engine, request);
+    ASSERT_NE(answers, nullptr);
+    EXPECT_TRUE(engine->run().ok());
+    EXPECT_NE((*answers)[0].finish, FinishReason::kFailed);
+  }
+  EXPECT_STREQ(std::getenv("PARE_CPU_LEVEL"), "scalar");
+  o.cpu_level = static_cast<CpuLevel>(4);
+  const Status unknown = Engine::create(tiny_model(), o).status();
+  EXPECT_EQ(unknown.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(unknown.to_string(), ::testing::HasSubstr("cpu_level"));
+  if (detected_cpu_level() == CpuLevel::kAmx) return;
+  o.cpu_level = CpuLevel::kAmx;
+  const Status missing = Engine::create(tiny_model(), o).status();
+  EXPECT_EQ(missing.code(), StatusCode::kUnsupported);
+  EXPECT_THAT(missing.to_string(), ::testing::HasSubstr("cpu_level: this machine has"));
 }
 
 TEST(EngineOptions, ARequestThatCanNeverRunIsRefusedAtOnce) {

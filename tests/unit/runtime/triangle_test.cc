@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "../../scratch_folder.h"
 #include "engine_rig.h"
 #include "io/ranking_file.h"
 
@@ -221,11 +222,11 @@ TEST(TriangleEngine, ARankingIsReadAndCheckedAgainstTheModel) {
   for (const char* device : {"cpu-scalar", "cpu-avx2", "cpu-avx512", "cpu-amx"}) {
     ranking.min_tokens.emplace_back(device, 77);
   }
-  const auto path = std::filesystem::path(::testing::TempDir()) / "pare_triangle_engine_test.json";
+  const ScratchFolder folder;
+  const auto path = folder / "ranking.json";
   ASSERT_TRUE(write_ranking_file(path, ranking).ok());
   const std::string spec = "triangle(ranking=\"" + path.string() + "\")";
   const auto engine = make_engine(engine_with(spec));
-  ASSERT_NE(engine, nullptr);
   EXPECT_EQ(engine->attn_spec(),
             "triangle(sink=8,window=512,last=128,min_tokens=77,layers=" + std::to_string(layers - 1) + ")+dense");
   ++ranking.model_hash;
@@ -233,8 +234,7 @@ TEST(TriangleEngine, ARankingIsReadAndCheckedAgainstTheModel) {
   EXPECT_THAT(std::string(Engine::create(model, engine_with(spec)).status().message()),
               HasSubstr("ranking: is for weights"));
   std::filesystem::remove(path);
-  EXPECT_THAT(std::string(Engine::create(model, engine_with(spec)).status().message()),
-              HasSubstr("pare_triangle_engine_test.json"));
+  EXPECT_THAT(std::string(Engine::create(model, engine_with(spec)).status().message()), HasSubstr(path.string()));
 }
 
 TEST(TriangleEngine, AnObserverSeesEveryLayerOfEveryChunk) {
