@@ -8,7 +8,6 @@
 #include <limits>
 #include <map>
 #include <mutex>
-#include <numeric>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -52,51 +51,19 @@ const Card& card() {
   return found;
 }
 
-// The multiprocessor that has most to do, roughly: blocks fill multiprocessors in turn.
-struct Busiest {
-  int64_t blocks, pairs;  // of a block
-  int64_t longer;         // blocks with a pair more
-  int64_t all_pairs() const { return blocks * pairs + longer; }
-};
-Busiest busiest(int64_t processors, int64_t slices, int64_t slice_blocks, int64_t pairs) {
-  const int64_t blocks = ceil_div(slices * slice_blocks, processors);
-  const int64_t longer = std::min(blocks, ceil_div(slices * (pairs % slice_blocks), processors));
-  return {blocks, pairs / slice_blocks, longer};
-}
-
-// Warp instructions for a unit of both tiles with one token tile: what the compiler makes of it for Hopper, to a tenth.
-constexpr double unit_instructions(const DeviceFormat& f) {
-  if (f.plain != 0) return f.plain == 2 ? 110.0 : 300.0;
-  return 240.0 + (f.bit ? 70.0 : 0.0) + (has_base(f.scales) ? 100.0 : 0.0) + (has_halves(f.scales) ? 90.0 : 0.0);
-}
-
-// Seconds, roughly, of what the busiest scheduler has to issue. Up to two warps wait for their own results instead,
-// which cost_of counts.
-double issue_time(const DeviceFormat& f, int64_t pairs, int64_t part, const Plan& plan) {
-  constexpr double kClock = 1.75e9, kAdding = 0.5;  // in units
-  constexpr int64_t kSchedulers = 4, kBlocks = int64_t{small::blocks_at_once(1)} * kPlannedProcessors;
-  const int64_t slice_blocks = std::clamp<int64_t>(kBlocks / plan.slices, 1, pairs);
-  const Busiest most = busiest(kPlannedProcessors, plan.slices, slice_blocks, pairs);
-  const auto warps_of = [&](int64_t n) { return ceil_div<int64_t>(n * plan.k_warps, kSchedulers); };
-  const int64_t warps = most.longer * warps_of(most.pairs + 1) + (most.blocks - most.longer) * warps_of(most.pairs);
-  if (warps <= 2) return 0.0;
-  return static_cast<double>(warps) * (static_cast<double>(part) + kAdding) * unit_instructions(f) / kClock;
-}
-
-// Seconds, roughly, of all pairs under a plan, for whichever plan is least; no less than `best` where that is enough to
-// know.
-double cost_of(const DeviceFormat& f, int64_t pairs, int64_t units, const Plan& plan, double best) {
+// Seconds, roughly, of all pairs under a plan, for whichever plan is least.
+double cost_of(const DeviceFormat& f, int64_t pairs, int64_t units, const Plan& plan) {
   constexpr double kCardWarps = 16 * kPlannedProcessors, kBandwidth = 3.0e12;
   constexpr double kUnitLatency = 0.25e-6;  // of a warp alone
   const int64_t cut = small::cut_units(f, units, plan), part = ceil_div<int64_t>(units / cut, plan.parts()) * cut;
   // What a warp reads for a part, in units.
-  const auto headers = static_cast<double>(part + f.units - std::gcd(part, int64_t{f.units})) / f.units;
+  const auto headers = static_cast<double>(cut < f.units ? ceil_div<int64_t>(part, f.units) + 1 : part / f.units);
   const double read = static_cast<double>(part) + headers * small::ring_header_bytes(f) / small::stage_tile_bytes(f);
   // The units that a warp's share of adding and writing is worth.
   const double adding = plan.k_warps > 1 ? 2.0 : 1.5;
   const double unit = kCardWarps * 2 * small::stage_tile_bytes(f) / kBandwidth;
   const double items = static_cast<double>(pairs * plan.slices * plan.k_warps);
-  const double reading = items * (read + adding) / kCardWarps * unit;
+  const double all = items * (read + adding) / kCardWarps * unit;
   const double last = static_cast<double>(part) * kUnitLatency * std::ceil(items / kCardWarps / 4);
   const double meeting = plan.k_warps > 1 ? 0.3e-6 : 0.1e-6;
   // Sums of slices go through the second-level cache twice; a warp waits while its own are on their way, and the last
@@ -105,9 +72,7 @@ double cost_of(const DeviceFormat& f, int64_t pairs, int64_t units, const Plan& 
                                               static_cast<double>(pairs * plan.slices) * 8192.0 / kBandwidth
                                         : 0.0;
   const double staging = 0.15e-9 * static_cast<double>(small::slice_columns(f, units, plan));
-  const double rest = last + meeting + slices + staging;
-  if (reading + rest >= best) return reading + rest;
-  return std::max(reading, issue_time(f, pairs, part, plan)) + rest;
+  return all + last + meeting + slices + staging;
 }
 
 // Every choice must suit 32 tokens: the plan is the same for all.
@@ -119,7 +84,7 @@ Plan plan_of(const DeviceFormat& f, int64_t pairs, int64_t units) {
     for (p.k_warps = 1; p.k_warps <= small::kMaxKWarps; p.k_warps *= 2) {
       if (p.parts() > units) break;
       if (small::shared_bytes(f, units, p, 4) > card().block_shared_bytes) break;
-      const double cost = cost_of(f, pairs, units, p, best_cost);
+      const double cost = cost_of(f, pairs, units, p);
       if (cost >= best_cost) continue;
       best = p;
       best_cost = cost;
@@ -176,17 +141,21 @@ int64_t one_round(const Args& args) {
   return ceil_div<int64_t>(args.pairs, row_warps);
 }
 
+// Pairs of the multiprocessor that has most of them, roughly: blocks fill multiprocessors in turn.
+int64_t busiest_pairs(const Args& args, int64_t slice_blocks) {
+  const int64_t processors = card().processors, blocks = ceil_div(args.plan.slices * slice_blocks, processors);
+  const int64_t longer = args.plan.slices * (args.pairs % slice_blocks);  // blocks with a pair more
+  return blocks * (args.pairs / slice_blocks) + std::min(blocks, ceil_div(longer, processors));
+}
+
 // Divides pairs among at most `blocks` blocks: one round of them if there is room, or more blocks with fewer pairs
 // where that leaves the busiest multiprocessor less to do.
 void set_blocks(int64_t blocks, Args* args) {
   const int64_t slices = args->plan.slices, most = std::clamp<int64_t>(blocks / slices, 1, args->pairs);
-  const auto pairs_at_most = [&](int64_t slice_blocks) {
-    return busiest(card().processors, slices, slice_blocks, args->pairs).all_pairs();
-  };
   int64_t best = std::min(most, one_round(*args));
   for (int64_t each = 1; each <= small::blocks_at_once(1); ++each) {
     const int64_t filling = std::min(most, each * card().processors / slices);
-    if (filling > best && pairs_at_most(filling) < pairs_at_most(best)) best = filling;
+    if (filling > best && busiest_pairs(*args, filling) < busiest_pairs(*args, best)) best = filling;
   }
   args->slice_blocks = static_cast<int32_t>(best);
 }
