@@ -68,8 +68,8 @@ bool choose_stages(int32_t shared_bytes, Params* params) {
 template <typename T, Rows kRows, int kMaxDim, int kColumnTiles>
 Status launch(Params params, const DecodeOptions& options, const DeviceLimits& limits, Stream stream) {
   using S = Shape<kMaxDim, kColumnTiles, kRows>;
-  // An item leaves a partial at least, so that slots bound the pairs of items and KV heads. Few blocks with few stages
-  // leave room for the launches behind them, which begin early.
+  // An item leaves a partial at least, so that slots bound the pairs of items and KV heads. Few blocks
+  // leave multiprocessors to the launches behind them, which begin early.
   const int64_t pairs = int64_t{params.plan.parts_cap} * params.layer.kv.n_kv_heads;
   const int64_t blocks = options.blocks > 0 ? options.blocks : std::min<int64_t>(limits.multiprocessors, pairs);
   if (!choose_stages<S>(limits.shared_bytes, &params)) {
