@@ -186,8 +186,8 @@ __host__ __device__ inline int lanes_of_head(int head_dim) {
   return lanes;
 }
 
-// Group `group` of `lanes` lanes takes kHeads heads of one row, whose angles it reads once. Whole warps call it. Without
-// `real` no head is read or written: its instructions are run for their own sake.
+// Group `group` of `lanes` lanes takes kHeads heads of one row, whose angles it reads once. Whole warps call it.
+// Without `real` no head is read or written: its instructions are run for their own sake.
 template <int kHeads, int kPairs, typename T, typename Q>
 __device__ __forceinline__ void transform_heads(const HeadsArgs& args, unsigned group, int lane, int lanes,
                                                 bool real = true) {
