@@ -318,6 +318,29 @@ TEST_F(LinearTest, FusedNormGivesTheBitsOfANormBefore) {
   }
 }
 
+// A chain of launches in a graph, each of which reads what the one before has written: launch(x, y, stream) queues one.
+// The rows of `start` go in; those of the same buffer come out after an even number of them.
+template <typename Launch>
+std::vector<uint16_t> run_chain(const std::vector<uint16_t>& start, int links, Launch launch) {
+  const DeviceBuffer a = to_device(start), b = poisoned<uint16_t>(start.size());
+  cudaStream_t stream;
+  EXPECT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  for (int i = 0; i < links; ++i) {
+    launch((i % 2 == 0 ? a : b).as<uint16_t>(), (i % 2 == 0 ? b : a).as<uint16_t>(), stream);
+  }
+  EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+  EXPECT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+  sync();
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  return to_host<uint16_t>(a, start.size());
+}
+
 // A chain in a graph, each launch a dependent of the one before, reading what that wrote.
 TEST_F(LinearTest, DependentLaunchesInAGraphSeeEachOther) {
   for (const Kernel kernel : {Kernel::kSmall, Kernel::kBatch}) {
@@ -328,29 +351,15 @@ TEST_F(LinearTest, DependentLaunchesInAGraphSeeEachOther) {
     const DeviceBuffer workspace = workspace_for({w.device()});
     const auto start = to_bf16(random_floats(t * k, 42));
     const auto run = [&](bool pdl) {
-      const DeviceBuffer a = to_device(start), b = poisoned<uint16_t>(t * k);
-      cudaStream_t stream;
-      EXPECT_EQ(cudaStreamCreate(&stream), cudaSuccess);
-      cudaGraph_t graph;
-      cudaGraphExec_t exec;
-      EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-      for (int i = 0; i < 20; ++i) {
+      return run_chain(start, 20, [&](const uint16_t* x, uint16_t* y, cudaStream_t stream) {
         SmallLinearInput in;
         in.t = t;
         in.k = in.ld = k;
-        in.x = (i % 2 == 0 ? a : b).as<uint16_t>();
-        const SmallLinearOutput out{w.device(), (i % 2 == 0 ? b : a).data(), n, nullptr, true, false};
+        in.x = x;
+        const SmallLinearOutput out{w.device(), y, n, nullptr, true, false};
         EXPECT_TRUE(is_ok(kernel == Kernel::kBatch ? batch_linear(in, {&out, 1}, stream, pdl)
                                                    : small_linear(in, {&out, 1}, workspace.data(), stream, pdl)));
-      }
-      EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-      EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
-      EXPECT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
-      sync();
-      cudaGraphExecDestroy(exec);
-      cudaGraphDestroy(graph);
-      cudaStreamDestroy(stream);
-      return to_host<uint16_t>(a, t * k);
+      });
     };
     const auto plain = run(false);
     for (int i = 0; i < 3; ++i) ASSERT_EQ(run(true), plain);
@@ -446,18 +455,11 @@ TEST_F(LinearTest, LaunchesOfTwoTypesInAGraphSeeEachOther) {
   const DeviceBuffer workspace = workspace_for({q.device(), v.device()});
   const auto start = to_bf16(random_floats(t * k, 93));
   const auto run = [&](bool together, bool pdl) {
-    const DeviceBuffer a = to_device(start), b = poisoned<uint16_t>(t * k);
-    cudaStream_t stream;
-    EXPECT_EQ(cudaStreamCreate(&stream), cudaSuccess);
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-    for (int i = 0; i < 12; ++i) {
+    return run_chain(start, 12, [&](const uint16_t* x, uint16_t* y, cudaStream_t stream) {
       SmallLinearInput in;
       in.t = t;
       in.k = in.ld = k;
-      in.x = (i % 2 == 0 ? a : b).as<uint16_t>();
-      auto* y = (i % 2 == 0 ? b : a).as<uint16_t>();
+      in.x = x;
       const SmallLinearOutput outputs[] = {{q.device(), y, k, nullptr, true, false},
                                            {v.device(), y + n_q, k, nullptr, true, false}};
       const auto all = std::span(outputs);
@@ -467,15 +469,7 @@ TEST_F(LinearTest, LaunchesOfTwoTypesInAGraphSeeEachOther) {
         EXPECT_TRUE(is_ok(small_linear(in, all.first(1), workspace.data(), stream, pdl)));
         EXPECT_TRUE(is_ok(small_linear(in, all.last(1), workspace.data(), stream, pdl)));
       }
-    }
-    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-    EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
-    EXPECT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
-    sync();
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
-    return to_host<uint16_t>(a, t * k);
+    });
   };
   const auto apart = run(false, false);
   for (const uint16_t value : apart) ASSERT_TRUE(std::isfinite(bfloat_to_float(value)));
