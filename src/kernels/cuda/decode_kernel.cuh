@@ -8,6 +8,7 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/decode_load.cuh"
 #include "kernels/cuda/decode_schedule.cuh"
+#include "kernels/cuda/decode_stage.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "tensor/cuda/status.h"
 
@@ -29,8 +30,9 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __gri
     for (int32_t job = 0; job < S::kJobs; ++job) {
       mbarrier_init(shared.job_full(job), 1);
       mbarrier_init(shared.queries_full(job), kFullArrivals);
-      mbarrier_init(shared.job_empty(job), kAttendWarps + S::kLoadWarps);
+      mbarrier_init(shared.job_empty(job), kAttendWarps + S::kLoadWarps + (S::kStaged ? 1 : 0));
     }
+    if constexpr (S::kStaged) init_places(shared);
   }
   __syncthreads();
   if (warp < kAttendWarps) {
@@ -38,6 +40,8 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1) decode_kernel(const __gri
   } else if (warp < kAttendWarps + S::kLoadWarps) {
     start_dependents();
     Load<T, S>(params, shared, warp - kAttendWarps).run();
+  } else if (S::kStaged && warp == kAttendWarps + S::kLoadWarps) {
+    Stage<S>(params, shared).run();
   } else {
     Schedule<T, S>(params, shared).run();
   }
@@ -55,13 +59,34 @@ inline Status device_limits(DeviceLimits* limits) {
   return ok_status();
 }
 
-// Stages that fit; none: false.
+// Bytes of a staged tile of zone mid: of the head whose are most.
+inline uint32_t place_bytes(const AttentionLayer& layer) {
+  uint32_t bytes = 0;
+  for (int32_t g = 0; g < layer.kv.n_kv_heads && layer.host_mid != nullptr; ++g) {
+    if (layer.host_mid[g].v_width > 0) bytes = std::max(bytes, codes_of(layer.host_mid[g]).part_bytes() * kStagedParts);
+  }
+  return bytes;
+}
+
+// Stages that fit; none: false. Places of staged tiles lie beside them: as many as leave room for two stages, else
+// empty ones, into which nothing is copied.
 template <typename S>
 bool choose_stages(int32_t shared_bytes, Params* params) {
-  params->stages = S::kMaxStages;
-  while (params->stages > 0 && S::bytes(params->stages, params->query_terms) > static_cast<uint32_t>(shared_bytes)) {
-    --params->stages;
+  const auto fit = [&](uint32_t staged) {
+    int32_t stages = S::kMaxStages;
+    while (stages > 0 && S::bytes(stages, params->query_terms) + staged > static_cast<uint32_t>(shared_bytes)) --stages;
+    return stages;
+  };
+  params->place_bytes = S::kStaged ? place_bytes(params->layer) : 0;
+  if (params->place_bytes > 0) {
+    for (params->places = kMaxPlaces; params->places > 0; --params->places) {
+      params->stages = fit(static_cast<uint32_t>(params->places) * params->place_bytes);
+      if (params->stages >= 2) return true;
+    }
   }
+  params->places = kMaxPlaces;
+  params->place_bytes = 0;
+  params->stages = fit(0);
   return params->stages > 0;
 }
 
@@ -88,7 +113,8 @@ Status launch(Params params, const DecodeOptions& options, const DeviceLimits& l
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<uint32_t>(std::max<int64_t>(1, blocks)));
   config.blockDim = dim3(S::kBlockThreads);
-  config.dynamicSmemBytes = S::bytes(params.stages, params.query_terms);
+  config.dynamicSmemBytes =
+      S::bytes(params.stages, params.query_terms) + static_cast<uint32_t>(params.places) * params.place_bytes;
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = options.overlap_launch && supports_pdl(reinterpret_cast<const void*>(kernel)) ? 1 : 0;

@@ -29,6 +29,9 @@ struct Params {
   int32_t query_terms;  // 1, or 2: queries may be scaled by channel, which takes 16 bits twice
   float factor;         // what a dot product is multiplied by: attn::query_factor
   float cap;            // softcap in log2 units; 0: none
+  // Of the ring of staged tiles, chosen by the launch: places, and bytes of codes in one; 0: none are staged.
+  int32_t places;
+  uint32_t place_bytes;
 };
 
 // Which rows a kernel is made for: all of a width and of the queries' type; of widths that differ by KV head and zone,

@@ -3,12 +3,15 @@
 
 #include "kernels/cuda/decode_codes.cuh"
 #include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/decode_stage.cuh"
+#include "kernels/cuda/decode_walk.cuh"
 #include "kernels/cuda/launch.cuh"
 
 namespace pare::cuda::decode {
 
 // Loads a part of every tile, K and V: one of two is a page of most zones. The first part's warp also tells what a tile
-// is. The numbers of picked rows and log weights come with K. Quantized rows are widened to T on their way.
+// is. The numbers of picked rows and log weights come with K. Quantized rows are widened to T on their way, whole parts
+// of a tile from codes in shared memory (decode_stage.cuh), others straight from global memory.
 //
 // Rows of earlier steps are asked for before the launch before has ended, where DecodeOptions::rows_settled says that
 // this step moves none: at short contexts nothing but the new rows is then left to wait for.
@@ -24,10 +27,16 @@ class Load {
   __device__ void run() {
     if (!params_.rows_settled) wait_for_new_rows();
     walk_jobs(shared_, [&](const Job& job, int32_t at) {
-      if constexpr (S::kCoded) codes_ = shared_.codes(at);
+      if constexpr (S::kCoded) codes_ = &shared_.codes(at);
       if (job.absent()) return;
       if (job.is(kJobPicked)) wait_for_new_rows();  // picks may be as young as queries
-      load_job(job);
+      if constexpr (S::kStaged) {
+        load_staged_job(job);
+      } else {
+        walk_tiles<S, const Job>(job, first_slot_, [this](const Job& j, Tile& tile, int32_t span, int32_t id) {
+          load_tile(j, tile, span, id, false);
+        });
+      }
     });
     wait_for_new_rows();  // no block leaves before its inputs are complete
   }
@@ -43,94 +52,56 @@ class Load {
   }
 
   static_assert(kSlots % 32 == 0);
-  // Where the walk over a job's tiles stands: at tile `first` of the numbers [lo, hi) of a span.
-  struct Place {
-    int32_t span, first, lo, hi;
-  };
 
-  __device__ void open_span(const Job& job, Place& at) const {
-    if (job.is(kJobPicked)) {
-      const int32_t begin = at.span * job.span, end = min(begin + job.span, job.n_picks);
-      int32_t rows = 0;
-      for (int32_t p = begin + lane_id(); p < end; p += 32) rows += job.picks[p].hi - job.picks[p].lo;
-      at.lo = at.first = 0;
-      at.hi = __reduce_add_sync(~0u, rows);
-    } else {
-      at.lo = max(at.span * job.span, job.row0);
-      at.hi = min((at.span + 1) * job.span, job.row_end);
-      at.first = at.lo / S::kTileRows * S::kTileRows;
-    }
+  // By what the staging warp says, which walks the tiles.
+  __device__ void load_staged_job(const Job& job) {
+    const int32_t part = first_slot_ / kSlots;
+    int32_t flags;
+    do {
+      mbarrier_wait(shared_.place_full(place_.at), place_.parity);
+      const StagedTile& staged = shared_.staged_tile(place_.at);
+      Tile tile = staged.tile;
+      flags = tile.flags;
+      load_tile(job, tile, staged.span, staged.pages[part], (staged.parts >> 4 * part & 1) != 0);
+      arrive_empty(shared_.place_empty(place_.at));
+      place_.advance(params_.places);
+    } while ((flags & kTileEndsJob) == 0);
   }
 
-  // Moves to the first tile not before `at` of which some column attends a row; false: there is none up to end_span.
-  __device__ bool seek(const Job& job, Place& at, int32_t end_span) const {
-    while (true) {
-      for (; at.first < at.hi; at.first += S::kTileRows) {
-        if (job.is(kJobPicked) || job.any_sees(max(at.first, at.lo), min(at.first + S::kTileRows, at.hi))) return true;
-      }
-      if (++at.span >= end_span) return false;
-      open_span(job, at);
-    }
-  }
-
-  // Every unit has a tile, if an empty one.
-  __device__ void load_job(const Job job) {
-    for (int32_t unit = job.unit_begin; unit < job.unit_end; ++unit) {
-      Place next{max(unit * job.unit_spans, job.span_begin), 0, 0, 0};
-      const int32_t end_span = min((unit + 1) * job.unit_spans, job.span_end);
-      open_span(job, next);
-      bool more = seek(job, next, end_span);
-      Place at = more ? next : Place{};
-      int32_t id = first_page(job, at);
-      do {
-        if (more) {
-          next.first += S::kTileRows;
-          more = seek(job, next, end_span);
-        }
-        const int32_t next_id = more ? first_page(job, next) : 0;
-        Tile tile{at.first, at.lo, at.hi, 0};
-        if (!more) tile.flags = kTileEndsUnit | (unit + 1 == job.unit_end ? kTileEndsJob : 0);
-        if (!more || next.span != at.span) tile.flags |= kTileEndsSpan;
-        load_tile(job, tile, at.span, id);
-        at = next;
-        id = next_id;
-      } while (more);
-    }
-  }
-
-  // The page of the part's first slot, asked for while the tile before is loaded. 0 where it is of no use.
-  __device__ int32_t first_page(const Job& job, const Place& at) const {
-    const int32_t row = at.first + first_slot_;
-    return job.is(kJobPicked) || row < at.lo || row >= at.hi ? 0 : job.pages[page_index(job, row)];
-  }
-
-  __device__ void load_tile(const Job& job, Tile& tile, int32_t span, int32_t id) {
+  // in_place: the codes of the part are staged.
+  __device__ void load_tile(const Job& job, Tile& tile, int32_t span, int32_t id, bool in_place) {
+    const bool staged = S::kStaged && in_place;
     const int32_t end = tile.first + S::kTileRows;
-    if (tile.first >= tile.lo && end <= tile.hi &&
+    if ((!staged || first_slot_ == 0) && tile.first >= tile.lo && end <= tile.hi &&
         (job.is(kJobPicked) ? job.all_see(job.row0, job.row_end) : job.all_see(tile.first, end))) {
       tile.flags |= kTileWhole;
     }
     // The first `n` slots are rows that lie one behind the other in a page and are wanted, and the others are empty:
-    // the common case by far.
+    // the common case by far. Slots from `old` on are stored by this step. A staged part is full, and old.
     const int32_t row = tile.first + first_slot_, in_page = row - page_index(job, row) * job.page_rows;
-    const int32_t n = max(0, min(min(row + kSlots, tile.hi), job.max_limit) - row);
-    bool together = !job.is(kJobPicked | kJobScored | kJobWeighted) && in_page + kSlots <= job.page_rows &&
-                    row >= tile.lo && (row + n <= job.sink || job.min_pos - row < job.window);
-    if constexpr (S::kCoded) together &= !is_quantized(codes_.k) && !is_quantized(codes_.v);
+    int32_t n = kSlots, old = kSlots;
+    bool together = true;
+    if (!staged) {
+      n = max(0, min(min(row + kSlots, tile.hi), job.max_limit) - row);
+      together = !job.is(kJobPicked | kJobScored | kJobWeighted) && in_page + kSlots <= job.page_rows &&
+                 row >= tile.lo && (row + n <= job.sink || job.min_pos - row < job.window);
+      if constexpr (S::kCoded) together &= !is_quantized(codes_->k) && !is_quantized(codes_->v);
+    }
     const std::byte* from = page(job, id);
     const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
-    // Slots from here on are stored by this step.
+    if (!staged) {
 #ifdef PARE_FAULT_DECODE_NEW_ROWS_EARLY
-    const int32_t old = n;
+      old = n;
 #else
-    const int32_t old = max(0, min(job.new_row - row, n));
+      old = max(0, min(job.new_row - row, n));
 #endif
-    if (!waited_ && old < n && !together) wait_for_new_rows();
+      if (!waited_ && old < n && !together) wait_for_new_rows();
+    }
 
     mbarrier_wait(shared_.keys_empty(ring_.at), ring_.parity ^ 1);
     if (!together) {
       find_sources(job, tile, span);
-    } else if ((tile.flags & kTileWhole) == 0) {
+    } else if (!staged && (tile.flags & kTileWhole) == 0) {
       for (int32_t slot = lane_id(); slot < kSlots; slot += 32) {
         shared_.template as<int32_t>(shared_.rows(ring_.at))[first_slot_ + slot] = slot < n ? row + slot : -1;
       }
@@ -157,8 +128,13 @@ class Load {
       return;
     }
     if (job.reads_keys()) {
-      if (S::kCoded && is_quantized(codes_.k)) {
-        widen_keys<T, S, kSlots>(sources_, keys, job.k, codes_, job.k_width);
+      if (S::kCoded && is_quantized(codes_->k)) {
+        if (staged) {
+          const uint32_t place = staged_part();
+          unpack_keys<T, kSlots, S::kRowBytes>(codes_->k, place, place + codes_->k_codes, keys, job.k_width);
+        } else {
+          widen_keys<T, S, kSlots>(sources_, keys, job.k, *codes_, job.k_width);
+        }
       } else if (together) {
         copy_together(keys, from_keys, job.k_width, n);
       } else {
@@ -168,8 +144,14 @@ class Load {
     arrive_full(shared_.keys_full(ring_.at));
 
     mbarrier_wait(shared_.values_empty(ring_.at), ring_.parity ^ 1);
-    if (S::kCoded && is_quantized(codes_.v)) {
-      widen_values<T, S, kSlots>(sources_, values, job.v, codes_, job.v_width);
+    if (S::kCoded && is_quantized(codes_->v)) {
+      if (staged) {
+        const uint32_t place = staged_part() + codes_->k_codes + codes_->k_scales;
+        unpack_values<T, kSlots, S::kRowBytes>(codes_->v, place, place + codes_->v_codes, values, job.v_width,
+                                               codes_->v_group);
+      } else {
+        widen_values<T, S, kSlots>(sources_, values, job.v, *codes_, job.v_width);
+      }
     } else if (together) {
       copy_together(values, from_values, job.v_width, n);
     } else {
@@ -179,11 +161,8 @@ class Load {
     ring_.advance(params_.stages);
   }
 
-  __device__ static int32_t page_index(const Job& job, int32_t row) {
-    return job.page_shift >= 0 ? row >> job.page_shift : row / job.page_rows;
-  }
-  __device__ static const std::byte* page(const Job& job, int32_t id) {
-    return job.pool + static_cast<uint64_t>(static_cast<uint32_t>(id) & ~kHostPageBit) * job.page_bytes;
+  __device__ uint32_t staged_part() const {
+    return shared_.place(place_.at, params_) + static_cast<uint32_t>(first_slot_ / kSlots) * codes_->part_bytes();
   }
 
   // The first `n` rows from `from` on, zeros behind them. All of them are nearly always there, and two warps load for
@@ -315,7 +294,8 @@ class Load {
   Source* sources_;
   RingCursor ring_;
   bool waited_ = false;
-  Codes codes_;  // of the current job, where S::kCoded
+  const Codes* codes_ = nullptr;  // of the current job, where S::kCoded
+  RingCursor place_;              // of staged tiles
 };
 
 }  // namespace pare::cuda::decode

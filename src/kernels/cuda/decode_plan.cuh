@@ -1,9 +1,10 @@
 // What the roles of the decode kernel share: parameters, jobs, the walk over a job's tiles, and shared memory.
 //
-// A block has three kinds of warps. One plans: it resolves the block's work items ahead of time into jobs in shared
-// memory, so that no other warp follows indices through global memory. Two load: they keep rings of K and V tiles
-// filled, tiles ahead and across the borders of jobs. Eight attend to what is there. Where rows may be quantized, up to
-// four load, and write their values into the tiles in 16 bits.
+// A block has three kinds of warps, or four. One plans: it resolves the block's work items ahead of time into jobs in
+// shared memory, so that no other warp follows indices through global memory. Two load: they keep rings of K and V
+// tiles filled, tiles ahead and across the borders of jobs. Eight attend to what is there. Where rows may be quantized,
+// up to four load, and write their values into the tiles in 16 bits; then one more stages: it walks the tiles for them,
+// and keeps codes on their way to shared memory, tiles ahead of those that are unpacked.
 #pragma once
 
 #include <cstdint>
@@ -75,8 +76,25 @@ struct Column {
 struct Codes {
   uint64_t ks, vs;  // planes
   int32_t k_group, v_group;
+  // Bytes of kStagedRows rows: codes, and scales, of K those of one group; 0: not quantized. One behind the other they
+  // are a part of a staged tile.
+  uint32_t k_codes, k_scales, v_codes, v_scales;
   Codec k, v;
+  __host__ __device__ uint32_t part_bytes() const { return k_codes + k_scales + v_codes + v_scales; }
 };
+inline constexpr int32_t kStagedRows = 32, kStagedParts = 4;  // a part is a loading warp's, of a tile of 128 rows
+__host__ __device__ inline Codes codes_of(const RowFormat& f) {
+  Codes codes{.ks = f.ks, .vs = f.vs, .k_group = f.k_group, .v_group = f.v_group, .k = f.k_codec, .v = f.v_codec};
+  if (is_quantized(f.k_codec)) {
+    codes.k_codes = static_cast<uint32_t>(kStagedRows / 8 * f.k_width * codec_bits(f.k_codec));
+    codes.k_scales = uint32_t{f.k_width} * 4;
+  }
+  if (is_quantized(f.v_codec)) {
+    codes.v_codes = static_cast<uint32_t>(kStagedRows / 8 * f.v_width * codec_bits(f.v_codec));
+    codes.v_scales = static_cast<uint32_t>(kStagedRows * (f.v_width / f.v_group) * 4);
+  }
+  return codes;
+}
 
 // Partials of a sequence in all: what arrivals count up to.
 __device__ inline int32_t partials_of(const SegmentPlan& plan, const SeqStep& seq) {
@@ -97,6 +115,15 @@ struct Tile {
   int32_t first, lo, hi, flags;
 };
 
+// A tile in the ring of staged ones: which parts are in its place (bits 4 p to 4 p + 3), and every part's page.
+struct StagedTile {
+  Tile tile;
+  int32_t span;
+  uint32_t parts;
+  int32_t pages[kStagedParts];
+};
+inline constexpr int32_t kMaxPlaces = 4;
+
 // The sizes of a kernel for head dimensions up to kMaxDim and passes of up to 8 kColumnTiles query rows, and where
 // things lie in shared memory, by byte offset. Chunk c of 16 bytes of row r lies at chunk c ^ (r % 8), so that the rows
 // of an 8 x 8 matrix lie in different banks. What comes last depends on numbers of stages and terms.
@@ -107,9 +134,10 @@ struct Shape {
   static constexpr int kTiles = kColumnTiles;
   static constexpr int kColumns = 8 * kColumnTiles;
   static constexpr int kTileRows = kMaxDim <= 128 ? 128 : 64;
-  static constexpr int kLoadWarps =
-      kCoded && kTileRows == 128 && kColumnTiles <= 2 ? 4 : 2;  // each loads its part of a tile's rows
-  static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + 1);
+  static constexpr bool kStaged = kCoded && kTileRows == 128 && kColumnTiles <= 2;  // codes are, tiles ahead
+  static constexpr int kLoadWarps = kStaged ? 4 : 2;  // each loads its part of a tile's rows
+  static constexpr int kBlockThreads = 32 * (kAttendWarps + kLoadWarps + (kStaged ? 1 : 0) + 1);
+  static_assert(!kStaged || (kLoadWarps == kStagedParts && kTileRows == kStagedParts * kStagedRows));
   // As registers allow, so that what the rare merges need does not push out what every tile needs: partials of a row
   // read together by the fold of a sequence, pairs of channels of a lane in the merge of an octet.
   static constexpr int kFoldAhead = kCoded || kMaxDim > 128 ? 4 : 8, kMergePairs = kCoded ? 1 : 2;
@@ -134,11 +162,13 @@ struct Shape {
   static constexpr uint32_t kFlags = kBarriers + (4 * kMaxStages + 3 * kJobs) * 8;
   static constexpr uint32_t kTerms = kFlags + 16;
   static constexpr uint32_t kCodesTable = kTerms + (kJobs * 4 + 15) / 16 * 16;
-  static constexpr uint32_t kCodesEnd = kCodesTable + (kCoded ? kJobs * sizeof(Codes) : 0);
+  static constexpr uint32_t kStagedTable = kCodesTable + (kCoded ? kJobs * sizeof(Codes) : 0);
+  static constexpr uint32_t kStagedBarriers = kStagedTable + (kStaged ? kMaxPlaces * sizeof(StagedTile) : 0);
+  static constexpr uint32_t kCodesEnd = kStagedBarriers + (kStaged ? 2 * kMaxPlaces * 8 : 0);
+  static_assert(kStagedTable % 8 == 0 && kStagedBarriers % 8 == 0);
   static constexpr uint32_t kQueries = (kCodesEnd + 1023) / 1024 * 1024;
   static constexpr uint32_t kStageBytes = 2 * kPlaneBytes + 1024;  // K, V, row numbers, log weights
   static_assert(2 * kTileRows * 4 <= 1024);
-
   __host__ __device__ static constexpr uint32_t rings(int32_t terms) {
     return kQueries + static_cast<uint32_t>(kJobs * terms) * kTermBytes;
   }
@@ -187,6 +217,16 @@ class Shared {
   __device__ uint32_t job_empty(int32_t job) const { return barrier(4 * S::kMaxStages + S::kJobs + job); }
 
   __device__ uint32_t queries_full(int32_t job) const { return barrier(4 * S::kMaxStages + 2 * S::kJobs + job); }
+
+  // Of the ring of staged tiles, which lie behind the other rings.
+  __device__ uint32_t place_full(int32_t place) const {
+    return address_ + S::kStagedBarriers + static_cast<uint32_t>(place) * 8;
+  }
+  __device__ uint32_t place_empty(int32_t place) const { return place_full(kMaxPlaces + place); }
+  __device__ StagedTile& staged_tile(int32_t place) const { return as<StagedTile>(S::kStagedTable)[place]; }
+  __device__ uint32_t place(int32_t at, const Params& params) const {
+    return address(keys(params.stages)) + static_cast<uint32_t>(at) * params.place_bytes;
+  }
 
   __device__ Job& job(int32_t at) const { return as<Job>(S::kJobTable)[at]; }
   // 16-bit values that a query of the job is the sum of: 1 or 2. Known with its queries.

@@ -202,7 +202,7 @@ class Schedule {
     if (lane_id() == 0) shared_.job(ring_.at) = job;
     if (!job.is(kJobNone)) {
       if constexpr (S::kCoded) {
-        if (lane_id() == 0) shared_.codes(ring_.at) = codes_of(job);
+        if (lane_id() == 0) shared_.codes(ring_.at) = codes_of(formats()[job.g]);
       }
       Column* columns = shared_.columns(ring_.at);
       for (int32_t c = lane_id(); c < S::kColumns; c += 32) columns[c] = column(job, c);
@@ -230,11 +230,6 @@ class Schedule {
     return layer.kv.formats +
            (static_cast<int64_t>(run_.zone) * layer.kv.n_kv_layers + layer.kv_layer) * layer.kv.n_kv_heads;
   }
-  __device__ Codes codes_of(const Job& job) const {
-    const RowFormat& f = formats()[job.g];
-    return {f.ks, f.vs, f.k_group, f.v_group, f.k_codec, f.v_codec};
-  }
-
   __device__ Column column(const Job& job, int32_t c) const {
     Column column{};
     if (c >= job.count) return column;
