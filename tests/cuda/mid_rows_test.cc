@@ -157,6 +157,10 @@ std::vector<Mid> all_mids() {
       out.push_back({.shape = seven, .k = k, .v = v, .widths = {48, 64}, .k_group = 16, .v_group = 64});
     }
   }
+  // Whole pages of one scale, the most scales of V, and rows so large that few are staged.
+  for (Codec codec : {Codec::I8, Codec::I4}) {
+    out.push_back({.shape = eight, .k = codec, .v = codec, .widths = {128, 64, 0, 32}, .k_group = 64, .v_group = 16});
+  }
   // Every head of a layer empty; estimated rows beside quantized ones in a layer of two heads.
   out.push_back({.shape = seven, .widths = {0, 0}, .means = true});
   out.push_back({.shape = seven, .k = Codec::I4, .v = Codec::I4, .widths = {0, 64}, .means = true});
