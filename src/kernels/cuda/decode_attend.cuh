@@ -4,8 +4,8 @@
 #pragma once
 
 #include "kernels/cuda/decode_fold.cuh"
+#include "kernels/cuda/decode_heads.cuh"
 #include "kernels/cuda/decode_plan.cuh"
-#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -29,7 +29,7 @@ class Attend {
       rehearsing_ = acts == 2;
       asm volatile("" : "+r"(acts));  // nothing is known of it: no copy of the loop for a rehearsal
       if (!rehearsing_) wait_for_inputs();
-      if (params_.heads.rows > 0) transform_all_heads();
+      if (params_.heads.rows > 0) make_heads();
       walk_jobs();
     }
   }
@@ -54,21 +54,17 @@ class Attend {
     sync();
   }
 
-  // The heads of the launch's rows on their way to attention; the other warps wait for what they need of them. Several
-  // blocks write the same to one place.
-  __device__ void transform_all_heads() const {
-    const HeadsArgs& args = params_.heads;
-    const int lanes = lanes_of_head(args.head_dim), in_warp = 32 / lanes, groups = kAttendThreads / lanes;
-    const int wanted = rehearsing_ ? groups : static_cast<int>(args.rows) * heads_of_row(args);
-    // Whole warps.
-#pragma unroll 1
-    for (int first = warp_ * in_warp; first < wanted; first += groups) {
-      transform_heads<1, 1, float, T>(args, static_cast<unsigned>(first + lane_ / lanes), lane_ % lanes, lanes,
-                                      !rehearsing_);
-    }
+  // The heads of the launch's rows on their way to attention; the other warps wait for what they need of them.
+  __device__ void make_heads() const {
+    if (!rehearsing_) mbarrier_wait(shared_.job_full(0), 0);
+    const int32_t at = rehearsing_ ? kScene : 0;
+    const Job& job = shared_.job(at);
+    if (!job.is(kJobNone)) MakeHeads<T, S>(params_, shared_).run(job, shared_.columns(at), rehearsing_);
     if (rehearsing_) return;
     named_barrier_arrive(kQueriesBarrier, kAttendThreads + 32);
+#pragma unroll
     for (int32_t w = 0; w < S::kLoadWarps; ++w) named_barrier_arrive(kNewRowsBarrier + w, kAttendThreads + 32);
+    if (job.is(kJobDirect)) sync();
   }
 
   __device__ void walk_jobs() {
@@ -80,7 +76,7 @@ class Attend {
       if (job.is(kJobNone)) return;
       const Column* columns = shared_.columns(at);
       // Also where no query is read: the barrier's rounds are those of the jobs.
-      if (!rehearsing_) mbarrier_wait(shared_.queries_full(at), ring.parity);
+      if (!rehearsing_ && !job.is(kJobDirect)) mbarrier_wait(shared_.queries_full(at), ring.parity);
       if (job.absent()) {
         write_identities(job, columns);
       } else {
@@ -523,15 +519,17 @@ class Attend {
         expected = partials_of(plan, params_.layer.seqs[seq]);
       }
       if (expected == 1) continue;
+      Folded folded{params_.layer.seqs[seq], expected, {}};
+      folded.first = plan.folds[folded.seq.fold0];
       int32_t units = job.unit_end - job.unit_begin;
       if (whole_octet && expected > kFoldAtOnce) {
         const int32_t slot = part0 + (octet - job.span_begin) * n_q;
         if (!completes(plan.octet_done + counter(slot / kOctetSpans, job), units, kOctetArrivals)) continue;
-        merge_octet<S::kMergePairs>(params_, seq, job.g, slot);
+        merge_octet<S::kMergePairs>(params_, folded.seq, job.g, slot);
         units = kOctetSpans;
       }
       if (completes(plan.done + counter(seq, job), units, expected)) {
-        fold_sequence<T, S::kFoldAhead>(params_, seq, job.g);
+        fold_sequence<T, S::kFoldAhead>(params_, folded, job.g);
       }
     }
   }

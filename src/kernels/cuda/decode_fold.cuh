@@ -107,8 +107,7 @@ struct RowParts {
 // of the first partial's; its m and l that of the second one's first two channels, which nobody but the lane that
 // writes there reads: warps need not wait for each other.
 template <int kPairs>
-__device__ void merge_octet(const Params& params, int32_t seq_index, int32_t g, int32_t slot) {
-  const SeqStep seq = params.layer.seqs[seq_index];
+__device__ void merge_octet(const Params& params, const SeqStep& seq, int32_t g, int32_t slot) {
   walk_rows<kPairs>(params, seq, g, [&](int32_t row, int32_t pair) {
     const int32_t pairs = params.layer.head_dim / 2;
     const RowParts parts(params, seq, g, row);
@@ -141,15 +140,23 @@ struct FoldPieces {
   __device__ bool is_octet(int32_t i) const { return i >= head && i < head + octets; }
 };
 
+// A sequence whose partials are merged, as the plan has it. It is read before the partials' arrivals are counted: the
+// fences there empty L1.
+struct Folded {
+  SeqStep seq;
+  int32_t partials;  // in all
+  Fold first;
+};
+
 // Folds all partials of a sequence for KV head g into out and lse. A thread takes four channels of a row: kAhead of its
 // partials are on their way together, and no lane waits for another. Four, since one round of threads then does for the
 // heads of a group.
 template <typename T, int32_t kAhead>
-__device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g) {
+__device__ void fold_sequence(const Params& params, const Folded& folded, int32_t g) {
   using State = LaneState<2>;
   const AttentionLayer& layer = params.layer;
-  const SeqStep seq = layer.seqs[seq_index];
-  const bool octets_merged = partials_of(params.plan, seq) > kFoldAtOnce;
+  const SeqStep& seq = folded.seq;
+  const bool octets_merged = folded.partials > kFoldAtOnce;
   const int32_t fours = layer.head_dim / 4, rows = seq.n_q * params.group, heads = active_heads(layer, seq);
   for (int32_t at = static_cast<int32_t>(threadIdx.x); at < rows * fours; at += kAttendThreads) {
     const int32_t row = at / fours, four = at % fours, head = g * layer.qa + row % params.group * layer.qb;
@@ -158,7 +165,7 @@ __device__ void fold_sequence(const Params& params, int32_t seq_index, int32_t g
     State octet, section, total;
     int32_t octet_at = -1, section_at = -1;
     for (int32_t f = 0; f < seq.n_folds; ++f) {
-      const Fold fold = params.plan.folds[seq.fold0 + f];
+      const Fold fold = f == 0 ? folded.first : params.plan.folds[seq.fold0 + f];
       if (fold.section != section_at) {
         section.merge(octet);
         total.merge(section);

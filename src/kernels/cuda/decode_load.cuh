@@ -120,9 +120,10 @@ class Load {
       copy_range(values, from_values, job.v_width, 0, old, old);
       copy_range(values, from_values, job.v_width, n, kSlots, n);
       wait_for_new_rows();
-      copy_range(keys, from_keys, k_width, old, n, n);
+      const bool there = job.is(kJobDirect);
+      if (!there) copy_range(keys, from_keys, k_width, old, n, n);
       arrive_full(shared_.keys_full(ring_.at));
-      copy_range(values, from_values, job.v_width, old, n, n);
+      if (!there) copy_range(values, from_values, job.v_width, old, n, n);
       arrive_full(shared_.values_full(ring_.at));
       ring_.advance(params_.stages);
       return;

@@ -28,7 +28,8 @@ enum : uint32_t {
   kJobCausal = 4,
   kJobWeighted = 8,  // rows have log weights, which are wanted
   kJobLastPass = 16,
-  kJobNone = 32,  // no job: the block's work is done
+  kJobNone = 32,    // no job: the block's work is done
+  kJobDirect = 64,  // the block's only one: its heads go to shared memory directly (decode_heads.cuh)
 };
 
 // One pass over an item for one KV head: the query rows that go through its K and V together. They are columns [first,
@@ -43,16 +44,21 @@ struct Job {
   int32_t row0, row_end, sink, window;                             // zone rows of the run
   int32_t unit_spans, unit_begin, unit_end, unit0, span_begin, span_end;
   int32_t member0, n_members;
-  int32_t seq, n_parts, part0, n_q;  // the only member's sequence, its partials in all, its first slot, its query rows
+  // Of the only member: its sequence, its partials in all, its first slot, its query rows and the first of these.
+  int32_t seq, n_parts, part0, n_q, q_row;
   int32_t first, count;
   int32_t min_limit, max_limit, min_pos, max_pos;  // over the columns, in zone rows
-  int32_t new_row;                                 // from here on, rows are stored by this step
+  int32_t new_row;                                 // from here on, rows are of this step: query row q_row and so on
   const Range* picks;
   int32_t n_picks;
 
   __device__ bool is(uint32_t flag) const { return (flags & flag) != 0; }
   __device__ bool absent() const { return v_width == 0; }
   __device__ bool reads_keys() const { return !is(kJobScored) && k_width > 0; }
+  // The zone rows of its units that are attended, where nothing is picked; from fresh_row on they are of this step.
+  __device__ int32_t first_row() const { return max(row0, unit_begin * unit_spans * span); }
+  __device__ int32_t end_row() const { return min(min(row_end, max_limit), unit_end * unit_spans * span); }
+  __device__ int32_t fresh_row() const { return max(new_row, first_row()); }
   // Whether some column attends zone row j, or a row of [j0, j1); whether all columns attend all of [j0, j1).
   __device__ bool any_sees(int32_t j) const { return j >= row0 && j < max_limit && (j < sink || min_pos - j < window); }
   __device__ bool any_sees(int32_t j0, int32_t j1) const {
@@ -84,7 +90,13 @@ struct Codes {
 };
 inline constexpr int32_t kStagedRows = 32, kStagedParts = 4;  // a part is a loading warp's, of a tile of 128 rows
 __host__ __device__ inline Codes codes_of(const RowFormat& f) {
-  Codes codes{.ks = f.ks, .vs = f.vs, .k_group = f.k_group, .v_group = f.v_group, .k = f.k_codec, .v = f.v_codec};
+  Codes codes{};
+  codes.ks = f.ks;
+  codes.vs = f.vs;
+  codes.k_group = f.k_group;
+  codes.v_group = f.v_group;
+  codes.k = f.k_codec;
+  codes.v = f.v_codec;
   if (is_quantized(f.k_codec)) {
     codes.k_codes = static_cast<uint32_t>(kStagedRows / 8 * f.k_width * codec_bits(f.k_codec));
     codes.k_scales = uint32_t{f.k_width} * 4;

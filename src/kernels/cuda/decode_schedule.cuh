@@ -19,6 +19,7 @@ class Schedule {
     const int32_t kv_heads = params_.layer.kv.n_kv_heads, n_runs = *plan.n_runs;
     const uint32_t n_tasks = n_runs == 0 ? 0 : static_cast<uint32_t>(plan.item_prefix[n_runs]) * kv_heads;
     int32_t run = 0, open = -1;
+    bool first = true;
     uint32_t at = blockIdx.x, tasks_end = n_tasks, step = gridDim.x;
     if constexpr (S::kWeighed) {
       if (n_tasks > 0) {
@@ -40,7 +41,7 @@ class Schedule {
       for (int32_t pass = 0; pass < passes; ++pass) {
         if (job.is(kJobPicked)) {
           const int32_t head = pass % chunks * S::kColumns;
-          wait_for_queries();  // picks may be as young
+          wait_for_inputs();  // picks may be as young as queries
           job.first = pass / chunks * params_.group + head;
           job.count = min(S::kColumns, params_.group - head);
           find_picks(job, pass / chunks);
@@ -50,13 +51,15 @@ class Schedule {
         }
         if (pass == passes - 1) job.flags |= kJobLastPass;
         bound(job);
+        if (first && passes == 1 && at + step >= tasks_end && may_be_direct(job)) job.flags |= kJobDirect;
         publish(job);
+        first = false;
       }
     }
-    wait_for_queries();
     Job end{};
     end.flags = kJobNone;
     publish(end);
+    wait_for_queries();  // no block leaves before its inputs are complete
   }
 
  private:
@@ -104,6 +107,7 @@ class Schedule {
       job.n_parts = partials_of(plan, seq_);
       job.part0 = member_.part0;
       job.n_q = seq_.n_q;
+      job.q_row = seq_.q_row;
     } else {
       for (int32_t m = 1; m < job.n_members; ++m) n_query_rows_ += layer.seqs[plan.members[job.member0 + m].seq].n_q;
     }
@@ -187,6 +191,19 @@ class Schedule {
     return job.is(kJobCausal) ? min(job.row_end, pos + 1) : job.row_end;
   }
 
+  // Whether the attending warps may put the heads of this job, the block's only one, where they are read: queries that
+  // nothing has to be done to, and rows that lie one behind the other in tiles for all of which there is a stage.
+  __device__ bool may_be_direct(const Job& job) const {
+    if (params_.heads.rows == 0 || job.absent() || !job.reads_keys() || job.chan >= 0 ||
+        job.is(kJobPicked | kJobWeighted)) {
+      return false;
+    }
+    if (job.fresh_row() >= job.end_row()) return true;
+    const int32_t tiles = (job.end_row() - 1) / S::kTileRows - job.first_row() / S::kTileRows + 1;
+    return job.n_members == 1 && params_.heads.dst != nullptr && tiles <= params_.stages &&
+           job.span % S::kTileRows == 0 && job.max_pos - job.first_row() < job.window;
+  }
+
   // Plans are older than the kernel before this one; queries and picks need not be.
   __device__ void wait_for_queries() {
     if (waited_) return;
@@ -199,7 +216,10 @@ class Schedule {
   // queries.
   __device__ void publish(const Job& job) {
     mbarrier_wait(shared_.job_empty(ring_.at), ring_.parity ^ 1);
-    if (lane_id() == 0) shared_.job(ring_.at) = job;
+    if (lane_id() == 0) {
+      shared_.job(ring_.at) = job;
+      shared_.terms(ring_.at) = 1;  // more are told with the queries
+    }
     if (!job.is(kJobNone)) {
       if constexpr (S::kCoded) {
         if (lane_id() == 0) shared_.codes(ring_.at) = codes_of(formats()[job.g]);
@@ -211,7 +231,7 @@ class Schedule {
     if (lane_id() == 0) mbarrier_arrive(shared_.job_full(ring_.at));
     if (!job.is(kJobNone)) {
       wait_for_queries();
-      if (!job.absent() && job.reads_keys()) {
+      if (!job.absent() && job.reads_keys() && !job.is(kJobDirect)) {
         bool two_terms = false;
         if (job.chan < 0) {
           copy_queries(job, shared_.columns(ring_.at));

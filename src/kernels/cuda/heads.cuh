@@ -186,63 +186,80 @@ __host__ __device__ inline int lanes_of_head(int head_dim) {
   return lanes;
 }
 
+// Of row t; 1 and 0 where nothing is rotated. Without `real` nothing is read.
+template <int kPairs>
+__device__ __forceinline__ void load_angles(const HeadsArgs& args, int64_t t, int lane, int lanes, bool real,
+                                            Angles<kPairs>* angles) {
+#pragma unroll
+  for (int p = 0; p < kPairs; ++p) {
+    const PairPlace place = place_of(p * lanes + lane, args.head_dim, args.rot);
+    angles->cos[p] = Eight{{1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f}};
+    angles->sin[p] = Eight{};
+    if (!place.rotated || !real) continue;
+    angles->cos[p] = load_eight(args.cos + t * (args.rot / 2) + place.low);
+    angles->sin[p] = load_eight(args.sin + t * (args.rot / 2) + place.low);
+  }
+}
+
+// Head number `head` of a row (load_head) as it was read, to what attention reads. Whole warps call it.
+template <int kPairs, typename T>
+__device__ __forceinline__ Head<kPairs> transform_head(const HeadsArgs& args, int head, const RawHead<kPairs, T>& raw,
+                                                       const Angles<kPairs>& angles, int lane, int lanes) {
+  Head<kPairs> out;
+#pragma unroll
+  for (int p = 0; p < kPairs; ++p) {
+    out.low[p] = unpack(raw.low[p]);
+    out.high[p] = unpack(raw.high[p]);
+  }
+  const float squares = args.q_norm || args.k_norm ? sum_of_squares(out, lanes) : 0.0f;
+  if (head < args.n_heads + args.n_kv_heads) {
+    const float* weight = head < args.n_heads ? args.q_norm : args.k_norm;
+    if (weight) apply_norm(args, weight, squares, lane, lanes, &out);
+    rotate(angles, &out);
+  }
+  return out;
+}
+
+// Where a step's row goes, by its place in the store (HeadsArgs::dst).
+template <int kPairs>
+__device__ __forceinline__ void store_row(const HeadsArgs& args, int head, int32_t dst, int lane, int lanes,
+                                          const Head<kPairs>& row) {
+  const bool value = head >= args.n_heads + args.n_kv_heads;
+  const RowFormat& format = args.formats[(head - args.n_heads) % args.n_kv_heads];
+  const uint64_t plane = value ? format.v : format.k;
+  if ((value ? format.v_codec : format.k_codec) == Codec::F16) {
+    store_head(row_of<__half>(args, plane, format, dst), args, lane, lanes, row);
+  } else {
+    store_head(row_of<__nv_bfloat16>(args, plane, format, dst), args, lane, lanes, row);
+  }
+}
+
 // Group `group` of `lanes` lanes takes kHeads heads of one row, whose angles it reads once. Whole warps call it.
-// Without `real` no head is read or written: its instructions are run for their own sake.
 template <int kHeads, int kPairs, typename T, typename Q>
-__device__ __forceinline__ void transform_heads(const HeadsArgs& args, unsigned group, int lane, int lanes,
-                                                bool real = true) {
+__device__ __forceinline__ void transform_heads(const HeadsArgs& args, unsigned group, int lane, int lanes) {
   const int all_heads = heads_of_row(args);
   const unsigned groups_per_row = (all_heads + kHeads - 1) / kHeads;
   // Lanes beyond the last row go on, for the shuffles, with the last row's heads, and store nothing.
-  const bool present = real && group / groups_per_row < args.rows;
-  const int64_t t = group / groups_per_row < args.rows ? group / groups_per_row : args.rows - 1;
+  const bool present = group / groups_per_row < args.rows;
+  const int64_t t = present ? group / groups_per_row : args.rows - 1;
   const int first = static_cast<int>(group % groups_per_row) * kHeads;
 
   RawHead<kPairs, T> raw[kHeads];
 #pragma unroll
-  for (int h = 0; h < kHeads; ++h) {
-    raw[h] = {};
-    if (real) load_head(args, t, min(first + h, all_heads - 1), lane, lanes, &raw[h]);
-  }
+  for (int h = 0; h < kHeads; ++h) load_head(args, t, min(first + h, all_heads - 1), lane, lanes, &raw[h]);
   Angles<kPairs> angles;
-#pragma unroll
-  for (int p = 0; p < kPairs; ++p) {
-    const PairPlace place = place_of(p * lanes + lane, args.head_dim, args.rot);
-    angles.cos[p] = Eight{{1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f}};
-    angles.sin[p] = Eight{};
-    if (!place.rotated || !real) continue;
-    angles.cos[p] = load_eight(args.cos + t * (args.rot / 2) + place.low);
-    angles.sin[p] = load_eight(args.sin + t * (args.rot / 2) + place.low);
-  }
-  const int32_t dst = args.dst && real ? args.dst[t] : -1;
+  load_angles(args, t, lane, lanes, true, &angles);
+  const int32_t dst = args.dst ? args.dst[t] : -1;
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
     const int at = first + h;
-    const bool query = at < args.n_heads, value = at >= args.n_heads + args.n_kv_heads;
-    Head<kPairs> head;
-#pragma unroll
-    for (int p = 0; p < kPairs; ++p) {
-      head.low[p] = unpack(raw[h].low[p]);
-      head.high[p] = unpack(raw[h].high[p]);
-    }
-    const float squares = args.q_norm || args.k_norm ? sum_of_squares(head, lanes) : 0.0f;
-    if (!value) {
-      const float* weight = query ? args.q_norm : args.k_norm;
-      if (weight) apply_norm(args, weight, squares, lane, lanes, &head);
-      rotate(angles, &head);
-    }
+    const Head<kPairs> head = transform_head(args, at, raw[h], angles, lane, lanes);
     if (!present || at >= all_heads) continue;
-    if (query) {
+    if (at < args.n_heads) {
       Q* out = static_cast<Q*>(args.q_out) + (t * args.n_heads + at) * args.head_dim;
       store_head(out, args, lane, lanes, head);
     } else if (dst >= 0) {
-      const RowFormat& format = args.formats[(at - args.n_heads) % args.n_kv_heads];
-      const uint64_t plane = value ? format.v : format.k;
-      if ((value ? format.v_codec : format.k_codec) == Codec::F16) {
-        store_head(row_of<__half>(args, plane, format, dst), args, lane, lanes, head);
-      } else {
-        store_head(row_of<__nv_bfloat16>(args, plane, format, dst), args, lane, lanes, head);
-      }
+      store_row(args, at, dst, lane, lanes, head);
     }
   }
 }
