@@ -73,6 +73,8 @@ Status decode_attention(const AttentionLayer& layer, const SegmentPlan& plan, co
                params.heads.q_type == layer.dtype && params.heads.q_out == layer.q);
   }
   params.rows_settled = options.rows_settled;
+  params.first_jobs = static_cast<const decode::FirstJob*>(options.first_jobs);
+  PARE_CHECK(params.first_jobs == nullptr || options.blocks == 0);
   // A launch that waits for another one has the time. The heads' barrier keeps the planning warp from the scene.
   params.rehearsed = options.overlap_launch && options.heads != nullptr;
   params.query_terms = layer.kv.channels != nullptr ? 2 : 1;

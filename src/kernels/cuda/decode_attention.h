@@ -22,6 +22,9 @@
 // query rows (positions x heads of a KV head); a run with more reads its rows several times.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "kernels/cuda/attention.h"
 #include "pare/status.h"
 
@@ -46,7 +49,19 @@ struct DecodeOptions {
   // them decode rows, and layer.q the transformed queries. Every block transforms all rows for itself, which costs less
   // than a launch; the bits are the same. Null: they have been transformed.
   const HeadsArgs* heads = nullptr;
+  // What resolve_first_jobs made of this plan, complete before the launch before this one began; for no fewer blocks
+  // than the device runs at once, and blocks 0. Null: every launch resolves the plan by itself. It is used where blocks
+  // take work in turn and a pass takes eight query rows.
+  const void* first_jobs = nullptr;
 };
+
+// What the blocks of a launch begin with, for all layers that execute `plan` on the same rows of queries: a launch that
+// finds it need not follow the plan's arrays, one after another, before its first row is asked for, which takes 4 us
+// where no multiprocessor was free for it earlier. Of `layer`, what is the same in all of them counts: kv, heads and
+// sequences. Allocates nothing, and reads the plan's arrays alone.
+size_t first_jobs_bytes(int32_t blocks);
+Status resolve_first_jobs(const AttentionLayer& layer, const SegmentPlan& plan, void* first_jobs, int32_t blocks,
+                          Stream stream);
 
 Status decode_attention(const AttentionLayer& layer, const SegmentPlan& plan, const DecodeOptions& options,
                         Stream stream);

@@ -18,17 +18,20 @@ inline constexpr int32_t kOctetArrivals = kOctetSpans - 1;
 inline constexpr int32_t kOctetArrivals = kOctetSpans;
 #endif
 
+struct FirstJob;  // decode_resolve.cuh
+
 struct Params {
   AttentionLayer layer;
   SegmentPlan plan;
-  HeadsArgs heads;      // rows 0: none; else layer.q is heads.q_out
-  int32_t group;        // R
-  int32_t stages;       // of the K ring and of the V ring; chosen by the launch
-  bool rows_settled;    // DecodeOptions
-  bool rehearsed;       // Attend::run
-  int32_t query_terms;  // 1, or 2: queries may be scaled by channel, which takes 16 bits twice
-  float factor;         // what a dot product is multiplied by: attn::query_factor
-  float cap;            // softcap in log2 units; 0: none
+  HeadsArgs heads;             // rows 0: none; else layer.q is heads.q_out
+  int32_t group;               // R
+  int32_t stages;              // of the K ring and of the V ring; chosen by the launch
+  bool rows_settled;           // DecodeOptions
+  bool rehearsed;              // Attend::run
+  int32_t query_terms;         // 1, or 2: queries may be scaled by channel, which takes 16 bits twice
+  float factor;                // what a dot product is multiplied by: attn::query_factor
+  const FirstJob* first_jobs;  // [blocks], or null
+  float cap;                   // softcap in log2 units; 0: none
   // Of the ring of staged tiles, chosen by the launch: places, and bytes of codes in one; 0: none are staged.
   int32_t places;
   uint32_t place_bytes;

@@ -40,8 +40,8 @@ struct Job {
   const int32_t* pages;
   uint64_t k, v, lw;  // planes
   uint32_t page_bytes, flags;
-  int32_t k_width, v_width, chan, page_rows, page_shift, span, g;  // page_shift: log2 of page_rows, or -1
-  int32_t row0, row_end, sink, window;                             // zone rows of the run
+  int32_t k_width, v_width, chan, zone, page_rows, page_shift, span, g;  // page_shift: log2 of page_rows, or -1
+  int32_t row0, row_end, sink, window;                                   // zone rows of the run
   int32_t unit_spans, unit_begin, unit_end, unit0, span_begin, span_end;
   int32_t member0, n_members;
   // Of the only member: its sequence, its partials in all, its first slot, its query rows and the first of these.

@@ -107,7 +107,8 @@ void CudaOps::attend_layer(Arena& arena, const StepPlans& plans, int32_t l, floa
                                  {.query_rows = decode_rows_of_a_sequence_,
                                   .overlap_launch = plans.n_prefill_rows == 0,
                                   .rows_settled = plans.n_prefill_rows == 0 && plans.n_copies == 0,
-                                  .heads = heads_inside ? &heads : nullptr},
+                                  .heads = heads_inside ? &heads : nullptr,
+                                  .first_jobs = first_jobs(where.cls)},
                                  stream_));
   }
   arena.release(mark);

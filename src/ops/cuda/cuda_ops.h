@@ -74,6 +74,8 @@ class CudaOps : public DeviceOps {
   struct Tables {
     cuda::PinnedBuffer host;
     cuda::DeviceBuffer device;
+    // What decode attention's blocks begin with, by class; made behind the upload, beside the step before.
+    cuda::DeviceBuffer first_jobs;
     cuda::Event uploaded = nullptr, finished = nullptr;
     bool in_flight = false;
     std::vector<BlockPlan> blocks;
@@ -108,6 +110,9 @@ class CudaOps : public DeviceOps {
   }
   void count_decode_bytes(const StepPlans& plans);
   void upload_page_lists(StepPlans& plans, Arena& tables);
+  void resolve_first_jobs(const StepPlans& plans);
+  // Of the step at hand, or null.
+  void* first_jobs(int32_t cls) const;
   // Puts the lists of the class's runs in other zones than the full one at `next` of the step's lists.
   void place_other_lists(const StepPlans& plans, const SegmentPlan& segment, std::span<int32_t> lists, int32_t* next);
 
@@ -134,6 +139,8 @@ class CudaOps : public DeviceOps {
   uint64_t decode_kv_bytes_ = 0;
   std::vector<uint64_t> key_;              // of the step at hand
   int32_t decode_rows_of_a_sequence_ = 1;  // at most, in the step at hand
+  bool has_first_jobs_ = false;            // the step at hand
+  int32_t blocks_ = 0;                     // of decode attention at most: multiprocessors
   StepMemory memory_;
   // Rows of the step at hand, and those of its logits: all, and the decode rows among them, which come first.
   struct Rows {

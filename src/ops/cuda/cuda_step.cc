@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "kernels/attention_walk.h"
+#include "kernels/cuda/decode_attention.h"
 #include "ops/cuda/cuda_ops.h"
 #include "plan/causal_plan.h"
 #include "tensor/cuda/status.h"
@@ -71,9 +72,13 @@ Expected<Arena> CudaOps::allocate(const StepMemory& memory, const KvView& kv) {
                        static_cast<size_t>(ceil_div<int64_t>(memory.max_context, kPageRows)) * sizeof(int32_t);
   const size_t copies = static_cast<size_t>(memory.max_sequences) * kMaxClasses * sizeof(PageCopy);
   const size_t tables = memory.tables_bytes + pages + copies + draw_table_bytes(memory);
+  blocks_ = device_->info().multiprocessors;
+  size_t classes = kMaxClasses;
+  while (classes > 1 && kv.pools[classes - 1] == nullptr) --classes;
   for (Tables& t : tables_) {
     PARE_ASSIGN_OR_RETURN(t.host, cuda::PinnedBuffer::allocate(tables));
     PARE_ASSIGN_OR_RETURN(t.device, cuda::DeviceBuffer::allocate(tables));
+    PARE_ASSIGN_OR_RETURN(t.first_jobs, cuda::DeviceBuffer::allocate(classes * cuda::first_jobs_bytes(blocks_)));
     if (!memory.timed) continue;
     PARE_ASSIGN_OR_RETURN(
         t.times, cuda::PinnedBuffer::allocate(static_cast<size_t>(1 + memory.max_sequences) * sizeof(uint64_t)));
@@ -214,7 +219,6 @@ void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleB
   }
   check(cuda::to_status(cudaMemcpyAsync(t.device.data(), t.host.data(), tables.used(), cudaMemcpyHostToDevice, copies_),
                         "upload of a step's tables"));
-  check(cuda::to_status(cudaEventRecord(t.uploaded, copies_), "cudaEventRecord"));
 
   for (int32_t c = 0; c < plans.n_classes; ++c) {
     ClassStep& cls = plans.classes[c];
@@ -257,6 +261,30 @@ void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleB
     if (tensor->items() > 0) tensor->data = on_device(static_cast<std::byte*>(tensor->data));
   }
   if (batch->device_rows) batch->device_rows = on_device(static_cast<const std::byte*>(batch->device_rows));
+  resolve_first_jobs(plans);
+  check(cuda::to_status(cudaEventRecord(t.uploaded, copies_), "cudaEventRecord"));
+}
+
+// On the stream of copies: the step before still runs.
+void CudaOps::resolve_first_jobs(const StepPlans& plans) {
+  has_first_jobs_ = plans.n_prefill_rows == 0 && plans.n_rows <= cuda::kMaxHeadsRows;
+  if (!has_first_jobs_) return;
+  cuda::AttentionLayer layer;
+  layer.kv = plans.kv;
+  layer.n_heads = memory_.n_heads;
+  layer.head_dim = host_kv_.head_dim;
+  layer.qa = layer.n_heads / plans.kv.n_kv_heads;
+  layer.n_seqs = plans.n_seqs;
+  layer.n_rows = plans.n_rows;
+  for (int32_t c = 0; c < plans.n_classes; ++c) {
+    layer.seqs = plans.classes[c].seqs;
+    check(cuda::resolve_first_jobs(layer, plans.classes[c].segment, first_jobs(c), blocks_, copies_));
+  }
+}
+
+void* CudaOps::first_jobs(int32_t cls) const {
+  if (!has_first_jobs_) return nullptr;
+  return tables_[parity_].first_jobs.as<std::byte>() + cls * cuda::first_jobs_bytes(blocks_);
 }
 
 bool CudaOps::begin_launch(const StepPlans& plans, std::span<Tensor* const> tensors, const SampleBatch& batch) {
