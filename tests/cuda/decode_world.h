@@ -283,6 +283,20 @@ inline DecodeResult run_device(const DecodeWorld& w, test::SegmentPlanData data,
     const Status status = decode_attention(layer, plan, options, nullptr);
     EXPECT_TRUE(status.ok()) << status.to_string();
   }
+  if (options.blocks == 0) {
+    // The same bits with the jobs that blocks begin with at hand.
+    const auto alone = to_host<uint16_t>(out, q.size());
+    int blocks = 0;
+    EXPECT_EQ(cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, 0), cudaSuccess);
+    const auto first_jobs = poisoned<std::byte>(first_jobs_bytes(blocks));
+    Status status = resolve_first_jobs(layer, plan, first_jobs.data(), blocks, nullptr);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    DecodeOptions with = options;
+    with.first_jobs = first_jobs.data();
+    status = decode_attention(layer, plan, with, nullptr);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    EXPECT_EQ(to_host<uint16_t>(out, q.size()), alone);
+  }
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
   EXPECT_EQ(to_host<uint32_t>(done, n_done), std::vector<uint32_t>(n_done, 0));
   EXPECT_EQ(to_host<uint32_t>(octet_done, n_octets), std::vector<uint32_t>(n_octets, 0));

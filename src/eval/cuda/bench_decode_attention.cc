@@ -104,11 +104,16 @@ Status measure(KernelRun& run, int sequences, int context, int32_t multiprocesso
   layer.n_seqs = layer.n_rows = sequences;
   layer.q = q.data();
   layer.out = out.data();
+  // As an engine does, once a step, beside the step before.
+  PARE_ASSIGN_OR_RETURN(const DeviceBuffer first_jobs, zeros(first_jobs_bytes(multiprocessors)));
+  PARE_RETURN_IF_ERROR(resolve_first_jobs(layer, plan, first_jobs.data(), multiprocessors, run.stream()));
   const double kv_bytes = 2.0 * kHeadDim * sizeof(uint16_t) * kKvHeads * context * sequences;
   return run.measure_in_graph(kGroup, name, {.read_bytes = kv_bytes}, std::max(layers, 4), [&] {
     layer.kv_layer = (layer.kv_layer + 1) % layers;
     layer.host_formats = formats.data() + static_cast<size_t>(layer.kv_layer) * kKvHeads;
-    return decode_attention(layer, plan, {.query_rows = 1, .overlap_launch = true, .rows_settled = true}, run.stream());
+    return decode_attention(
+        layer, plan, {.query_rows = 1, .overlap_launch = true, .rows_settled = true, .first_jobs = first_jobs.data()},
+        run.stream());
   });
 }
 

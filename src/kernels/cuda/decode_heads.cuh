@@ -77,7 +77,11 @@ class MakeHeads {
       const Column& column = columns[task];  // a padding column names row 0 and head 0, which are there
       return {column.t, column.head, 0, shared_.address(shared_.queries(0)), task, column.part == nullptr};
     }
+#ifdef PARE_FAULT_DECODE_DIRECT_ROW
+    const int32_t row = job.fresh_row() + (task - S::kColumns) / 2 + 1;
+#else
     const int32_t row = job.fresh_row() + (task - S::kColumns) / 2;
+#endif
     const bool value = (task - S::kColumns) % 2 != 0;
     const int32_t stage = row / S::kTileRows - job.first_row() / S::kTileRows;
     return {job.q_row + (row - job.new_row),

@@ -18,6 +18,13 @@ inline constexpr int32_t kOctetArrivals = kOctetSpans - 1;
 inline constexpr int32_t kOctetArrivals = kOctetSpans;
 #endif
 
+// Whether rows of this step are asked for like older ones, and no job is direct, which would have them all the same.
+#ifdef PARE_FAULT_DECODE_NEW_ROWS_EARLY
+inline constexpr bool kNewRowsEarly = true;
+#else
+inline constexpr bool kNewRowsEarly = false;
+#endif
+
 struct FirstJob;  // decode_resolve.cuh
 
 struct Params {

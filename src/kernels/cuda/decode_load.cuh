@@ -90,11 +90,7 @@ class Load {
     const std::byte* from = page(job, id);
     const uint32_t offset = static_cast<uint32_t>(first_slot_) * S::kRowBytes;
     if (!staged) {
-#ifdef PARE_FAULT_DECODE_NEW_ROWS_EARLY
-      old = n;
-#else
-      old = max(0, min(job.new_row - row, n));
-#endif
+      old = kNewRowsEarly ? n : max(0, min(job.new_row - row, n));
       if (!waited_ && old < n && !together) wait_for_new_rows();
     }
 
@@ -163,7 +159,12 @@ class Load {
   }
 
   __device__ uint32_t staged_part() const {
-    return shared_.place(place_.at, params_) + static_cast<uint32_t>(first_slot_ / kSlots) * codes_->part_bytes();
+#ifdef PARE_FAULT_DECODE_STAGED_PART
+    const int32_t part = 0;
+#else
+    const int32_t part = first_slot_ / kSlots;
+#endif
+    return shared_.place(place_.at, params_) + static_cast<uint32_t>(part) * codes_->part_bytes();
   }
 
   // The first `n` rows from `from` on, zeros behind them. All of them are nearly always there, and two warps load for

@@ -40,7 +40,9 @@ class Schedule {
       __syncwarp();
       if (lane_id() == 0) {
         const KvView& kv = params_.layer.kv;
+#ifndef PARE_FAULT_DECODE_FIRST_JOB
         describe_rows(params_, job);
+#endif
         job.pages += static_cast<int64_t>(params_.layer.kv_layer) * kv.zones[job.zone].layer_pitch;
         if (blockIdx.x + gridDim.x >= n_tasks && may_be_direct(job)) job.flags |= kJobDirect;
         shared_.terms(0) = 1;
@@ -99,7 +101,7 @@ class Schedule {
   // Whether the attending warps may put the heads of this job, the block's only one, where they are read: queries that
   // nothing has to be done to, and rows that lie one behind the other in tiles for all of which there is a stage.
   __device__ bool may_be_direct(const Job& job) const {
-    if (params_.heads.rows == 0 || job.absent() || !job.reads_keys() || job.chan >= 0 ||
+    if (kNewRowsEarly || params_.heads.rows == 0 || job.absent() || !job.reads_keys() || job.chan >= 0 ||
         job.is(kJobPicked | kJobWeighted)) {
       return false;
     }

@@ -267,7 +267,7 @@ void CudaOps::upload(StepPlans& plans, std::span<Tensor* const> tensors, SampleB
 
 // On the stream of copies: the step before still runs.
 void CudaOps::resolve_first_jobs(const StepPlans& plans) {
-  has_first_jobs_ = plans.n_prefill_rows == 0 && plans.n_rows <= cuda::kMaxHeadsRows;
+  has_first_jobs_ = plans.n_decode_rows > 0;
   if (!has_first_jobs_) return;
   cuda::AttentionLayer layer;
   layer.kv = plans.kv;
