@@ -46,8 +46,9 @@ struct DecodeOptions {
   bool rows_settled = false;
   int32_t blocks = 0;  // 0: as many as the plan can keep busy, at most what the device runs at once
   // heads() (row_ops.h) in front of attention, in the same launch: q, k and v F32, at most kMaxHeadsRows rows, all of
-  // them decode rows, and layer.q the transformed queries. Every block transforms all rows for itself, which costs less
-  // than a launch; the bits are the same. Null: they have been transformed.
+  // them decode rows, and layer.q is q_out. A block makes the heads that it needs, which costs less than a launch; the
+  // bits are the same. K and V are stored, q_out is written where a block needs that and else left alone. Null: heads
+  // have been transformed.
   const HeadsArgs* heads = nullptr;
   // What resolve_first_jobs made of this plan, complete before the launch before this one began; for no fewer blocks
   // than the device runs at once, and blocks 0. Null: every launch resolves the plan by itself. It is used where blocks
