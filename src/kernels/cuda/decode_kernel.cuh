@@ -93,6 +93,7 @@ bool choose_stages(int32_t shared_bytes, Params* params) {
 template <typename T, Rows kRows, int kMaxDim, int kColumnTiles>
 Status launch(Params params, const DecodeOptions& options, const DeviceLimits& limits, Stream stream) {
   using S = Shape<kMaxDim, kColumnTiles, kRows>;
+  if (!takes_first_jobs<S>) params.first_jobs = nullptr;  // the plan's arrays are warmed instead (warm_plan)
   // An item leaves a partial at least, so that slots bound the pairs of items and KV heads. Few blocks
   // leave multiprocessors to the launches behind them, which begin early.
   const int64_t pairs = int64_t{params.plan.parts_cap} * params.layer.kv.n_kv_heads;

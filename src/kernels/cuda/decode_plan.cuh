@@ -181,6 +181,7 @@ struct Shape {
   static constexpr uint32_t kQueries = (kCodesEnd + 1023) / 1024 * 1024;
   static constexpr uint32_t kStageBytes = 2 * kPlaneBytes + 1024;  // K, V, row numbers, log weights
   static_assert(2 * kTileRows * 4 <= 1024);
+
   __host__ __device__ static constexpr uint32_t rings(int32_t terms) {
     return kQueries + static_cast<uint32_t>(kJobs * terms) * kTermBytes;
   }

@@ -206,5 +206,8 @@ struct alignas(16) FirstJob {
   uint32_t n_tasks;  // of the launch
   int32_t usable;
 };
+// Whether kernels of shape S begin with them: blocks take tasks in turn, and a pass takes as many columns.
+template <typename S>
+inline constexpr bool takes_first_jobs = !S::kWeighed && S::kColumns == FirstJob::kColumns;
 
 }  // namespace pare::cuda::decode

@@ -27,7 +27,7 @@ class Schedule {
  private:
   // Of a launch whose blocks take tasks in turn, with the jobs that blocks begin with at hand. False: not so here.
   __device__ bool begin_with_first_job() {
-    if constexpr (!S::kWeighed && S::kColumns == FirstJob::kColumns) {
+    if constexpr (takes_first_jobs<S>) {
       if (params_.first_jobs == nullptr) return false;
       const FirstJob& first = params_.first_jobs[blockIdx.x];
       const uint32_t n_tasks = first.n_tasks;
